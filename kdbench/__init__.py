@@ -1,0 +1,23 @@
+"""kdbench compares knowledge-distillation methods honestly.
+
+The names below are all that a method, a data set or a script needs. They are loaded on first use, so that
+`import kdbench` (and `kdbench --help`) costs milliseconds, not the seconds that torch and timm take.
+"""
+
+from importlib import import_module
+from typing import Any
+
+__version__ = "0.1.0"
+
+_HOME = {
+    "Batch": "method", "Inapplicable": "method", "Method": "method", "Outputs": "method", "Task": "method",
+    "register_method": "registry", "register_dataset": "registry",
+    "UserError": "errors", "run": "api", "plan": "api", "leaderboard": "api",
+}  # fmt: skip
+__all__ = sorted(_HOME)
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module 'kdbench' has no attribute {name!r}")
+    return getattr(import_module(f"kdbench.{_HOME[name]}"), name)

@@ -1,0 +1,193 @@
+"""The same as the commands, from Python: `kdbench.run("suite.yaml") -> pandas.DataFrame`."""
+
+import os
+import signal
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import torch
+from rich.console import Console
+
+from kdbench.errors import UserError
+from kdbench.leaderboard import frame_of, write_leaderboard
+from kdbench.plan import Plan, make_plan
+from kdbench.progress import Bar
+from kdbench.records import Records
+from kdbench.suite import load_suite
+from kdbench.tracking import Tracker, default_uri
+
+
+@dataclass(frozen=True)
+class Options:
+    """What all commands share."""
+
+    data: Path = Path("data")
+    results: Path = Path("results")
+    device: str = "auto"
+    only: str | None = None
+    plugins: tuple[Path, ...] = ()
+    tracking_uri: str | None = None
+
+    @property
+    def uri(self) -> str:
+        return self.tracking_uri or default_uri(self.results)
+
+
+@dataclass
+class Outcome:
+    """What a run left: the table, its text, how many cells are in which state, and which signal ended it, if one did."""
+
+    table: pd.DataFrame
+    text: str
+    counts: dict[str, int]
+    trained: int
+    signal: int | None = None
+
+    @property
+    def exit_code(self) -> int:
+        if self.signal is not None:
+            return 128 + self.signal
+        return 1 if any(self.counts.get(s) for s in ("failed", "diverged", "missing")) else 0
+
+
+def plan(suite: str | Path, **options: Any) -> Plan:
+    """What `run` would do. Raises UserError when the suite is wrong. Options as for `run`."""
+    return _plan(Path(suite), _options(options))
+
+
+def run(suite: str | Path, **options: Any) -> pd.DataFrame:
+    """Run a suite and return its leaderboard, one row per objective.
+
+    Options: `data`, `results`, `device`, `only`, `plugins`, `tracking_uri`, as on the command line. Raises UserError
+    when the suite is wrong; cells that fail or diverge are rows of the table.
+    """
+    return run_suite(Path(suite), _options(options)).table
+
+
+def leaderboard(suite: str | Path, **options: Any) -> pd.DataFrame:
+    """The leaderboard of what is done so far; also written to the suite's results folder."""
+    return make_leaderboard(Path(suite), _options(options))[0]
+
+
+def cells(suite: str | Path, **options: Any) -> pd.DataFrame:
+    """One row per finished cell of a suite's results folder."""
+    chosen = _options(options)
+    return frame_of(Records(chosen.results, load_suite(suite, chosen.plugins).name).read_all())
+
+
+def _options(given: dict[str, Any]) -> Options:
+    paths = {k: Path(v) for k, v in given.items() if k in ("data", "results")}
+    plugins = tuple(Path(p) for p in given.get("plugins", ()))
+    return Options(**{**given, **paths, "plugins": plugins})
+
+
+def _plan(path: Path, options: Options) -> Plan:
+    return make_plan(load_suite(path, options.plugins), options.results, options.data, options.only)
+
+
+def make_leaderboard(path: Path, options: Options) -> tuple[pd.DataFrame, str]:
+    made = _plan(path, options)
+    folder = options.results / made.suite.name
+    return write_leaderboard(made.cells, made.records.values(), folder, made.suite.name)
+
+
+def choose_device(name: str) -> torch.device:
+    """`auto`: a GPU if there is one. Raises UserError for a device that torch does not have."""
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise UserError(f"--device {name}: {str(error).splitlines()[0]}") from error
+    return device
+
+
+def run_suite(path: Path, options: Options, console: Console | None = None, **engine: Any) -> Outcome:
+    """Check, train what is not done, record, mirror, and write the leaderboard."""
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # spinning threads starve each other on a busy machine
+    from kdbench.engine import Engine
+    from kdbench.teachers import Stopped
+
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*not writable.*", category=UserWarning)
+        device = choose_device(options.device)
+        made = _plan(path, options)
+        suite, todo = made.suite, made.todo
+        with Bar(_total_steps(made), console) as bar, stop_signals(bar.say) as stop:
+            for line in made.damaged:
+                bar.say(line)
+            bar.say(headline(made, device))
+            tracker = Tracker(suite.name, options.results, options.uri, bar.say) if _anything_new(made) else None
+            ended: int | None = None
+            if tracker is not None:
+                tracker.describe(f"Suite `{suite.name}`\n\n```yaml\n{path.read_text()}\n```")
+                try:
+                    Engine(made, options.results, options.data, device, tracker, bar, lambda: bool(stop), **engine).run()
+                except Stopped:
+                    ended = stop[0]
+            records = Records(options.results, suite.name).read_many(c.key for c in made.cells)
+            folder = options.results / suite.name
+            table, text = write_leaderboard(made.cells, records.values(), folder, suite.name)
+            if tracker is not None:
+                bar.now("completing MLflow")
+                tracker.summary(suite.name, [folder / "leaderboard.md", folder / "leaderboard.csv"], text)
+                tracker.close(5.0 if ended else 60.0)
+    counts: dict[str, int] = {}
+    for cell in made.cells:
+        status = records[cell.key]["status"] if cell.key in records else "missing"
+        counts[status] = counts.get(status, 0) + 1
+    return Outcome(table, text, counts, len(todo), ended)
+
+
+def headline(made: Plan, device: torch.device) -> str:
+    skipped = f", {len(made.inapplicable)} do not apply (see `kdbench plan`)" if made.inapplicable else ""
+    what = f"{made.suite.name}: {len(made.cells)} cells, {made.num_done} done{skipped}"
+    if not made.todo:
+        return f"{what}; nothing to train"
+    return f"{what}, {len(made.todo)} to train in {len(made.cohorts)} cohorts on {device}"
+
+
+def _anything_new(made: Plan) -> bool:
+    return bool(made.todo) or any(key not in made.records for key in made.inapplicable)
+
+
+def _total_steps(made: Plan) -> int:
+    """Member-steps of all students, and of the teachers (which may turn out to be there already)."""
+    total = 0
+    teachers = set()
+    for cell in made.todo:
+        pictures = made.shapes.info(cell.dataset).num_train * (1 - cell.validation)
+        total += cell.train.epochs * round(pictures / cell.train.batch_size)
+        if cell.teacher_key not in teachers and cell.teacher.checkpoint is None:
+            teachers.add(cell.teacher_key)
+            total += cell.teacher_train.epochs * round(pictures / cell.teacher_train.batch_size)
+    return total
+
+
+@contextmanager
+def stop_signals(say: Callable[[str], None]) -> Iterator[list[int]]:
+    """A list that holds the signal once one came: finish the step, save, leave. A second one leaves at once."""
+    caught: list[int] = []
+
+    def handle(number: int, _: Any) -> None:
+        if caught:
+            os._exit(128 + number)
+        caught.append(number)
+        say("stopping after this step; state is saved (once more: leave at once)")
+
+    try:
+        before = {s: signal.signal(s, handle) for s in (signal.SIGINT, signal.SIGTERM)}
+    except ValueError:  # not in the main thread: whoever runs us handles signals
+        yield caught
+        return
+    try:
+        yield caught
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

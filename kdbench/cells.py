@@ -1,0 +1,140 @@
+"""Cells and cohorts: what a suite asks for, each cell with the key that decides whether it is done already."""
+
+import hashlib
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from functools import cached_property, lru_cache
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+from kdbench.suite import DatasetSpec, ModelSpec, Suite, TeacherTrain, Terms, Train
+
+# The one method that the engine knows by name: plain labels. Teachers learn from it, and gains are counted against it.
+BASELINE = "ce"
+FORMAT = 1  # raised when the engine's own arithmetic changes a number: every key changes with it
+
+
+def fingerprint(identity: dict[str, Any]) -> str:
+    """The first 20 hex digits of the SHA-256 of canonical JSON."""
+    return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:20]
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One number on the leaderboard."""
+
+    suite: str
+    label: str
+    dataset: DatasetSpec
+    teacher: ModelSpec
+    student: ModelSpec
+    train: Train
+    teacher_train: TeacherTrain
+    terms: Terms
+    seed: int
+    validation: float
+
+    @cached_property
+    def identity(self) -> dict[str, Any]:
+        """Everything that decides the number, defaults filled in, and nothing else."""
+        return {
+            "format": FORMAT,
+            "dataset": _dataset(self.dataset),
+            "validation": self.validation,
+            "teacher": self.teacher_identity,
+            "student": _model(self.student),
+            "train": _dump(self.train),
+            "objective": json.loads(json.dumps(self.terms)),
+            "seed": self.seed,
+        }
+
+    @cached_property
+    def key(self) -> str:
+        return fingerprint(self.identity)
+
+    @cached_property
+    def teacher_seed(self) -> int:
+        return self.seed if self.teacher_train.seed == "per_seed" else int(self.teacher_train.seed)
+
+    @cached_property
+    def teacher_identity(self) -> dict[str, Any]:
+        identity: dict[str, Any] = {"model": _model(self.teacher)}
+        if self.teacher.checkpoint is None:  # else it is taken as it is: nothing is trained
+            recipe = {k: v for k, v in _dump(self.teacher_train).items() if k != "seed"}
+            identity |= {"train": recipe, "seed": self.teacher_seed}
+        return identity
+
+    @cached_property
+    def teacher_key(self) -> str:
+        data = {"dataset": _dataset(self.dataset), "validation": self.validation}
+        return fingerprint({"format": FORMAT, **data, **self.teacher_identity})
+
+    @cached_property
+    def cohort(self) -> str:
+        """Cells with the same cohort share data set, batches, teacher and seed."""
+        batches = {name: getattr(self.train, name) for name in ("epochs", "batch_size", "augment", "precision")}
+        return fingerprint({"teacher": self.teacher_key, "batches": batches, "seed": self.seed})
+
+    @property
+    def pair(self) -> str:
+        return f"{self.teacher.short} -> {self.student.short}"
+
+    @property
+    def title(self) -> str:
+        return f"{self.dataset.name} · {self.pair} · {self.label} · seed {self.seed}"
+
+    @property
+    def needs_teacher(self) -> bool:
+        from kdbench.registry import METHODS
+
+        return any(METHODS[name].needs for name in self.terms)
+
+
+def cells_of(suite: Suite, only: str | None = None) -> list[Cell]:
+    """All cells in the order of the suite; with `only`, those whose title or label matches the pattern (* and ?)."""
+    cells = [
+        Cell(suite.name, label, dataset, teacher, student, train, suite.teacher_train, terms, seed, suite.validation)
+        for dataset, (teacher, student, train), seed, (label, terms) in product(
+            suite.datasets, suite.pairs, suite.seeds, suite.objectives.items()
+        )
+    ]
+    if only is None:
+        return cells
+    return [c for c in cells if fnmatchcase(c.label, only) or fnmatchcase(c.title, f"*{only}*")]
+
+
+def cohorts_of(cells: Iterable[Cell]) -> list[list[Cell]]:
+    """Cells grouped into cohorts, in order of first appearance."""
+    groups: dict[str, list[Cell]] = {}
+    for cell in cells:
+        groups.setdefault(cell.cohort, []).append(cell)
+    return list(groups.values())
+
+
+@lru_cache(maxsize=4096)
+def _dump_text(spec: Train) -> str:
+    return spec.model_dump_json()
+
+
+def _dump(spec: Train) -> dict[str, Any]:
+    return json.loads(_dump_text(spec))
+
+
+def _dataset(spec: DatasetSpec) -> dict[str, Any]:
+    return {"name": spec.name, **json.loads(json.dumps(spec.settings))}
+
+
+def _model(spec: ModelSpec) -> dict[str, Any]:
+    identity = {k: v for k, v in spec.model_dump(mode="json").items() if v is not None}
+    if spec.checkpoint is not None:  # what is in the file decides, not where it stands
+        identity["checkpoint"] = _file_hash(spec.checkpoint)
+    return identity
+
+
+@lru_cache(maxsize=256)
+def _file_hash(path: str) -> str:
+    with Path(path).open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

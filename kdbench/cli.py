@@ -1,0 +1,185 @@
+"""The command line. Thin, and quick to answer: torch, timm and MLflow are imported inside the commands."""
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from kdbench.errors import UserError
+
+EPILOG = """\
+exit codes: 0 all cells are done; 1 some failed or diverged (the rest are done); 2 nothing was started because of the
+input; 130, 143 stopped by Ctrl-C or SIGTERM (the same command goes on from there)."""
+
+
+def parser() -> argparse.ArgumentParser:
+    top = argparse.ArgumentParser(
+        prog="kdbench", description="Compare knowledge-distillation methods honestly.", epilog=EPILOG
+    )
+    commands = top.add_subparsers(dest="command", metavar="COMMAND", required=True)
+
+    def command(name: str, help: str, **options: Any) -> argparse.ArgumentParser:
+        return commands.add_parser(name, help=help, description=help[0].upper() + help[1:] + ".", **options)
+
+    run = command("run", "train what a suite asks for and is not done yet, then print its leaderboard")
+    plan = command("plan", "show a suite's cells: done, to do, not applicable and why, and the time it will take")
+    board = command("leaderboard", "print the leaderboard of what is done, and write it as Markdown and CSV")
+    sync = command("sync", "bring MLflow up to date with the records")
+    for sub in (run, plan, board, sync):
+        sub.add_argument("suite", type=Path, metavar="SUITE", help="a suite file, e.g. suites/quickstart.yaml")
+        _common(sub)
+        sub.add_argument("--only", metavar="PATTERN", help="only the cells whose row or title matches (* and ?)")
+    listing = command("list", "list what there is")
+    listing.add_argument("what", choices=["methods", "models", "datasets", "suites"])
+    listing.add_argument("pattern", nargs="?", default="*", help="only names that match (* and ?)")
+    _common(listing)
+    profiling = command("profile", "measure parameters, MACs and latency of models, side by side")
+    profiling.add_argument("models", nargs="+", metavar="MODEL")
+    profiling.add_argument("--size", type=int, default=32, help="side of the pictures (default 32)")
+    profiling.add_argument("--classes", type=int, default=100, help="number of classes (default 100)")
+    _common(profiling)
+    ui = command("ui", "open MLflow's pages on the right store")
+    ui.add_argument("--port", type=int, default=5000)
+    ui.add_argument("--host", default="127.0.0.1")
+    _common(ui)
+    command("schema", "print the JSON schema of suite files, for editors").add_argument(
+        "--plugin", type=Path, action="append", default=[], metavar="FILE", help="a file with methods of your own"
+    )
+    return top
+
+
+def _common(sub: argparse.ArgumentParser) -> None:
+    environment = os.environ.get("KDBENCH_DATA", "data")
+    sub.add_argument("--data", type=Path, default=Path(environment), metavar="DIR",
+                     help="where data sets are (default: KDBENCH_DATA, else ./data)")  # fmt: skip
+    sub.add_argument("--results", type=Path, default=Path("results"), metavar="DIR", help="default: ./results")
+    sub.add_argument("--device", default="auto", help="cpu, cuda, cuda:1 (default: a GPU if there is one)")
+    sub.add_argument("--plugin", type=Path, action="append", default=[], metavar="FILE",
+                     help="a Python file with methods of your own; may be given several times")  # fmt: skip
+    sub.add_argument("--tracking-uri", metavar="URI",
+                     help="an MLflow store (default: MLFLOW_TRACKING_URI, else a SQLite file in the results)")  # fmt: skip
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; returns the exit code."""
+    given = parser().parse_args(arguments)
+    try:
+        return COMMANDS[given.command](given)
+    except UserError as error:
+        print(error, file=sys.stderr)
+        return 2
+    except BrokenPipeError:  # `kdbench list models | head`
+        sys.stdout = open(os.devnull, "w")  # noqa: SIM115
+        return 0
+    except OSError as error:
+        print(f"{error.filename or 'kdbench'}: {error.strerror or error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        return 130
+
+
+def entry() -> None:
+    sys.exit(main())
+
+
+def _options(given: argparse.Namespace) -> Any:
+    from kdbench.api import Options
+
+    only = getattr(given, "only", None)
+    return Options(given.data, given.results, given.device, only, tuple(given.plugin), given.tracking_uri)
+
+
+def run(given: argparse.Namespace) -> int:
+    from kdbench.api import run_suite
+
+    outcome = run_suite(given.suite, _options(given))
+    show_markdown(outcome.text)
+    folder = given.results / _suite_name(given)
+    print(f"\nWritten to {folder}/leaderboard.md and .csv; browse the runs with: kdbench ui")
+    bad = {s: n for s, n in outcome.counts.items() if n and s in ("failed", "diverged", "missing")}
+    if bad:
+        print("Not all is well: " + ", ".join(f"{n} cells {s}" for s, n in bad.items()), file=sys.stderr)
+    if outcome.signal is not None:
+        print(f"Stopped; go on with: kdbench run {given.suite}", file=sys.stderr)
+    return outcome.exit_code
+
+
+def _suite_name(given: argparse.Namespace) -> str:
+    from kdbench.suite import read_with_bases
+
+    return str(read_with_bases(given.suite).data["name"])
+
+
+def show_markdown(text: str) -> None:
+    """On a terminal wide tables are laid out by rich; elsewhere the Markdown is printed as it is."""
+    if sys.stdout.isatty():
+        from rich.console import Console
+        from rich.markdown import Markdown
+
+        Console().print(Markdown(text))
+    else:
+        print(text)
+
+
+def plan(given: argparse.Namespace) -> int:
+    from kdbench.listing import show_plan
+
+    return show_plan(given.suite, _options(given))
+
+
+def leaderboard(given: argparse.Namespace) -> int:
+    from kdbench.api import make_leaderboard
+
+    show_markdown(make_leaderboard(given.suite, _options(given))[1])
+    return 0
+
+
+def sync(given: argparse.Namespace) -> int:
+    from kdbench.listing import sync_suite
+
+    return sync_suite(given.suite, _options(given))
+
+
+def listing(given: argparse.Namespace) -> int:
+    from kdbench.listing import show_list
+
+    return show_list(given.what, given.pattern, _options(given))
+
+
+def profile(given: argparse.Namespace) -> int:
+    from kdbench.listing import show_profile
+
+    return show_profile(given.models, given.size, given.classes, _options(given))
+
+
+def ui(given: argparse.Namespace) -> int:
+    import subprocess
+
+    uri = _options(given).uri
+    if uri.startswith("http"):
+        print(f"MLflow is a server: open {uri}")
+        return 0
+    print(f"MLflow on {uri}\nopen http://{given.host}:{given.port}  (Ctrl-C ends it)", flush=True)
+    store = ["--backend-store-uri", uri, "--host", given.host, "--port", str(given.port)]
+    environment = {**os.environ, "MLFLOW_DISABLE_TELEMETRY": "true"}
+    return subprocess.call([sys.executable, "-m", "mlflow", "server", *store], env=environment)
+
+
+def schema(given: argparse.Namespace) -> int:
+    import json
+
+    from kdbench.registry import load_plugin
+    from kdbench.suite import schema
+
+    for path in given.plugin:
+        load_plugin(path)
+    print(json.dumps(schema(), indent=2))
+    return 0
+
+
+COMMANDS = {
+    "run": run, "plan": plan, "leaderboard": leaderboard, "sync": sync, "list": listing, "profile": profile,
+    "ui": ui, "schema": schema,
+}  # fmt: skip

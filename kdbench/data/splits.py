@@ -1,0 +1,132 @@
+"""Pictures in memory, on the device, as uint8; and the batches of an epoch.
+
+Augmentation is integer arithmetic on whole batches: every picture has its own crop and flip, drawn for the whole
+epoch at once from (seed, epoch) on the CPU, so that any device and any later run sees the same pictures.
+"""
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from kdbench.errors import UserError
+from kdbench.method import Batch
+from kdbench.registry import DATASETS
+from kdbench.seeding import derive
+
+AUGMENTS = ("none", "flip", "crop", "crop_flip")
+
+
+@dataclass(frozen=True)
+class Images:
+    """N pictures of one size with their labels."""
+
+    pixels: Tensor  # [N, H, W, C] uint8, C = 1 or 3
+    targets: Tensor  # [N] int64
+
+    def __len__(self) -> int:
+        return len(self.targets)
+
+    @property
+    def input_size(self) -> tuple[int, int, int]:
+        """(3, H, W): grey pictures become three equal channels in the batch."""
+        return 3, self.pixels.shape[1], self.pixels.shape[2]
+
+    def to(self, device: torch.device) -> "Images":
+        return Images(self.pixels.to(device), self.targets.to(device))
+
+    def __getitem__(self, index: Tensor) -> "Images":
+        return Images(self.pixels[index], self.targets[index])
+
+    def plain(self, start: int, stop: int) -> tuple[Tensor, Tensor]:
+        """Pictures start..stop without augmentation: [B, 3, H, W] in 0..1 and [B]."""
+        return to_float(self.pixels[start:stop]), self.targets[start:stop]
+
+
+@dataclass(frozen=True)
+class Splits:
+    """A data set. `validation` is None until some of the training set is held out."""
+
+    train: Images
+    test: Images
+    num_classes: int
+    validation: Images | None = None
+
+    @property
+    def input_size(self) -> tuple[int, int, int]:
+        return self.train.input_size
+
+    def to(self, device: torch.device) -> "Splits":
+        validation = self.validation.to(device) if self.validation else None
+        return replace(self, train=self.train.to(device), test=self.test.to(device), validation=validation)
+
+
+def to_float(pixels: Tensor) -> Tensor:
+    """[B, H, W, C] uint8 -> [B, 3, H, W] float in 0..1, in channels_last memory."""
+    images = pixels.permute(0, 3, 1, 2).to(torch.float32).div_(255)
+    return images if images.shape[1] == 3 else images.expand(-1, 3, -1, -1).contiguous(memory_format=torch.channels_last)
+
+
+class Loader:
+    """The training batches of every epoch: order and augmentation depend on (seed, epoch) only.
+
+    Every picture is seen once an epoch; a last batch of a single picture is left out (batch norm needs two).
+    `crop` shifts by up to an eighth of the side with black borders (4 pixels at 32), `flip` mirrors every other picture.
+    """
+
+    def __init__(self, images: Images, batch_size: int, augment: str, seed: int) -> None:
+        self.images, self.batch_size, self.seed = images, batch_size, seed
+        self.crop, self.flip = "crop" in augment, "flip" in augment
+        self.pad = max(images.pixels.shape[1] // 8, 1) if self.crop else 0
+        self.padded = F.pad(images.pixels, (0, 0, self.pad, self.pad, self.pad, self.pad))  # [N, H+2p, W+2p, C]
+        self.steps = (len(images) + batch_size - 1) // batch_size - (len(images) % batch_size == 1)
+
+    def epoch(self, epoch: int) -> "Epoch":
+        return Epoch(self, epoch)
+
+
+class Epoch:
+    """One epoch's draws; `batch(step)` may be asked for in any order."""
+
+    def __init__(self, loader: Loader, epoch: int) -> None:
+        self.loader = loader
+        device, count = loader.images.pixels.device, len(loader.images)
+        generator = torch.Generator().manual_seed(derive("batches", loader.seed, epoch))
+        self.order = torch.randperm(count, generator=generator).to(device)
+        self.shift = torch.randint(0, 2 * loader.pad + 1, (count, 2), generator=generator).to(device)
+        self.flip = (torch.rand(count, generator=generator) < 0.5).to(device) & loader.flip
+
+    def batch(self, step: int, progress: float) -> Batch:
+        loader = self.loader
+        part = slice(step * loader.batch_size, (step + 1) * loader.batch_size)
+        index, shift, flip = self.order[part], self.shift[part], self.flip[part]
+        _, height, width = loader.images.input_size
+        rows = torch.arange(height, device=index.device)[None] + shift[:, :1]  # [B, H]
+        columns = torch.arange(width, device=index.device)[None].expand(len(index), -1)  # [B, W]
+        columns = torch.where(flip[:, None], width - 1 - columns, columns) + shift[:, 1:]
+        pixels = loader.padded[index[:, None, None], rows[:, :, None], columns[:, None, :]]  # [B, H, W, C]
+        return Batch(to_float(pixels), loader.images.targets[index], index, progress)
+
+
+def hold_out(splits: Splits, share: float) -> Splits:
+    """Set aside a stratified `share` of the training set, the same pictures in every run (its own fixed seed)."""
+    if not share:
+        return splits
+    from sklearn.model_selection import train_test_split
+
+    targets = splits.train.targets.numpy()
+    try:
+        keep, held = train_test_split(np.arange(len(targets)), test_size=share, stratify=targets, random_state=0)
+    except ValueError as error:
+        raise UserError(f"validation: can't hold out {share:g} of {len(targets)} pictures: {error}") from error
+    train, validation = (splits.train[torch.from_numpy(np.sort(part))] for part in (keep, held))
+    return replace(splits, train=train, validation=validation)
+
+
+def load_splits(name: str, settings: dict[str, Any], data_dir: Path, validation: float = 0.0) -> Splits:
+    """The data set `name`, on the CPU, with `validation` held out. Raises UserError when it cannot be had."""
+    return hold_out(DATASETS[name](data_dir, **settings), validation)

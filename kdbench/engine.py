@@ -1,0 +1,296 @@
+"""Where cohorts run. Here: one after another in this process; several processes may share a results folder.
+
+A cohort is worked on under a lock, and a cell is done when its record exists: whatever dies, the next run goes on.
+"""
+
+import gc
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from filelock import FileLock, Timeout
+from safetensors.torch import save
+
+from kdbench.cells import Cell
+from kdbench.checkpoint import Checkpoints
+from kdbench.data import Splits, load_splits
+from kdbench.method import Inapplicable
+from kdbench.models import build_net
+from kdbench.objective import Objective, blank_outputs
+from kdbench.plan import Plan
+from kdbench.profiling import peak_memory_mb, profile
+from kdbench.progress import Bar
+from kdbench.records import Record, Records, finite, is_final, write_atomic
+from kdbench.teachers import Stopped, Teacher, obtain, task_of
+from kdbench.tracking import Tracker
+from kdbench.training import Hooks, OutOfMemory, Trial, count_parameters, train_cohort
+from kdbench.versions import versions
+
+CHECKPOINT_EVERY = 20.0  # seconds: an epoch's end saves state when so much work would be lost
+
+
+@dataclass
+class Engine:
+    """Runs the cohorts of a plan. `stop` is asked after every step; when it says yes, state is saved and Stopped raised."""
+
+    plan: Plan
+    results: Path
+    data_dir: Path
+    device: torch.device
+    tracker: Tracker
+    bar: Bar
+    stop: Callable[[], bool] = lambda: False
+    checkpoint_every: float = CHECKPOINT_EVERY
+    profile_seconds: float = 1.0
+    _splits: tuple[str, Splits] | None = None
+    _profiles: dict[str, dict[str, dict[str, Any]]] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.folder = self.results / self.plan.suite.name
+        self.records = Records(self.results, self.plan.suite.name)
+        self.checkpoints = Checkpoints(self.folder / "checkpoints")
+
+    def run(self) -> None:
+        """Every cohort that no other process works on; then, patiently, what the others left."""
+        for cell in self.plan.cells:
+            if cell.key in self.plan.inapplicable:
+                self.skip(cell, self.plan.inapplicable[cell.key])
+        pending = self.plan.cohorts
+        while pending:
+            waiting = []
+            for cohort in pending:
+                with self.lock(cohort[0].cohort) as mine:
+                    if mine:
+                        self.cohort([c for c in cohort if not is_final(self.records.read(c.key))])
+                    else:
+                        waiting.append(cohort)
+            if len(waiting) == len(pending):
+                self.bar.now("waiting for another process on the same results")
+                time.sleep(1)
+                if self.stop():
+                    raise Stopped
+            pending = waiting
+
+    @contextmanager
+    def lock(self, name: str) -> Iterator[bool]:
+        """The operating system's lock on a file: it is gone when its owner is, however that died."""
+        place = self.folder / ".locks" / f"{name}.lock"
+        place.parent.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(place)
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            yield False
+            return
+        try:
+            yield True
+        finally:
+            lock.release()
+
+    def cohort(self, cells: Sequence[Cell]) -> None:
+        """Train the cells in lock-step and write a record for each. What does not fit into memory is split."""
+        if not cells:
+            return
+        splits = self.splits(cells[0])
+        self.bar.now(f"{cells[0].dataset.name} · teacher {cells[0].teacher.short}")
+        teacher = obtain(cells[0], splits, self.results, self.device, self.teacher_hooks)
+        trials: dict[str, Trial] = {}
+        for cell in cells:
+            try:
+                trials[cell.key] = self.trial(cell, splits, teacher)
+            except Inapplicable as reason:
+                self.skip(cell, str(reason))
+            except Exception as error:
+                self.write(cell, teacher, status="failed", reason=f"{type(error).__name__}: {error}")
+        ready = [cell for cell in cells if cell.key in trials]
+        try:
+            finished = self.train(ready, trials, teacher, splits)
+        except OutOfMemory:
+            trials.clear()
+            gc.collect()
+            if self.device.type == "cuda":
+                torch.cuda.empty_cache()
+            half = len(ready) // 2
+            self.bar.say(f"out of memory with {len(ready)} members: the cohort goes on in two halves")
+            self.cohort(ready[:half])
+            self.cohort(ready[half:])
+            return
+        if not finished:
+            raise Stopped
+        for cell in ready:
+            self.finish(cell, trials[cell.key], teacher, splits, len(ready))
+
+    def train(self, cells: Sequence[Cell], trials: dict[str, Trial], teacher: Teacher, splits: Splits) -> bool:
+        first = cells[0] if cells else None
+        if first is None:
+            return True
+        what = f"{first.dataset.name} · {first.pair} · {len(cells)} objectives · seed {first.seed}"
+        self.bar.now(what)
+        by_trial = {id(trials[cell.key]): cell for cell in cells}
+        saved = time.monotonic()
+
+        def epoch(trial: Trial) -> None:
+            if trial.status == "running":
+                values = {name: curve[-1] for name, curve in trial.curves.items()}
+                self.tracker.epoch(self.head(by_trial[id(trial)]), values, trial.evaluated)
+            self.bar.now(f"{what} · epoch {trial.evaluated}/{first.train.epochs}")
+
+        def checkpoint(members: Sequence[Trial]) -> None:
+            nonlocal saved
+            if time.monotonic() - saved >= self.checkpoint_every or self.stop():
+                for trial in members:
+                    self.checkpoints.save(by_trial[id(trial)].key, trial.state())
+                saved = time.monotonic()
+
+        def step(members: int) -> None:
+            self.bar.advance(members, first.train.batch_size)
+
+        hooks = Hooks(step, epoch, checkpoint, self.stop)
+        members = [trials[cell.key] for cell in cells]
+        return train_cohort(members, teacher.net, splits, first.train, first.seed, hooks)
+
+    def teacher_hooks(self, cell: Cell, trial: Trial, checkpoints: Checkpoints) -> Hooks:
+        """Hooks for a teacher's own training."""
+        what = f"{cell.dataset.name} · training teacher {cell.teacher.short}"
+        self.bar.now(what)
+        saved = time.monotonic()
+
+        def checkpoint(members: Sequence[Trial]) -> None:
+            nonlocal saved
+            if members and (time.monotonic() - saved >= self.checkpoint_every or self.stop()):
+                checkpoints.save(cell.teacher_key, trial.state())
+                saved = time.monotonic()
+
+        def epoch(trial: Trial) -> None:
+            self.bar.now(f"{what} · epoch {trial.evaluated}/{cell.teacher_train.epochs}")
+
+        return Hooks(lambda n: self.bar.advance(n, cell.teacher_train.batch_size), epoch, checkpoint, self.stop)
+
+    def trial(self, cell: Cell, splits: Splits, teacher: Teacher) -> Trial:
+        """A student with its objective, at the start or where its checkpoint left it. Raises Inapplicable."""
+        net = build_net(cell.student, splits.num_classes, splits.input_size, "student", cell.seed).to(self.device)
+        built = Objective(cell.terms)
+        steps = -(-len(splits.train) // cell.train.batch_size) * cell.train.epochs
+        task = task_of(splits, steps)
+        student_says, teacher_says = (blank_outputs(n, built.needs, task, self.device) for n in (net, teacher.net))
+        built.build(student_says, teacher_says, task, cell.seed)
+        trial = Trial(net, built, cell.train, self.device, cell.seed)
+        if (state := self.checkpoints.load(cell.key)) is not None:
+            trial.load_state(state)
+        return trial
+
+    def splits(self, cell: Cell) -> Splits:
+        """The cell's data on the device; the last data set is kept."""
+        name = f"{cell.dataset.model_dump_json()} {cell.validation}"
+        if self._splits is None or self._splits[0] != name:
+            self._splits = None
+            self.bar.now(f"reading {cell.dataset.name}")
+            splits = load_splits(cell.dataset.name, cell.dataset.settings, self.data_dir, cell.validation)
+            self._splits = name, splits.to(self.device)
+        return self._splits[1]
+
+    # --- records ---
+
+    def head(self, cell: Cell) -> Record:
+        return {
+            "key": cell.key,
+            "suite": cell.suite,
+            "dataset": cell.dataset.name,
+            "teacher": cell.teacher.short,
+            "student": cell.student.short,
+            "label": cell.label,
+            "seed": cell.seed,
+            "settings": cell.identity,
+            "status": "running",
+            "reason": "",
+            "scores": {},
+        }
+
+    def skip(self, cell: Cell, reason: str) -> None:
+        known = self.records.read(cell.key)
+        if known is None or known["status"] != "skipped" or known["reason"] != reason:
+            self.write(cell, None, status="skipped", reason=reason)
+
+    def finish(self, cell: Cell, trial: Trial, teacher: Teacher, splits: Splits, members: int) -> None:
+        """Record, weights, mirror; then the checkpoints may go."""
+        files = []
+        details: Record = {"curves": trial.curves, "cost": self.cost(trial, splits, members)}
+        if trial.status == "done":
+            state = {name: value.cpu().contiguous() for name, value in trial.net.model.state_dict().items()}
+            files = [self.folder / "students" / f"{cell.key}.safetensors"]
+            write_atomic(files[0], save(state, metadata={"kdbench.key": cell.key, "model": cell.student.model}))
+            details |= {"scores": scores_of(trial, teacher), "profile": self.profile(cell, trial, teacher, splits)}
+        self.write(cell, teacher, trial.status, trial.reason, files, **details)
+        self.checkpoints.remove(cell.key)
+
+    def write(
+        self, cell: Cell, teacher: Teacher | None, status: str, reason: str, files: Sequence[Path] = (), **details: Any
+    ) -> None:
+        about = {"teacher_key": teacher.key, "teacher_train_seconds": teacher.seconds} if teacher else {}
+        record: Record = {
+            **self.head(cell),
+            "status": status,
+            "reason": reason,
+            "profile": {},
+            "cost": {},
+            "curves": {},
+            **about,
+            **details,
+            "versions": versions(self.device, list(cell.terms)),
+            "finished": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        }
+        record = finite(record)
+        self.records.write(record)
+        self.tracker.finish(record, list(files))
+        if status in ("failed", "diverged"):
+            self.bar.say(f"{status}: {cell.title}: {reason}")
+
+    def profile(self, cell: Cell, trial: Trial, teacher: Teacher, splits: Splits) -> dict[str, dict[str, Any]]:
+        """Teacher and student side by side; students of one make are measured once."""
+        name = f"{cell.teacher.model_dump_json()} {cell.student.model_dump_json()} {cell.dataset.model_dump_json()}"
+        if name not in self._profiles:
+            self.bar.now(f"measuring latency of {cell.pair}")
+            nets = {"teacher": teacher.net, "student": trial.net}
+            self._profiles[name] = profile(nets, splits.input_size, self.device, self.profile_seconds)
+        return self._profiles[name]
+
+    def cost(self, trial: Trial, splits: Splits, members: int) -> dict[str, float]:
+        """What the method costs in training; `alone_seconds` is what the cell would take without its cohort."""
+        steps, seconds = max(trial.done, 1), trial.seconds
+        return {
+            "steps": trial.done,
+            "step_ms": 1000 * seconds["step"] / steps,
+            "teacher_ms": 1000 * seconds["teacher"] / steps,
+            "data_ms": 1000 * seconds["data"] / steps,
+            "evaluation_seconds": seconds["epochs"],
+            "alone_seconds": seconds["step"] + seconds["teacher"] + seconds["data"] + seconds["epochs"],
+            "images_per_second": trial.train_spec.batch_size * steps / max(seconds["step"], 1e-9),
+            "seconds_per_epoch": sum(seconds.values()) / max(trial.evaluated, 1),
+            "adapter_params": count_parameters(trial.objective.parameters()),
+            "cohort_size": members,
+            "peak_memory_mb": peak_memory_mb(self.device),
+        }
+
+
+def scores_of(trial: Trial, teacher: Teacher) -> dict[str, Any]:
+    """The score is the last epoch's. `best` is what the literature reports; `chosen` was decided on held-out data."""
+    curves = trial.curves
+    top1 = curves["test_top1"]
+    scores: dict[str, Any] = {
+        "test_top1": top1[-1],
+        "test_top1_best": max(top1),
+        "test_top1_chosen": None,  # without a validation share nothing is chosen
+        "test_top5": curves["test_top5"][-1],
+        "test_nll": curves["test_nll"][-1],
+        "test_ece": curves["test_ece"][-1],
+        "teacher_agreement": curves["test_agreement"][-1],
+        "teacher_top1": teacher.scores["top1"],
+    }
+    if held_out := curves.get("validation_top1"):
+        epoch = held_out.index(max(held_out))
+        scores |= {"test_top1_chosen": top1[epoch], "chosen_epoch": epoch + 1, "validation_top1": held_out[epoch]}
+    return scores

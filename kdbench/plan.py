@@ -1,0 +1,159 @@
+"""What a suite will do: its cells, what is done already, what does not apply and why. Nothing is trained here."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from kdbench.cells import Cell, cells_of, cohorts_of
+from kdbench.data import load_splits
+from kdbench.errors import UserError
+from kdbench.method import Inapplicable, Outputs, Task
+from kdbench.models import Net, build_net
+from kdbench.objective import Objective, blank_outputs
+from kdbench.profiling import count_macs
+from kdbench.records import Record, Records, is_final
+from kdbench.registry import DATASETS, DataInfo
+from kdbench.suite import DatasetSpec, ModelSpec, Suite
+
+
+@dataclass
+class Plan:
+    """`inapplicable`: key -> why. `todo`: what a run would train now."""
+
+    suite: Suite
+    cells: list[Cell]
+    records: dict[str, Record]
+    inapplicable: dict[str, str]
+    shapes: "Shapes"
+    damaged: list[str] = field(default_factory=list)
+
+    @cached_property
+    def todo(self) -> list[Cell]:
+        return [c for c in self.cells if c.key not in self.inapplicable and not is_final(self.records.get(c.key))]
+
+    @property
+    def cohorts(self) -> list[list[Cell]]:
+        return cohorts_of(self.todo)
+
+    @property
+    def num_done(self) -> int:
+        return sum(is_final(self.records.get(c.key)) for c in self.cells)
+
+    def pictures(self) -> float:
+        """Billions of multiply-adds that the run will take: a student's step is counted as 3 forwards."""
+        work = 0.0
+        for cohort in self.cohorts:
+            first = cohort[0]
+            info = self.shapes.info(first.dataset)
+            seen = info.num_train * (1 - first.validation) * first.train.epochs
+            students = sum(3 * self.shapes.macs(c.student, c.dataset) for c in cohort)
+            work += seen * (self.shapes.macs(first.teacher, first.dataset) + students)
+        return work / 1e9
+
+
+def make_plan(suite: Suite, results: Path, data_dir: Path, only: str | None = None) -> Plan:
+    """Raises UserError when nothing matches `only`, or when a model cannot be built for its data set."""
+    cells = cells_of(suite, only)
+    if not cells:
+        raise UserError(f"{suite.path}: no cell matches --only {only!r}; rows are: {', '.join(suite.objectives)}")
+    records = Records(results, suite.name)
+    found = records.read_many(c.key for c in cells)
+    shapes = Shapes(data_dir)
+    shapes.check_models(cells)
+    unfinished = [c for c in cells if not is_final(found.get(c.key))]
+    return Plan(suite, cells, found, shapes.inapplicable(unfinished), shapes, records.damaged)
+
+
+class Shapes:
+    """Builds every net once on the meta device: shapes without memory or arithmetic."""
+
+    def __init__(self, data_dir: Path) -> None:
+        self.data_dir = data_dir
+        self._infos: dict[str, DataInfo] = {}
+        self._nets: dict[str, Net] = {}
+        self._outputs: dict[tuple[str, frozenset[str]], Outputs] = {}
+        self._macs: dict[str, int] = {}
+
+    def info(self, spec: DatasetSpec) -> DataInfo:
+        name = spec.model_dump_json()
+        if name not in self._infos:
+            function = DATASETS[spec.name]
+            if function.info is not None:
+                self._infos[name] = function.info(self.data_dir, **spec.settings)
+            else:
+                splits = load_splits(spec.name, spec.settings, self.data_dir)
+                self._infos[name] = DataInfo(splits.num_classes, splits.input_size, len(splits.train), len(splits.test))
+        return self._infos[name]
+
+    def task(self, dataset: DatasetSpec) -> Task:
+        info = self.info(dataset)
+        return Task(info.num_classes, info.num_train, info.input_size, 1, torch.zeros(info.num_train, dtype=torch.int64))
+
+    def net(self, spec: ModelSpec, dataset: DatasetSpec) -> Net:
+        name = spec.model_dump_json() + dataset.model_dump_json()
+        if name not in self._nets:
+            info = self.info(dataset)
+            plain = spec.model_copy(update={"pretrained": False, "checkpoint": None})
+            with torch.device("meta"):
+                self._nets[name] = build_net(plain, info.num_classes, info.input_size).to("meta").eval()
+        return self._nets[name]
+
+    def outputs(self, spec: ModelSpec, dataset: DatasetSpec, needs: Iterable[str]) -> Outputs:
+        """Raises Inapplicable when the net does not have what is needed."""
+        place = (spec.model_dump_json() + dataset.model_dump_json(), frozenset(needs))
+        if place not in self._outputs:
+            self._outputs[place] = blank_outputs(self.net(spec, dataset), needs, self.task(dataset), "meta")
+        return self._outputs[place]
+
+    def macs(self, spec: ModelSpec, dataset: DatasetSpec) -> int:
+        name = spec.model_dump_json() + dataset.model_dump_json()
+        if name not in self._macs:
+            self._macs[name] = count_macs(self.net(spec, dataset), self.info(dataset).input_size)
+        return self._macs[name]
+
+    def check_models(self, cells: Iterable[Cell]) -> None:
+        """Raises UserError with a line for every model that cannot be built or cannot take its pictures."""
+        problems: dict[str, None] = {}
+        checked: set[str] = set()
+        for cell in cells:
+            for role, spec in (("teacher", cell.teacher), ("student", cell.student)):
+                name = spec.model_dump_json() + cell.dataset.model_dump_json()
+                if name in checked:
+                    continue
+                checked.add(name)
+                try:
+                    self.outputs(spec, cell.dataset, ("logits",))
+                except UserError as error:
+                    problems[f"{role} of {cell.pair}: {error}"] = None
+                except Exception as error:
+                    side = self.info(cell.dataset).input_size[-1]
+                    first = (str(error).strip() or type(error).__name__).splitlines()[0]
+                    problems[f"{role} {spec.short} can't take pictures of {side} x {side}: {first}"] = None
+        if problems:
+            raise UserError("\n".join(problems))
+
+    def why_not(self, cell: Cell) -> str | None:
+        """Why the cell's objective does not apply to its pair; None when it does."""
+        built: Any = Objective(cell.terms)
+        try:
+            student, teacher = (self.outputs(spec, cell.dataset, built.needs) for spec in (cell.student, cell.teacher))
+            with torch.device("meta"):
+                built.build(student, teacher, self.task(cell.dataset), 0)
+        except Inapplicable as reason:
+            return str(reason)
+        return None
+
+    def inapplicable(self, cells: Iterable[Cell]) -> dict[str, str]:
+        verdicts: dict[str, str | None] = {}
+        found = {}
+        for cell in cells:
+            place = f"{cell.dataset}{cell.teacher}{cell.student}{cell.terms}"
+            if place not in verdicts:
+                verdicts[place] = self.why_not(cell)
+            if (reason := verdicts[place]) is not None:
+                found[cell.key] = reason
+        return found

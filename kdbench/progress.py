@@ -1,0 +1,68 @@
+"""A bar with what is running, the rate and the time left; plain lines where there is no terminal."""
+
+import sys
+import time
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+EVERY = 15.0  # seconds between plain lines
+
+
+class Bar:
+    """Counts member-steps: one student, one batch. Use as a context manager."""
+
+    def __init__(self, total: int, console: Console | None = None) -> None:
+        self.console = console or Console(stderr=True)
+        self.total, self.done, self.what = max(total, 1), 0, ""
+        self.start = self.last = time.monotonic()
+        self.bar: Progress | None = None
+        self.task: Any = None
+        if self.console.is_terminal:
+            self.bar = Progress(
+                TextColumn("{task.description}"), BarColumn(), TextColumn("{task.percentage:3.0f}%"),
+                TextColumn("{task.fields[rate]}"), TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn(),
+                console=self.console, transient=True,
+            )  # fmt: skip
+            self.task = self.bar.add_task("", total=self.total, rate="")
+
+    def __enter__(self) -> "Bar":
+        if self.bar:
+            self.bar.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self.bar:
+            self.bar.stop()
+
+    def now(self, what: str) -> None:
+        """What is running from here on."""
+        self.what = what
+        if self.bar:
+            self.bar.update(self.task, description=what)
+
+    def advance(self, steps: int, images: int) -> None:
+        """`steps` member-steps of `images` pictures each were made."""
+        self.done += steps
+        elapsed = time.monotonic() - self.start
+        rate = f"{self.done * images / max(elapsed, 1e-9):,.0f} images/s"
+        if self.bar:
+            self.bar.update(self.task, completed=self.done, rate=rate)
+        elif time.monotonic() - self.last > EVERY:
+            self.last = time.monotonic()
+            left = elapsed * (self.total - self.done) / self.done
+            self.say(f"{100 * self.done / self.total:3.0f}%  {self.what}  {rate}  {clock(left)} left")
+
+    def say(self, line: str) -> None:
+        """A line that stays."""
+        self.console.print(line, highlight=False, markup=False, soft_wrap=True)
+        if not self.console.is_terminal:
+            sys.stderr.flush()
+
+
+def clock(seconds: float) -> str:
+    """1:02:03 or 2:03."""
+    minutes, seconds = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{seconds:02}" if hours else f"{minutes}:{seconds:02}"

@@ -1,0 +1,419 @@
+"""A suite file: YAML -> checked, frozen `Suite`.
+
+Everything that can be wrong is looked for before anything is built, and all mistakes are told at once, each with its
+file, line and place. What a cell's number depends on is decided here; how cells are keyed is in `cells.py`.
+"""
+
+import json
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from kdbench.data.splits import AUGMENTS
+from kdbench.errors import UserError, unknown
+from kdbench.registry import DATASETS, METHODS, load_methods, load_plugin, plain
+from kdbench.yaml_lines import Document, Place, read_yaml
+
+Number = Annotated[float, Field(ge=0)]
+Above0 = Annotated[float, Field(gt=0)]
+Count = Annotated[int, Field(ge=1)]
+Seed = Annotated[int, Field(ge=0, lt=2**31)]
+
+
+class Frozen(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False, protected_namespaces=())
+
+
+class Schedule(Frozen):
+    """`cosine` (to 0, every step), `constant`, or `{step: [150, 180, 210], gamma: 0.1}` (epochs)."""
+
+    kind: Literal["cosine", "constant", "step"] = "cosine"
+    step: tuple[Count, ...] = ()
+    gamma: Annotated[float, Field(gt=0, lt=1)] = 0.1
+
+    @model_validator(mode="before")
+    @classmethod
+    def _short(cls, value: Any) -> Any:
+        if isinstance(value, str):
+            return {"kind": value}
+        return {"kind": "step", **value} if isinstance(value, dict) and "step" in value else value
+
+
+class Train(Frozen):
+    """How a student is trained. The optimizer's settings hold for the adapters too, as in the CRD benchmark."""
+
+    epochs: Count = 240
+    batch_size: Annotated[int, Field(ge=2)] = 64
+    optimizer: Literal["sgd", "adamw"] = "sgd"
+    lr: Above0 = 0.05
+    momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
+    nesterov: bool = False
+    weight_decay: Number = 5e-4
+    schedule: Schedule = Schedule()
+    warmup_epochs: Number = 0.0
+    clip_grad: Above0 | None = None
+    augment: Literal[AUGMENTS] = "crop_flip"  # type: ignore[valid-type]
+    precision: Literal["fp32", "bf16"] = "fp32"
+
+    @model_validator(mode="after")
+    def _fits(self) -> "Train":
+        steps = self.schedule.step
+        if any(a >= b for a, b in zip(steps, steps[1:], strict=False)) or (steps and steps[-1] >= self.epochs):
+            raise ValueError(f"schedule.step must rise and stay below epochs ({self.epochs})")
+        if self.warmup_epochs >= self.epochs:
+            raise ValueError(f"warmup_epochs must be below epochs ({self.epochs})")
+        return self
+
+
+class TeacherTrain(Train):
+    """As `train`, unless said otherwise. `seed`: one teacher for all cells (the field's custom), or one `per_seed`.
+
+    `epochs: 0` takes a pretrained teacher as it is.
+    """
+
+    epochs: Annotated[int, Field(ge=0)] = 240
+    seed: Seed | Literal["per_seed"] = 0
+
+    @model_validator(mode="after")
+    def _fits(self) -> "TeacherTrain":
+        return self if self.epochs == 0 else super()._fits()  # type: ignore[return-value]
+
+
+class ModelSpec(Frozen):
+    """A timm model. Whatever is not named here goes to `timm.create_model` as it stands."""
+
+    model_config = ConfigDict(extra="allow")
+
+    model: str
+    pretrained: bool = False
+    checkpoint: str | None = None
+    img_size: Annotated[int, Field(ge=8, le=1024)] | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _short(cls, value: Any) -> Any:
+        return {"model": value} if isinstance(value, str) else value
+
+    @property
+    def options(self) -> dict[str, Any]:
+        return dict(self.model_extra or {})
+
+    @property
+    def short(self) -> str:
+        """`resnet18`, or `cifar_resnet8(widths=[4, 8])` when options tell it from its plain form."""
+        extra = {k: v for k, v in {"img_size": self.img_size, **self.options}.items() if v is not None}
+        return self.model + (f"({', '.join(f'{k}={v}' for k, v in sorted(extra.items()))})" if extra else "")
+
+
+class DatasetSpec(Frozen):
+    """A data set's name; the rest are its settings."""
+
+    model_config = ConfigDict(extra="allow")
+
+    name: str
+
+    @model_validator(mode="before")
+    @classmethod
+    def _short(cls, value: Any) -> Any:
+        return {"name": value} if isinstance(value, str) else value
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        return DATASETS.settings(self.name, self.model_extra or {})[0]
+
+
+class Pair(Frozen):
+    """A teacher, a student, and what their training differs in."""
+
+    teacher: ModelSpec
+    student: ModelSpec
+    train: dict[str, Any] = {}
+
+
+class SuiteFile(Frozen):
+    """The file as written; the editors' schema is made from this."""
+
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$")]
+    extends: str | None = None
+    plugins: tuple[str, ...] = ()
+    datasets: Annotated[tuple[DatasetSpec, ...], Field(min_length=1)]
+    pairs: Annotated[tuple[Pair, ...], Field(min_length=1)]
+    methods: Annotated[dict[str, dict[str, Any]], Field(min_length=1)]
+    seeds: Annotated[tuple[Seed, ...], Field(min_length=1)]
+    validation: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    train: Train
+    teacher_train: dict[str, Any] = {}
+
+    @field_validator("name")
+    @classmethod
+    def _plain_name(cls, name: str) -> str:
+        if name in ("teachers", "published", "profiles"):
+            raise ValueError(f"{name!r} is taken by kdbench's own folder")
+        return name
+
+
+Terms = dict[str, dict[str, Any]]  # method -> {"weight": w, every setting}
+
+
+@dataclass(frozen=True)
+class Suite:
+    """A checked suite. `objectives`: a row's label and its weighted methods, every setting filled in."""
+
+    path: Path
+    name: str
+    datasets: tuple[DatasetSpec, ...]
+    pairs: tuple[tuple[ModelSpec, ModelSpec, Train], ...]
+    objectives: dict[str, Terms]
+    seeds: tuple[int, ...]
+    validation: float
+    teacher_train: TeacherTrain
+
+
+def load_suite(path: Path | str, plugins: tuple[Path, ...] = ()) -> Suite:
+    """Read and check a suite. Raises UserError with one line per mistake."""
+    document = read_with_bases(Path(path))
+    load_methods()
+    problems = _load_plugins(document, plugins)
+    problems += list(_check(document))
+    if problems:
+        lines = dict.fromkeys(f"{document.where(place)}: {text}" for place, text in problems)
+        raise UserError("\n".join(sorted(lines, key=_line_order)))
+    file = SuiteFile.model_validate_json(json.dumps(document.data))
+    train = document.data["train"]
+    return Suite(
+        path=Path(path),
+        name=file.name,
+        datasets=file.datasets,
+        pairs=tuple((p.teacher, p.student, _parse(Train, {**train, **p.train})) for p in file.pairs),
+        objectives={label: objective(terms) for label, terms in file.methods.items()},
+        seeds=file.seeds,
+        validation=file.validation,
+        teacher_train=_parse(TeacherTrain, {**train, **file.teacher_train}),
+    )
+
+
+def objective(terms: dict[str, Any]) -> Terms:
+    """`{kd: 0.9}` or `{kd: {weight: 0.9, temperature: 4}}` with every setting filled in; methods in order of name."""
+    filled = {}
+    for name in sorted(terms):
+        given = dict(terms[name]) if isinstance(terms[name], dict) else {"weight": terms[name]}
+        weight = given.pop("weight", 1.0)
+        filled[name] = {"weight": float(weight), **METHODS.settings(name, given)[0]}
+    return filled
+
+
+def _parse(model: Any, data: dict[str, Any]) -> Any:
+    return model.model_validate_json(json.dumps(data))
+
+
+# --- reading ---------------------------------------------------------------------------------------------------------
+
+
+def read_with_bases(path: Path, seen: tuple[Path, ...] = ()) -> Document:
+    """The document with what it `extends` merged below it: tables are merged, all else (and each row) is replaced."""
+    document = read_yaml(path)
+    base_name = document.data.get("extends")
+    if isinstance(base_name, str):
+        base_path = path.parent / base_name
+        if base_path.resolve() in (*seen, path.resolve()):
+            raise UserError(f"{document.where(('extends',))}: {base_name} extends itself")
+        if not base_path.is_file():
+            raise UserError(f"{document.where(('extends',))}: no such file: {base_path}")
+        base = read_with_bases(base_path, (*seen, path.resolve()))
+        document.data = _merge(base.data, document.data)
+        document.lines = {**base.lines, **document.lines}
+    return document
+
+
+def _merge(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
+    merged = {**base, **over}
+    for name in ("train", "teacher_train", "methods"):
+        if isinstance(base.get(name), dict) and isinstance(over.get(name), dict):
+            both = {**base[name], **over[name]}
+            merged[name] = {k: v for k, v in both.items() if v is not None or k not in base[name]}  # null drops a row
+    return merged
+
+
+def _load_plugins(document: Document, plugins: tuple[Path, ...]) -> list[tuple[Place, str]]:
+    problems: list[tuple[Place, str]] = []
+    listed = document.data.get("plugins")
+    for number, name in enumerate(listed if isinstance(listed, list) else []):
+        if isinstance(name, str):
+            try:
+                load_plugin(document.lines["plugins", number][0].parent / name)
+            except UserError as error:
+                problems.append((("plugins", number), str(error)))
+    for path in plugins:
+        load_plugin(path)
+    return problems
+
+
+def _line_order(line: str) -> tuple[str, int]:
+    match = re.match(r"(.*?):(\d+):", line)
+    return (match[1], int(match[2])) if match else (line, 0)
+
+
+# --- checking --------------------------------------------------------------------------------------------------------
+
+
+def _check(document: Document) -> Iterator[tuple[Place, str]]:
+    """All mistakes: those of shape and type first, then those of names and settings, on whatever has the right shape."""
+    data = document.data
+    yield from _mistakes(SuiteFile, data, ())
+    train = data.get("train") if isinstance(data.get("train"), dict) else {}
+    assert isinstance(train, dict)
+    train_is_right = not list(_mistakes(Train, train, ()))
+    if isinstance(data.get("teacher_train"), dict) and train_is_right:
+        yield from _mistakes(TeacherTrain, {**train, **data["teacher_train"]}, ("teacher_train",))
+    for number, pair in enumerate(_list(data, "pairs")):
+        if not isinstance(pair, dict):
+            continue
+        if isinstance(pair.get("train"), dict) and train_is_right:
+            yield from _mistakes(Train, {**train, **pair["train"]}, ("pairs", number, "train"))
+        for role in ("teacher", "student"):
+            yield from _check_model(document, pair.get(role), ("pairs", number, role))
+    for number, dataset in enumerate(_list(data, "datasets")):
+        yield from _check_dataset(dataset, ("datasets", number))
+    yield from _check_objectives(data)
+    for name in ("datasets", "pairs", "seeds"):
+        texts = [json.dumps(entry, sort_keys=True) for entry in _list(data, name)]
+        for number, text in enumerate(texts):
+            if text in texts[:number]:
+                yield (name, number), f"stands here twice (also as {name}[{texts.index(text)}])"
+
+
+def _mistakes(model: type[BaseModel], data: Any, place: Place) -> Iterator[tuple[Place, str]]:
+    try:
+        model.model_validate_json(json.dumps(data))
+    except ValidationError as error:
+        for problem in error.errors():
+            loc = tuple(part for part in problem["loc"] if part != "[key]")
+            if problem["type"] == "extra_forbidden":
+                owner = _fields_at(model, loc[:-1])
+                yield (*place, *loc), unknown("entry", loc[-1], owner)
+            elif problem["type"] == "missing":
+                yield (*place, *loc), "is missing"
+            elif problem["type"] == "string_pattern_mismatch":
+                yield (*place, *loc), f"must be a plain file name (letters, digits, . _ -), not {problem['input']!r}"
+            elif problem["type"] == "too_short":
+                yield (*place, *loc), "is empty; it needs at least one entry"
+            else:
+                yield (*place, *loc), plain(problem)
+
+
+def _fields_at(model: type[BaseModel], loc: Place) -> list[str]:
+    """The entries that the table at `loc` may have, aliases of short forms included."""
+    nested: dict[str, type[BaseModel]] = {"train": Train, "schedule": Schedule, "pairs": Pair}
+    for part in reversed(loc):
+        if isinstance(part, str):
+            return list(nested.get(part, model).model_fields)
+    return list(model.model_fields)
+
+
+def _list(data: dict[str, Any], name: str) -> list[Any]:
+    return data[name] if isinstance(data.get(name), list) else []
+
+
+def _check_model(document: Document, spec: Any, place: Place) -> Iterator[tuple[Place, str]]:
+    from kdbench.models import known_models
+
+    name = spec.get("model") if isinstance(spec, dict) else spec
+    if isinstance(name, str) and name.split(".")[0] not in known_models():
+        yield place, unknown("model", name, known_models())
+    checkpoint = spec.get("checkpoint") if isinstance(spec, dict) else None
+    if isinstance(checkpoint, str):
+        path = document.lines.get((*place, "checkpoint"), (document.path, 0))[0].parent / checkpoint
+        if not path.is_file():
+            yield (*place, "checkpoint"), f"no such file: {path}"
+        spec["checkpoint"] = str(path)  # from here on as seen from where kdbench runs
+
+
+def _check_dataset(spec: Any, place: Place) -> Iterator[tuple[Place, str]]:
+    name = spec.get("name") if isinstance(spec, dict) else spec
+    if not isinstance(name, str):
+        return
+    if name not in DATASETS:
+        yield place, unknown("data set", name, DATASETS)
+    elif isinstance(spec, dict):
+        settings = {k: v for k, v in spec.items() if k != "name"}
+        for setting, text in DATASETS.settings(name, settings)[1]:
+            yield (*place, setting), text
+    else:
+        for setting, text in DATASETS.settings(name, {})[1]:
+            yield place, f"{setting}: {text}"
+
+
+def _check_objectives(data: dict[str, Any]) -> Iterator[tuple[Place, str]]:
+    rows = data.get("methods")
+    if not isinstance(rows, dict):
+        return
+    seen: dict[str, str] = {}
+    for label, terms in rows.items():
+        place: Place = ("methods", label)
+        if not label.strip() or any(c in label for c in "|\n\r"):
+            yield place, "a row's label must be some text without '|' or line breaks"
+        if not isinstance(terms, dict):
+            continue
+        if not terms:
+            yield place, "an objective needs at least one method"
+            continue
+        wrong = list(_check_terms(terms, place))
+        yield from wrong
+        if not wrong:
+            text = json.dumps(objective(terms), sort_keys=True)
+            if text in seen:
+                yield place, f"is the same objective as {seen[text]!r}"
+            seen.setdefault(text, label)
+
+
+def _check_terms(terms: dict[str, Any], place: Place) -> Iterator[tuple[Place, str]]:
+    for name, value in terms.items():
+        if name not in METHODS:
+            yield (*place, name), unknown("method", name, METHODS)
+            continue
+        given = dict(value) if isinstance(value, dict) else {"weight": value}
+        weight = given.pop("weight", 1.0)
+        where = (*place, name, "weight") if isinstance(value, dict) else (*place, name)
+        if not isinstance(weight, int | float) or isinstance(weight, bool):
+            yield where, f"a weight must be a number, not {weight!r}"
+        elif not 0 < weight < float("inf"):
+            yield where, f"a weight must be above 0 and finite, not {weight!r}"
+        for setting, text in METHODS.settings(name, given)[1]:
+            yield (*place, name, setting), text
+
+
+# --- the editors' schema ---------------------------------------------------------------------------------------------
+
+
+def schema() -> dict[str, Any]:
+    """JSON schema of a suite file, with every registered method's settings."""
+    load_methods()
+    root = SuiteFile.model_json_schema()
+    definitions = root.setdefault("$defs", {})
+    terms = {}
+    for name in METHODS:
+        settings = METHODS.schema(name)
+        definitions |= settings.pop("$defs", {})
+        settings["properties"] = {"weight": {"type": "number", "exclusiveMinimum": 0}, **settings.get("properties", {})}
+        terms[name] = {"anyOf": [{"type": "number", "exclusiveMinimum": 0}, settings]}
+    row = {"type": "object", "properties": terms, "additionalProperties": False, "minProperties": 1}
+    root["properties"]["methods"] = {"type": "object", "additionalProperties": row, "minProperties": 1}
+    for name, short in (("ModelSpec", "model"), ("DatasetSpec", "name")):
+        full = {**definitions[name], "required": [short], "additionalProperties": True}
+        definitions[name] = {"anyOf": [{"type": "string"}, full]}
+    kinds = {"enum": ["cosine", "constant", "step"]}
+    definitions["Schedule"] = {"anyOf": [kinds, definitions["Schedule"]]}
+    train = {k: v for k, v in definitions["Train"]["properties"].items()}
+    root["properties"]["teacher_train"] = {
+        "type": "object",
+        "properties": {**train, "seed": {"anyOf": [{"type": "integer"}, {"const": "per_seed"}]}},
+        "additionalProperties": False,
+    }
+    root["required"] = [] if "extends" in root["properties"] else root.get("required", [])
+    return root
+
+

@@ -1,0 +1,117 @@
+"""Teachers: loaded or trained once per (data set, model, recipe, seed), kept with their accuracy, found again by key."""
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from filelock import FileLock
+from safetensors.torch import load, save
+
+from kdbench.cells import BASELINE, Cell
+from kdbench.checkpoint import Checkpoints
+from kdbench.data import Splits
+from kdbench.errors import UserError
+from kdbench.evaluation import evaluate
+from kdbench.method import Task
+from kdbench.models import Net, build_net
+from kdbench.objective import Objective
+from kdbench.records import finite, write_atomic, write_json
+from kdbench.suite import objective
+from kdbench.training import Hooks, Trial, train_cohort
+
+
+@dataclass
+class Teacher:
+    """A frozen net in eval mode, and its scores on the test set."""
+
+    net: Net
+    scores: dict[str, float]
+    seconds: float = 0.0
+    key: str = ""
+    settings: dict[str, Any] = field(default_factory=dict)
+
+
+MakeHooks = Callable[[Cell, Trial, Checkpoints], Hooks]
+
+
+class Stopped(Exception):
+    """The run was asked to stop; state is saved."""
+
+
+def obtain(
+    cell: Cell, splits: Splits, results: Path, device: torch.device, hooks: MakeHooks
+) -> Teacher:
+    """The teacher of `cell`, from `results/teachers/` if it is there.
+
+    `hooks(cell, trial, checkpoints)` makes the training's hooks. Raises Stopped, or UserError when training failed.
+    """
+    folder = results / "teachers"
+    folder.mkdir(parents=True, exist_ok=True)
+    with FileLock(folder / f".{cell.teacher_key}.lock"):
+        return _load(cell, splits, folder, device) or _make(cell, splits, folder, device, hooks)
+
+
+def freeze(net: Net, device: torch.device) -> Net:
+    """Eval mode for good, and no gradients: neither weights nor batch-norm statistics can change."""
+    net.to(device, memory_format=torch.channels_last)
+    net.requires_grad_(False)
+    return net.eval()
+
+
+def _build(cell: Cell, splits: Splits) -> Net:
+    return build_net(cell.teacher, splits.num_classes, splits.input_size, "teacher", cell.teacher_seed)
+
+
+def _load(cell: Cell, splits: Splits, folder: Path, device: torch.device) -> Teacher | None:
+    try:
+        about = json.loads((folder / f"{cell.teacher_key}.json").read_text())
+        state = load((folder / f"{cell.teacher_key}.safetensors").read_bytes())
+        net = _build(cell, splits)
+        net.model.load_state_dict(state)
+        return Teacher(freeze(net, device), about["scores"], about["seconds"], cell.teacher_key, about["settings"])
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, KeyError, RuntimeError, UserError):
+        return None  # damaged: it is made again, with the same bits
+    except Exception as error:  # safetensors has its own error class
+        if type(error).__name__ == "SafetensorError":
+            return None
+        raise
+
+
+def _make(cell: Cell, splits: Splits, folder: Path, device: torch.device, hooks: MakeHooks) -> Teacher:
+    net = _build(cell, splits)
+    recipe, seconds, curves = cell.teacher_train, 0.0, {}
+    if cell.teacher.checkpoint is None and recipe.epochs:
+        trial = _train(cell, net, splits, folder, device, hooks)
+        seconds, curves = sum(trial.seconds.values()), trial.curves
+    freeze(net, device)
+    [scores] = evaluate([net], splits.test, recipe.precision)
+    write_atomic(folder / f"{cell.teacher_key}.safetensors", save({k: v.cpu().contiguous() for k, v in net.model.state_dict().items()}))
+    about = {"key": cell.teacher_key, "scores": scores, "seconds": seconds, "settings": cell.teacher_identity, "curves": curves}
+    write_json(folder / f"{cell.teacher_key}.json", finite(about))
+    Checkpoints(folder / "checkpoints").remove(cell.teacher_key)
+    return Teacher(net, scores, seconds, cell.teacher_key, cell.teacher_identity)
+
+
+def _train(cell: Cell, net: Net, splits: Splits, folder: Path, device: torch.device, hooks: MakeHooks) -> Trial:
+    """A teacher is a cohort of one that learns from the labels alone."""
+    recipe, checkpoints = cell.teacher_train, Checkpoints(folder / "checkpoints")
+    labels_only = Objective(objective({BASELINE: 1.0}))
+    trial = Trial(net, labels_only, recipe, device, cell.teacher_seed)
+    if (state := checkpoints.load(cell.teacher_key)) is not None:
+        trial.load_state(state)
+    own = hooks(cell, trial, checkpoints)
+    if not train_cohort([trial], None, splits, recipe, cell.teacher_seed, own):
+        raise Stopped
+    if trial.status != "done":
+        raise UserError(f"teacher {cell.teacher.short} on {cell.dataset.name}: {trial.status}: {trial.reason}")
+    return trial
+
+
+def task_of(splits: Splits, num_steps: int = 1) -> Task:
+    train = splits.train
+    return Task(splits.num_classes, len(train), train.input_size, num_steps, train.targets)
