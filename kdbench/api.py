@@ -40,7 +40,7 @@ class Options:
 
 @dataclass
 class Outcome:
-    """What a run left: the table, its text, how many cells are in which state, and which signal ended it, if one did."""
+    """What a run left: the table, its text, how many cells are in which state, and the signal that ended it, if any."""
 
     table: pd.DataFrame
     text: str
@@ -128,7 +128,9 @@ def run_suite(path: Path, options: Options, console: Console | None = None, **en
             if tracker is not None:
                 tracker.describe(f"Suite `{suite.name}`\n\n```yaml\n{path.read_text()}\n```")
                 try:
-                    Engine(made, options.results, options.data, device, tracker, bar, lambda: bool(stop), **engine).run()
+                    Engine(
+                        made, options.results, options.data, device, tracker, bar, lambda: bool(stop), **engine
+                    ).run()
                 except Stopped:
                     ended = stop[0]
             records = Records(options.results, suite.name).read_many(c.key for c in made.cells)

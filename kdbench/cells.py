@@ -10,7 +10,7 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
-from kdbench.suite import DatasetSpec, ModelSpec, Suite, TeacherTrain, Terms, Train
+from kdbench.suite import DatasetSpec, ModelSpec, Phases, Suite, TeacherTrain, Train, objective
 
 # The one method that the engine knows by name: plain labels. Teachers learn from it, and gains are counted against it.
 BASELINE = "ce"
@@ -33,7 +33,7 @@ class Cell:
     student: ModelSpec
     train: Train
     teacher_train: TeacherTrain
-    terms: Terms
+    phases: Phases
     seed: int
     validation: float
 
@@ -47,7 +47,7 @@ class Cell:
             "teacher": self.teacher_identity,
             "student": _model(self.student),
             "train": _dump(self.train),
-            "objective": json.loads(json.dumps(self.terms)),
+            "objective": objective_identity(self.phases),
             "seed": self.seed,
         }
 
@@ -87,17 +87,20 @@ class Cell:
         return f"{self.dataset.name} · {self.pair} · {self.label} · seed {self.seed}"
 
     @property
-    def needs_teacher(self) -> bool:
-        from kdbench.registry import METHODS
+    def methods(self) -> list[str]:
+        return sorted({name for _, terms in self.phases for name in terms})
 
-        return any(METHODS[name].needs for name in self.terms)
+    @property
+    def is_alone(self) -> bool:
+        """Is this the student alone, against which gains are counted?"""
+        return objective_identity(self.phases) == alone()
 
 
 def cells_of(suite: Suite, only: str | None = None) -> list[Cell]:
     """All cells in the order of the suite; with `only`, those whose title or label matches the pattern (* and ?)."""
     cells = [
-        Cell(suite.name, label, dataset, teacher, student, train, suite.teacher_train, terms, seed, suite.validation)
-        for dataset, (teacher, student, train), seed, (label, terms) in product(
+        Cell(suite.name, label, dataset, teacher, student, train, suite.teacher_train, phases, seed, suite.validation)
+        for dataset, (teacher, student, train), seed, (label, phases) in product(
             suite.datasets, suite.pairs, suite.seeds, suite.objectives.items()
         )
     ]
@@ -112,6 +115,17 @@ def cohorts_of(cells: Iterable[Cell]) -> list[list[Cell]]:
     for cell in cells:
         groups.setdefault(cell.cohort, []).append(cell)
     return list(groups.values())
+
+
+def objective_identity(phases: Phases) -> Any:
+    """As it stands in a record: a table of methods, or a list of phases."""
+    parts = [{"epochs": epochs, "terms": terms} for epochs, terms in phases]
+    return json.loads(json.dumps(parts if len(parts) > 1 else parts[0]["terms"]))
+
+
+@lru_cache
+def alone() -> Any:
+    return objective_identity(objective({BASELINE: 1.0}))
 
 
 @lru_cache(maxsize=4096)

@@ -58,8 +58,8 @@ def _common(sub: argparse.ArgumentParser) -> None:
     sub.add_argument("--device", default="auto", help="cpu, cuda, cuda:1 (default: a GPU if there is one)")
     sub.add_argument("--plugin", type=Path, action="append", default=[], metavar="FILE",
                      help="a Python file with methods of your own; may be given several times")  # fmt: skip
-    sub.add_argument("--tracking-uri", metavar="URI",
-                     help="an MLflow store (default: MLFLOW_TRACKING_URI, else a SQLite file in the results)")  # fmt: skip
+    store = "an MLflow store (default: MLFLOW_TRACKING_URI, else a SQLite file in the results)"
+    sub.add_argument("--tracking-uri", metavar="URI", help=store)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

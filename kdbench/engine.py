@@ -20,14 +20,14 @@ from kdbench.checkpoint import Checkpoints
 from kdbench.data import Splits, load_splits
 from kdbench.method import Inapplicable
 from kdbench.models import build_net
-from kdbench.objective import Objective, blank_outputs
+from kdbench.objective import Objective, blank_outputs, needs_of
 from kdbench.plan import Plan
 from kdbench.profiling import peak_memory_mb, profile
 from kdbench.progress import Bar
 from kdbench.records import Record, Records, finite, is_final, write_atomic
 from kdbench.teachers import Stopped, Teacher, obtain, task_of
 from kdbench.tracking import Tracker
-from kdbench.training import Hooks, OutOfMemory, Trial, count_parameters, train_cohort
+from kdbench.training import Hooks, OutOfMemory, Trial, count_parameters, taught_epoch, train_cohort
 from kdbench.versions import versions
 
 CHECKPOINT_EVERY = 20.0  # seconds: an epoch's end saves state when so much work would be lost
@@ -35,7 +35,7 @@ CHECKPOINT_EVERY = 20.0  # seconds: an epoch's end saves state when so much work
 
 @dataclass
 class Engine:
-    """Runs the cohorts of a plan. `stop` is asked after every step; when it says yes, state is saved and Stopped raised."""
+    """Runs the cohorts of a plan. `stop` is asked after every step; on a yes, state is saved and Stopped raised."""
 
     plan: Plan
     results: Path
@@ -173,14 +173,19 @@ class Engine:
     def trial(self, cell: Cell, splits: Splits, teacher: Teacher) -> Trial:
         """A student with its objective, at the start or where its checkpoint left it. Raises Inapplicable."""
         net = build_net(cell.student, splits.num_classes, splits.input_size, "student", cell.seed).to(self.device)
-        built = Objective(cell.terms)
+        built, needs = Objective(cell.phases), needs_of(cell.methods)
         steps = -(-len(splits.train) // cell.train.batch_size) * cell.train.epochs
         task = task_of(splits, steps)
-        student_says, teacher_says = (blank_outputs(n, built.needs, task, self.device) for n in (net, teacher.net))
+        student_says, teacher_says = (blank_outputs(n, needs, task, self.device) for n in (net, teacher.net))
         built.build(student_says, teacher_says, task, cell.seed)
         trial = Trial(net, built, cell.train, self.device, cell.seed)
         if (state := self.checkpoints.load(cell.key)) is not None:
             trial.load_state(state)
+        else:
+            self.bar.now(f"preparing {cell.label}")
+            built.prepare(
+                lambda epoch: taught_epoch(teacher.net, needs, splits, cell.train, cell.seed, epoch), cell.seed
+            )
         return trial
 
     def splits(self, cell: Cell) -> Splits:
@@ -220,7 +225,7 @@ class Engine:
         files = []
         details: Record = {"curves": trial.curves, "cost": self.cost(trial, splits, members)}
         if trial.status == "done":
-            state = {name: value.cpu().contiguous() for name, value in trial.net.model.state_dict().items()}
+            state = {name: value.cpu().contiguous() for name, value in trial.weights().items()}
             files = [self.folder / "students" / f"{cell.key}.safetensors"]
             write_atomic(files[0], save(state, metadata={"kdbench.key": cell.key, "model": cell.student.model}))
             details |= {"scores": scores_of(trial, teacher), "profile": self.profile(cell, trial, teacher, splits)}
@@ -240,7 +245,7 @@ class Engine:
             "curves": {},
             **about,
             **details,
-            "versions": versions(self.device, list(cell.terms)),
+            "versions": versions(self.device, cell.methods),
             "finished": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         }
         record = finite(record)
@@ -251,10 +256,11 @@ class Engine:
 
     def profile(self, cell: Cell, trial: Trial, teacher: Teacher, splits: Splits) -> dict[str, dict[str, Any]]:
         """Teacher and student side by side; students of one make are measured once."""
-        name = f"{cell.teacher.model_dump_json()} {cell.student.model_dump_json()} {cell.dataset.model_dump_json()}"
+        stays = trial.deployed.method and trial.deployed.method.name
+        name = " ".join([str(stays), *(s.model_dump_json() for s in (cell.teacher, cell.student, cell.dataset))])
         if name not in self._profiles:
             self.bar.now(f"measuring latency of {cell.pair}")
-            nets = {"teacher": teacher.net, "student": trial.net}
+            nets = {"teacher": teacher.net, "student": trial.deployed}
             self._profiles[name] = profile(nets, splits.input_size, self.device, self.profile_seconds)
         return self._profiles[name]
 

@@ -52,3 +52,9 @@ def pool_to_smaller(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
 def to_grid(x: Tensor, grid: tuple[int, int]) -> Tensor:
     """A map [B, C, H, W] average-pooled to `grid` = (H', W'); untouched where it fits already."""
     return x if x.shape[-2:] == grid else F.adaptive_avg_pool2d(x, grid)
+
+
+def standardise(logits: Tensor, population: bool = False, eps: float = 1e-7) -> Tensor:
+    """(x - mean_k x) / (eps + std_k x) for each row of [B, K]; the sample's standard deviation, or the population's."""
+    centred = logits - logits.mean(-1, keepdim=True)
+    return centred / (eps + logits.std(-1, keepdim=True, correction=0 if population else 1))

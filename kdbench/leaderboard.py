@@ -8,7 +8,7 @@ from typing import Any
 import pandas as pd
 from scipy import stats
 
-from kdbench.cells import BASELINE, Cell
+from kdbench.cells import Cell, alone
 from kdbench.records import Record, write_atomic
 
 GROUP = ["dataset", "teacher", "student"]
@@ -23,7 +23,7 @@ def frame_of(records: Iterable[Record], labels: dict[str, str] | None = None) ->
         rows.append({
             **{name: record.get(name) for name in ("key", *GROUP, "label", "seed", "status", "reason")},
             "label": (labels or {}).get(record["key"], record["label"]),
-            "alone": list(record["settings"].get("objective", {})) == [BASELINE],
+            "alone": record["settings"].get("objective") == alone(),
             **record["scores"],
             **{f"student_{k}": v for k, v in student.items()},
             **{f"teacher_{k}": v for k, v in teacher.items()},
@@ -43,7 +43,7 @@ def paired_gain(ours: pd.Series, theirs: pd.Series) -> dict[str, float]:
 
 
 def table_of(cells: pd.DataFrame) -> pd.DataFrame:
-    """Per data set and pair one row per objective, in order of appearance. Cells that did not end well count nothing."""
+    """Per data set and pair one row per objective, in order of appearance; only cells that are done count."""
     rows = []
     for group, part in cells.groupby(GROUP, sort=False):
         done = part[part["status"] == "done"]
@@ -53,14 +53,15 @@ def table_of(cells: pd.DataFrame) -> pd.DataFrame:
             seeds = good.drop_duplicates("seed").set_index("seed")
             summary: dict[str, Any] = dict(zip(GROUP, group, strict=True))
             summary |= {"objective": label, "n": len(seeds), "cells": len(row), "alone": bool(row["alone"].any())}
-            summary |= {f"n_{s}": int((row["status"] == s).sum()) for s in ("diverged", "failed", "skipped", "missing")}
+            for status in ("diverged", "failed", "skipped", "missing"):
+                summary[f"n_{status}"] = int((row["status"] == status).sum())
             summary["reason"] = next((r for r in row["reason"] if isinstance(r, str) and r), "")
             for column in good.columns:
                 if column.startswith(("test_", "teacher_", "student_", "cost_")) and len(good):
                     summary[column] = good[column].mean()
             if "test_top1" in good and len(good):
                 summary["std"] = good["test_top1"].std(ddof=1) if len(good) > 1 else math.nan
-                summary |= paired_gain(seeds["test_top1"], alone)
+                summary.update(paired_gain(seeds["test_top1"], alone))
             rows.append(summary)
     return pd.DataFrame(rows)
 
@@ -72,7 +73,7 @@ def with_missing(cells: pd.DataFrame, wanted: Iterable[Cell]) -> pd.DataFrame:
     for cell in wanted:
         missing = {
             "key": cell.key, "dataset": cell.dataset.name, "teacher": cell.teacher.short, "student": cell.student.short,
-            "seed": cell.seed, "status": "missing", "reason": "", "alone": list(cell.terms) == [BASELINE],
+            "seed": cell.seed, "status": "missing", "reason": "", "alone": cell.is_alone,
         }  # fmt: skip
         rows.append({**(have.get(cell.key) or missing), "label": cell.label})
     return pd.DataFrame(rows)
@@ -173,7 +174,9 @@ def remarks(rows: list[dict[str, Any]]) -> list[str]:
     return lines
 
 
-def write_leaderboard(cells: list[Cell], records: Iterable[Record], folder: Path, suite: str) -> tuple[pd.DataFrame, str]:
+def write_leaderboard(
+    cells: list[Cell], records: Iterable[Record], folder: Path, suite: str
+) -> tuple[pd.DataFrame, str]:
     """Write `leaderboard.md` and `leaderboard.csv` (one row per objective) and `cells.csv`; returns table and text."""
     frame = with_missing(frame_of(records), cells)
     table = table_of(frame)

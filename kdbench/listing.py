@@ -36,7 +36,9 @@ def show_plan(suite: Path, options: Options) -> int:
     made = make(suite, **vars(options))
     out = console()
     name, todo = made.suite.name, made.todo
-    out.print(f"{name}: {len(made.cells)} cells, {made.num_done} done, {len(todo)} to train in {len(made.cohorts)} cohorts")
+    out.print(
+        f"{name}: {len(made.cells)} cells, {made.num_done} done, {len(todo)} to train in {len(made.cohorts)} cohorts"
+    )
     for line in made.damaged:
         out.print(line, soft_wrap=True)
     cohorts = table("data set", "teacher", "students", ">seed", ">cells", ">epochs", ">batch")
@@ -58,7 +60,7 @@ def show_plan(suite: Path, options: Options) -> int:
 
 def why_not(made: Plan) -> list[str]:
     """One line per row and pair that does not apply."""
-    lines = {}
+    lines: dict[str, None] = {}
     for cell in made.cells:
         if (reason := made.inapplicable.get(cell.key)) is not None:
             lines[f"does not apply: {cell.dataset.name} · {cell.pair} · {cell.label}: {reason}"] = None
@@ -69,7 +71,7 @@ def estimate(made: Plan, device: torch.device) -> float:
     """Seconds, from the plan's multiply-adds and the rate of a typical convolution; small nets reach less of it."""
     precision = made.todo[0].train.precision
     dtype = torch.bfloat16 if precision == "bf16" else torch.float32
-    layer = torch.nn.Conv2d(64, 64, 3, padding=1, bias=False).to(device, dtype, memory_format=torch.channels_last)
+    layer = torch.nn.Conv2d(64, 64, 3, padding=1, bias=False).to(device, dtype).to(memory_format=torch.channels_last)
     images = torch.rand(64, 64, 16, 16, device=device, dtype=dtype).to(memory_format=torch.channels_last)
     macs = 64 * 16 * 16 * 64 * 64 * 9 / 1e9
     with torch.no_grad():

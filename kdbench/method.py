@@ -6,6 +6,7 @@ A method is one loss term between a frozen teacher and a student. It sees what b
 Shapes: B batch, K classes, D width of the embedding, C channels, H x W grid.
 """
 
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, fields
 from typing import Annotated, Any, ClassVar
 
@@ -14,7 +15,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 # What a method may ask for with `needs=`. Only what some member of a cohort needs is computed.
-NEEDS = ("logits", "embedding", "features", "preacts", "attention", "classifier")
+NEEDS = ("logits", "embedding", "features", "preacts", "norms", "attention", "classifier", "second")
 
 # Ranges for settings: `def __init__(self, temperature: Positive = 4.0)`.
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
@@ -38,12 +39,16 @@ class Outputs:
     features: tuple[Tensor, ...] = ()  # each [B, C, H, W], shallow to deep, timm's order
     preacts: tuple[Tensor, ...] = ()  # each [B, C, H, W]: the stage's feature map before its last activation
     attention: tuple[Tensor, ...] = ()  # each [B, heads, queries, keys], rows sum to 1 (transformers)
+    norms: tuple[Tensor, ...] = ()  # each [2, C]: weight and bias of the batch norm before that last activation
     classifier: tuple[Tensor, Tensor] | None = None  # weight [K, D] and bias [K] of the last layer
+    second: "Outputs | None" = None  # the same network's logits on a second, strongly augmented view
 
     def map(self, change: Any) -> "Outputs":
         """The same outputs with `change` applied to every tensor."""
 
         def apply(value: Any) -> Any:
+            if isinstance(value, Outputs):
+                return value.map(change)
             if isinstance(value, tuple):
                 return tuple(change(v) for v in value)
             return None if value is None else change(value)
@@ -59,6 +64,9 @@ class Batch:
     target: Tensor  # [B], int64
     index: Tensor  # [B], int64, place in the training set
     progress: float  # share of the training that is done, 0..1
+    second: Tensor | None = (
+        None  # [B, 3, H, W], another crop and flip, with strong colour changes, of the same pictures
+    )
 
 
 @dataclass(frozen=True)
@@ -72,8 +80,14 @@ class Task:
     targets: Tensor | None = None  # [num_train], the training labels (CRD draws its negatives from other classes)
 
 
+EpochOf = Callable[[int], Iterator[tuple[Outputs, Batch]]]
+
+
 class Method(nn.Module):
     """One loss term. Subclasses take their settings as keyword arguments with defaults and type hints.
+
+    A numeric setting is kept as an attribute of its own name and read in `forward`: then a suite may let it follow a
+    schedule over the training, `temperature: {from: 8, to: 2}`.
 
     Set by `@register_method`: `name`, `needs`, `paper`, `year`, `family`.
     """
@@ -86,6 +100,19 @@ class Method(nn.Module):
 
     def build(self, student: Outputs, teacher: Outputs, task: Task) -> None:
         """Make adapters from the shapes of a blank forward (B = 2). Raises `Inapplicable` if the pair can't have it."""
+
+    def prepare(self, epoch_of: EpochOf) -> None:
+        """Called once before training, if defined: for what must be learnt from the teacher alone (FT's paraphraser).
+
+        `epoch_of(n)` yields the teacher's outputs and the batch for every batch of an n-th pass over the training set.
+        """
+
+    def infer(self, student: Outputs) -> Tensor | None:
+        """Logits [B, K] of a student whose adapter stays at inference (SimKD); None (the default): the student's own.
+
+        The student is then evaluated, counted and timed with what this method adds to it.
+        """
+        return None
 
     def forward(self, student: Outputs, teacher: Outputs, batch: Batch) -> dict[str, Tensor]:
         """Named scalar losses; the objective adds them up. Gradients must never reach `teacher`."""

@@ -13,7 +13,7 @@ from kdbench.data import load_splits
 from kdbench.errors import UserError
 from kdbench.method import Inapplicable, Outputs, Task
 from kdbench.models import Net, build_net
-from kdbench.objective import Objective, blank_outputs
+from kdbench.objective import Objective, blank_outputs, needs_of
 from kdbench.profiling import count_macs
 from kdbench.records import Record, Records, is_final
 from kdbench.registry import DATASETS, DataInfo
@@ -91,7 +91,9 @@ class Shapes:
 
     def task(self, dataset: DatasetSpec) -> Task:
         info = self.info(dataset)
-        return Task(info.num_classes, info.num_train, info.input_size, 1, torch.zeros(info.num_train, dtype=torch.int64))
+        return Task(
+            info.num_classes, info.num_train, info.input_size, 1, torch.zeros(info.num_train, dtype=torch.int64)
+        )
 
     def net(self, spec: ModelSpec, dataset: DatasetSpec) -> Net:
         name = spec.model_dump_json() + dataset.model_dump_json()
@@ -138,9 +140,10 @@ class Shapes:
 
     def why_not(self, cell: Cell) -> str | None:
         """Why the cell's objective does not apply to its pair; None when it does."""
-        built: Any = Objective(cell.terms)
+        built: Any = Objective(cell.phases)
         try:
-            student, teacher = (self.outputs(spec, cell.dataset, built.needs) for spec in (cell.student, cell.teacher))
+            needs = needs_of(cell.methods)
+            student, teacher = (self.outputs(spec, cell.dataset, needs) for spec in (cell.student, cell.teacher))
             with torch.device("meta"):
                 built.build(student, teacher, self.task(cell.dataset), 0)
         except Inapplicable as reason:
@@ -151,7 +154,7 @@ class Shapes:
         verdicts: dict[str, str | None] = {}
         found = {}
         for cell in cells:
-            place = f"{cell.dataset}{cell.teacher}{cell.student}{cell.terms}"
+            place = f"{cell.dataset}{cell.teacher}{cell.student}{cell.phases}"
             if place not in verdicts:
                 verdicts[place] = self.why_not(cell)
             if (reason := verdicts[place]) is not None:

@@ -8,8 +8,9 @@ import json
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
@@ -60,9 +61,11 @@ class Train(Frozen):
     precision: Literal["fp32", "bf16"] = "fp32"
 
     @model_validator(mode="after")
-    def _fits(self) -> "Train":
+    def _fits(self) -> Self:
+        if self.epochs == 0:
+            return self
         steps = self.schedule.step
-        if any(a >= b for a, b in zip(steps, steps[1:], strict=False)) or (steps and steps[-1] >= self.epochs):
+        if any(a >= b for a, b in pairwise(steps)) or (steps and steps[-1] >= self.epochs):
             raise ValueError(f"schedule.step must rise and stay below epochs ({self.epochs})")
         if self.warmup_epochs >= self.epochs:
             raise ValueError(f"warmup_epochs must be below epochs ({self.epochs})")
@@ -77,10 +80,6 @@ class TeacherTrain(Train):
 
     epochs: Annotated[int, Field(ge=0)] = 240
     seed: Seed | Literal["per_seed"] = 0
-
-    @model_validator(mode="after")
-    def _fits(self) -> "TeacherTrain":
-        return self if self.epochs == 0 else super()._fits()  # type: ignore[return-value]
 
 
 class ModelSpec(Frozen):
@@ -134,6 +133,24 @@ class Pair(Frozen):
     train: dict[str, Any] = {}
 
 
+class Ramp(Frozen):
+    """A number that follows a schedule over the training: `to` is reached at the share `until` of it."""
+
+    model_config = ConfigDict(populate_by_name=True)
+
+    start: float = Field(alias="from")
+    to: float
+    curve: Literal["linear", "cosine"] = "linear"
+    until: Annotated[float, Field(gt=0, le=1)] = 1.0
+
+
+class Common(Frozen):
+    """What every term of an objective may say, whatever its method."""
+
+    weight: Above0 = 1.0
+    standardise: Literal["none", "sample", "population"] = "none"
+
+
 class SuiteFile(Frozen):
     """The file as written; the editors' schema is made from this."""
 
@@ -156,7 +173,9 @@ class SuiteFile(Frozen):
         return name
 
 
-Terms = dict[str, dict[str, Any]]  # method -> {"weight": w, every setting}
+Terms = dict[str, dict[str, Any]]  # method -> {"weight": w, "standardise": ..., every setting}
+Phase = tuple[int | None, Terms]  # for so many epochs; the last phase (usually the only one) for all that are left
+Phases = tuple[Phase, ...]
 
 
 @dataclass(frozen=True)
@@ -167,7 +186,7 @@ class Suite:
     name: str
     datasets: tuple[DatasetSpec, ...]
     pairs: tuple[tuple[ModelSpec, ModelSpec, Train], ...]
-    objectives: dict[str, Terms]
+    objectives: dict[str, Phases]
     seeds: tuple[int, ...]
     validation: float
     teacher_train: TeacherTrain
@@ -196,14 +215,50 @@ def load_suite(path: Path | str, plugins: tuple[Path, ...] = ()) -> Suite:
     )
 
 
-def objective(terms: dict[str, Any]) -> Terms:
-    """`{kd: 0.9}` or `{kd: {weight: 0.9, temperature: 4}}` with every setting filled in; methods in order of name."""
-    filled = {}
-    for name in sorted(terms):
-        given = dict(terms[name]) if isinstance(terms[name], dict) else {"weight": terms[name]}
-        weight = given.pop("weight", 1.0)
-        filled[name] = {"weight": float(weight), **METHODS.settings(name, given)[0]}
-    return filled
+def objective(row: dict[str, Any]) -> Phases:
+    """A row of `methods` with every setting filled in.
+
+    `{kd: 0.9}` or `{kd: {weight: 0.9, temperature: 4}}`, or `{phases: [{epochs: 30, fitnet: 100}, {kd: 1}]}`.
+    """
+    if "phases" not in row:
+        return ((None, _terms(row)),)
+    parts = [dict(part) for part in row["phases"]]
+    return tuple((part.pop("epochs", None), _terms(part)) for part in parts)
+
+
+def _terms(terms: dict[str, Any]) -> Terms:
+    return {name: fill(name, terms[name])[0] for name in sorted(terms)}
+
+
+def fill(name: str, given: Any) -> tuple[dict[str, Any], list[tuple[str, str]]]:
+    """Every setting of one term, the engine's own (`weight`, `standardise`) included, and the mistakes in it.
+
+    A number may be a ramp over the training: `{from: 8, to: 2, curve: linear, until: 1.0}`.
+    """
+    table = dict(given) if isinstance(given, dict) and "from" not in given else {"weight": given}
+    ramps: dict[str, dict[str, Any]] = {}
+    problems = []
+    for setting, value in table.items():
+        if isinstance(value, dict) and "from" in value:
+            wrong = list(_mistakes(Ramp, value, ()))
+            problems += [(setting, " ".join(filter(None, [".".join(map(str, loc)), text]))) for loc, text in wrong]
+            if not wrong:
+                ramps[setting] = _parse(Ramp, value).model_dump(by_alias=True)
+    ends = [{**table, **{setting: ramp[end] for setting, ramp in ramps.items()}} for end in ("from", "to")]
+    filled: dict[str, Any] = {}
+    for end in ends if ramps else ends[:1]:
+        if not any(isinstance(v, dict) for v in end.values()):
+            common = {k: end[k] for k in ("weight", "standardise") if k in end}
+            problems += [(str(loc[0]), text) for loc, text in _mistakes(Common, common, ())]
+            own, wrong_settings = METHODS.settings(name, {k: v for k, v in end.items() if k not in common})
+            problems += wrong_settings
+            filled = filled or {**Common.model_construct(**common).model_dump(), **own}
+        elif not problems:
+            bad = next(k for k, v in end.items() if isinstance(v, dict))
+            problems.append((bad, "a table here must be a schedule: {from: 8, to: 2, curve: linear}"))
+    if filled.get("standardise", "none") != "none" and "logits" not in METHODS[name].needs:
+        problems.append(("standardise", f"{name} does not read the teacher's logits"))
+    return {**filled, **ramps}, list(dict.fromkeys(problems))
 
 
 def _parse(model: Any, data: dict[str, Any]) -> Any:
@@ -261,7 +316,7 @@ def _line_order(line: str) -> tuple[str, int]:
 
 
 def _check(document: Document) -> Iterator[tuple[Place, str]]:
-    """All mistakes: those of shape and type first, then those of names and settings, on whatever has the right shape."""
+    """All mistakes: those of shape and type, then those of names and settings on whatever has the right shape."""
     data = document.data
     yield from _mistakes(SuiteFile, data, ())
     train = data.get("train") if isinstance(data.get("train"), dict) else {}
@@ -352,38 +407,51 @@ def _check_objectives(data: dict[str, Any]) -> Iterator[tuple[Place, str]]:
     if not isinstance(rows, dict):
         return
     seen: dict[str, str] = {}
-    for label, terms in rows.items():
+    for label, row in rows.items():
         place: Place = ("methods", label)
         if not label.strip() or any(c in label for c in "|\n\r"):
             yield place, "a row's label must be some text without '|' or line breaks"
-        if not isinstance(terms, dict):
+        if not isinstance(row, dict):
             continue
-        if not terms:
-            yield place, "an objective needs at least one method"
-            continue
-        wrong = list(_check_terms(terms, place))
+        wrong = list(_check_phases(row, place, data) if "phases" in row else _check_terms(row, place))
         yield from wrong
         if not wrong:
-            text = json.dumps(objective(terms), sort_keys=True)
+            text = json.dumps(objective(row), sort_keys=True)
             if text in seen:
                 yield place, f"is the same objective as {seen[text]!r}"
             seen.setdefault(text, label)
 
 
+def _check_phases(row: dict[str, Any], place: Place, data: dict[str, Any]) -> Iterator[tuple[Place, str]]:
+    phases = row["phases"]
+    if len(row) > 1 or not isinstance(phases, list) or not all(isinstance(part, dict) for part in phases) or not phases:
+        example = "{phases: [{epochs: 30, fitnet: 100}, {kd: 1}]}"
+        yield place, f"phases must be a list of objectives and stand alone: {example}"
+        return
+    for number, part in enumerate(phases):
+        last = number == len(phases) - 1
+        epochs = part.get("epochs")
+        if last and epochs is not None:
+            yield (*place, "phases", number), "the last phase takes the epochs that are left; leave `epochs` out"
+        elif not last and (not isinstance(epochs, int) or isinstance(epochs, bool) or epochs < 1):
+            yield (*place, "phases", number), f"needs `epochs`, a whole number above 0, not {epochs!r}"
+        yield from _check_terms({k: v for k, v in part.items() if k != "epochs"}, (*place, "phases", number))
+    train = data.get("train")
+    total = train.get("epochs", Train().epochs) if isinstance(train, dict) else None
+    lengths = [part.get("epochs") for part in phases[:-1]]
+    if isinstance(total, int) and all(isinstance(n, int) for n in lengths) and sum(lengths) >= total:
+        yield place, f"its first phases take {sum(lengths)} epochs; train.epochs is {total}"
+
+
 def _check_terms(terms: dict[str, Any], place: Place) -> Iterator[tuple[Place, str]]:
+    if not terms:
+        yield place, "an objective needs at least one method"
     for name, value in terms.items():
         if name not in METHODS:
             yield (*place, name), unknown("method", name, METHODS)
             continue
-        given = dict(value) if isinstance(value, dict) else {"weight": value}
-        weight = given.pop("weight", 1.0)
-        where = (*place, name, "weight") if isinstance(value, dict) else (*place, name)
-        if not isinstance(weight, int | float) or isinstance(weight, bool):
-            yield where, f"a weight must be a number, not {weight!r}"
-        elif not 0 < weight < float("inf"):
-            yield where, f"a weight must be above 0 and finite, not {weight!r}"
-        for setting, text in METHODS.settings(name, given)[1]:
-            yield (*place, name, setting), text
+        for setting, text in fill(name, value)[1]:
+            yield ((*place, name, setting) if isinstance(value, dict) else (*place, name)), text
 
 
 # --- the editors' schema ---------------------------------------------------------------------------------------------
@@ -394,20 +462,25 @@ def schema() -> dict[str, Any]:
     load_methods()
     root = SuiteFile.model_json_schema()
     definitions = root.setdefault("$defs", {})
-    terms = {}
+    ramp, terms = Ramp.model_json_schema(), {}
     for name in METHODS:
         settings = METHODS.schema(name)
         definitions |= settings.pop("$defs", {})
-        settings["properties"] = {"weight": {"type": "number", "exclusiveMinimum": 0}, **settings.get("properties", {})}
-        terms[name] = {"anyOf": [{"type": "number", "exclusiveMinimum": 0}, settings]}
-    row = {"type": "object", "properties": terms, "additionalProperties": False, "minProperties": 1}
+        own = {**Common.model_json_schema()["properties"], **settings.get("properties", {})}
+        numeric = ("number", "integer")
+        ramped = {k: {"anyOf": [v, ramp]} if v.get("type") in numeric else v for k, v in own.items()}
+        terms[name] = {"anyOf": [{"type": "number", "exclusiveMinimum": 0}, {**settings, "properties": ramped}]}
+    plain_row = {"type": "object", "properties": terms, "additionalProperties": False, "minProperties": 1}
+    phase = {**plain_row, "properties": {"epochs": {"type": "integer", "minimum": 1}, **terms}}
+    phases = {"phases": {"type": "array", "items": phase, "minItems": 1}}
+    row = {"anyOf": [plain_row, {"type": "object", "properties": phases, "required": ["phases"]}]}
     root["properties"]["methods"] = {"type": "object", "additionalProperties": row, "minProperties": 1}
     for name, short in (("ModelSpec", "model"), ("DatasetSpec", "name")):
         full = {**definitions[name], "required": [short], "additionalProperties": True}
         definitions[name] = {"anyOf": [{"type": "string"}, full]}
     kinds = {"enum": ["cosine", "constant", "step"]}
     definitions["Schedule"] = {"anyOf": [kinds, definitions["Schedule"]]}
-    train = {k: v for k, v in definitions["Train"]["properties"].items()}
+    train = dict(definitions["Train"]["properties"])
     root["properties"]["teacher_train"] = {
         "type": "object",
         "properties": {**train, "seed": {"anyOf": [{"type": "integer"}, {"const": "per_seed"}]}},
@@ -415,5 +488,3 @@ def schema() -> dict[str, Any]:
     }
     root["required"] = [] if "extends" in root["properties"] else root.get("required", [])
     return root
-
-

@@ -1,4 +1,4 @@
-"""Teachers: loaded or trained once per (data set, model, recipe, seed), kept with their accuracy, found again by key."""
+"""Teachers: loaded or trained once per (data set, model, recipe, seed), kept with their accuracy, found by key."""
 
 import json
 from collections.abc import Callable
@@ -41,9 +41,7 @@ class Stopped(Exception):
     """The run was asked to stop; state is saved."""
 
 
-def obtain(
-    cell: Cell, splits: Splits, results: Path, device: torch.device, hooks: MakeHooks
-) -> Teacher:
+def obtain(cell: Cell, splits: Splits, results: Path, device: torch.device, hooks: MakeHooks) -> Teacher:
     """The teacher of `cell`, from `results/teachers/` if it is there.
 
     `hooks(cell, trial, checkpoints)` makes the training's hooks. Raises Stopped, or UserError when training failed.
@@ -56,7 +54,7 @@ def obtain(
 
 def freeze(net: Net, device: torch.device) -> Net:
     """Eval mode for good, and no gradients: neither weights nor batch-norm statistics can change."""
-    net.to(device, memory_format=torch.channels_last)
+    net.to(device).to(memory_format=torch.channels_last)
     net.requires_grad_(False)
     return net.eval()
 
@@ -90,8 +88,10 @@ def _make(cell: Cell, splits: Splits, folder: Path, device: torch.device, hooks:
         seconds, curves = sum(trial.seconds.values()), trial.curves
     freeze(net, device)
     [scores] = evaluate([net], splits.test, recipe.precision)
-    write_atomic(folder / f"{cell.teacher_key}.safetensors", save({k: v.cpu().contiguous() for k, v in net.model.state_dict().items()}))
-    about = {"key": cell.teacher_key, "scores": scores, "seconds": seconds, "settings": cell.teacher_identity, "curves": curves}
+    weights = {name: value.cpu().contiguous() for name, value in net.model.state_dict().items()}
+    write_atomic(folder / f"{cell.teacher_key}.safetensors", save(weights))
+    about = {"key": cell.teacher_key, "settings": cell.teacher_identity, "scores": scores, "seconds": seconds}
+    about["curves"] = curves
     write_json(folder / f"{cell.teacher_key}.json", finite(about))
     Checkpoints(folder / "checkpoints").remove(cell.teacher_key)
     return Teacher(net, scores, seconds, cell.teacher_key, cell.teacher_identity)

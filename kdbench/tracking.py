@@ -34,9 +34,10 @@ class Mirror:
         os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
         os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
         os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
-        logging.getLogger("alembic").setLevel(logging.WARNING)
-        logging.getLogger("mlflow").setLevel(logging.WARNING)
         from mlflow import MlflowClient
+
+        for name in ("alembic", "mlflow", "mlflow.store.db.utils"):
+            logging.getLogger(name).setLevel(logging.WARNING)
 
         results.mkdir(parents=True, exist_ok=True)
         with FileLock(results / ".mlflow.lock"):  # a fresh database does not survive several creators
@@ -204,7 +205,9 @@ class Tracker:
                     self.say(f"MLflow ({self.uri}) can't be written: {first}; training goes on")
 
 
-def sync(records: Iterable[Record], suite: str, results: Path, uri: str, files_of: Callable[[Record], list[Path]]) -> int:
+def sync(
+    records: Iterable[Record], suite: str, results: Path, uri: str, files_of: Callable[[Record], list[Path]]
+) -> int:
     """Bring the mirror up to the records; twice gives the same as once. Returns how many cells were written."""
     mirror, written = Mirror(suite, results, uri), 0
     for record in records:

@@ -11,8 +11,8 @@ with the same bits whether it trains alone or among others, and whether it was i
 
 import math
 import time
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -22,8 +22,8 @@ from kdbench.data.splits import Epoch, Loader, Splits
 from kdbench.evaluation import autocast, evaluate, predictions
 from kdbench.method import Batch, Outputs
 from kdbench.models import Net
-from kdbench.objective import Objective
-from kdbench.seeding import RandomState
+from kdbench.objective import Deployed, Objective
+from kdbench.seeding import RandomState, derive
 from kdbench.suite import Train
 
 
@@ -35,10 +35,10 @@ class Trial:
     """One member of a cohort in training: a student, its objective, its optimizer, its random state, its curves."""
 
     def __init__(self, net: Net, objective: Objective, train: Train, device: torch.device, seed: int) -> None:
-        self.net = net.to(device, memory_format=torch.channels_last)
+        self.net = net.to(device).to(memory_format=torch.channels_last)
         self.objective = objective.to(device)
         self.train_spec, self.device = train, device
-        self.needs = objective.needs
+        self.deployed = Deployed(self.net, self.objective)
         self.params = [p for p in [*net.parameters(), *objective.parameters()] if p.requires_grad]
         self.optimizer = make_optimizer(self.params, train)
         # Two streams: what a method draws must not change the student's drop-out masks, which all objectives share.
@@ -53,10 +53,21 @@ class Trial:
         self.net.train()
         self.objective.train()
 
+    @property
+    def needs(self) -> frozenset[str]:
+        return self.objective.needs
+
+    def weights(self) -> dict[str, Tensor]:
+        """The student's weights under the timm model's names; what stays of the method at inference as `method.*`."""
+        weights = dict(self.net.model.state_dict())
+        if self.deployed.method is not None:
+            weights |= {f"method.{name}": value for name, value in self.deployed.method.state_dict().items()}
+        return weights
+
     def step(self, batch: Batch, taught: Outputs, lr: float) -> None:
         """One optimizer step. `taught`: the teacher's outputs, in fp32 (or wider) and without gradient."""
         with self.student_random, autocast(self.device, self.train_spec.precision):
-            said = self.net(batch.images, self.needs)
+            said = both_views(self.net, batch, self.needs)
         with self.method_random:
             loss, losses = self.objective(at_least_fp32(said), taught, batch)
         self.optimizer.zero_grad(set_to_none=True)
@@ -133,6 +144,8 @@ def train_cohort(
     running = [t for t in trials if t.status == "running"]
     for number in range(min((t.evaluated for t in running), default=0), train.epochs):
         epoch = loader.epoch(number)
+        for trial in running:
+            trial.objective.enter(number)
         for step in range(loader.steps):
             place = number * loader.steps + step
             members = [t for t in running if t.done == place and t.status == "running"]
@@ -165,7 +178,7 @@ def lock_step(
 ) -> None:
     """One batch for all members. One that raises leaves the cohort; the others go on."""
     clock = Clock(device)
-    batch = epoch.batch(step, progress)
+    batch = epoch.batch(step, progress, second=any("second" in trial.needs for trial in members))
     shared = {"data": clock.lap()}
     taught = teach(teacher, batch, members)
     shared["teacher"] = clock.lap()
@@ -182,24 +195,45 @@ def lock_step(
             trial.seconds[name] += seconds if name != "teacher" or trial.needs else 0.0
 
 
-@torch.no_grad()
 def teach(teacher: Net | None, batch: Batch, members: Sequence[Trial]) -> Outputs:
     """The teacher's outputs for the union of the members' needs; an empty answer when nobody asks."""
     needs = frozenset().union(*(trial.needs for trial in members))
     if teacher is None or not needs:
         return Outputs(logits=batch.images.new_zeros(len(batch.target), 0))
-    with autocast(batch.images.device, members[0].train_spec.precision):
-        return at_least_fp32(teacher(batch.images, needs))
+    return ask(teacher, batch, needs, members[0].train_spec.precision)
 
 
-def end_epoch(
-    trials: Sequence[Trial], splits: Splits, known: Tensor | None, train: Train, num_steps: int
-) -> None:
+@torch.no_grad()
+def ask(teacher: Net, batch: Batch, needs: frozenset[str], precision: str) -> Outputs:
+    with autocast(batch.images.device, precision):
+        return at_least_fp32(both_views(teacher, batch, needs))
+
+
+def both_views(net: Net, batch: Batch, needs: frozenset[str]) -> Outputs:
+    """The net's outputs on the batch, and its logits on the second view where a method needs them."""
+    if "second" not in needs or batch.second is None:
+        return net(batch.images, needs)
+    said = net(batch.images, needs - {"second"})
+    return replace(said, second=net(batch.second))
+
+
+def taught_epoch(
+    teacher: Net, needs: frozenset[str], splits: Splits, train: Train, seed: int, number: int
+) -> Iterator[tuple[Outputs, Batch]]:
+    """A pass over the training set with the teacher's outputs, for `Method.prepare`."""
+    loader = Loader(splits.train, train.batch_size, train.augment, derive("prepare", seed))
+    epoch = loader.epoch(number)
+    for step in range(loader.steps):
+        batch = epoch.batch(step, 0.0, second="second" in needs)
+        yield ask(teacher, batch, needs, train.precision), batch
+
+
+def end_epoch(trials: Sequence[Trial], splits: Splits, known: Tensor | None, train: Train, num_steps: int) -> None:
     """Evaluate all members in one pass per split. The test set is only looked at: nothing is decided by it."""
     if not trials:
         return
     start = time.perf_counter()
-    nets = [trial.net for trial in trials]
+    nets = [trial.deployed for trial in trials]
     scores = {"test": evaluate(nets, splits.test, train.precision, known)}
     if splits.validation is not None:
         scores["validation"] = evaluate(nets, splits.validation, train.precision)

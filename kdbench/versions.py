@@ -38,7 +38,7 @@ def device_name(device: torch.device) -> str:
 
 @lru_cache
 def git_commit() -> str | None:
-    """The commit of kdbench's own checkout, `-dirty` when tracked files differ; None when it is an installed package."""
+    """The commit of kdbench's own checkout, `-dirty` when tracked files differ; None for an installed package."""
     here = Path(__file__).parent
     command = ["git", "-C", str(here), "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"]
     if not (here.parent / ".git").exists():

@@ -26,7 +26,7 @@ def images(pixels: Any, targets: Any) -> Images:
 
 @register_dataset("digits", info=fixed(10, 8, 1200, 597))
 def digits(data_dir: Path) -> Splits:
-    """scikit-learn's 1,797 handwritten digits, 8 x 8, 10 classes: 1,200 to train, 597 to test (a fixed stratified split)."""
+    """scikit-learn's 1,797 handwritten digits, 8 x 8, 10 classes: 1,200 to train, 597 to test (a fixed split)."""
     from sklearn.datasets import load_digits
     from sklearn.model_selection import train_test_split
 

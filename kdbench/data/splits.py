@@ -68,14 +68,16 @@ class Splits:
 def to_float(pixels: Tensor) -> Tensor:
     """[B, H, W, C] uint8 -> [B, 3, H, W] float in 0..1, in channels_last memory."""
     images = pixels.permute(0, 3, 1, 2).to(torch.float32).div_(255)
-    return images if images.shape[1] == 3 else images.expand(-1, 3, -1, -1).contiguous(memory_format=torch.channels_last)
+    return (
+        images if images.shape[1] == 3 else images.expand(-1, 3, -1, -1).contiguous(memory_format=torch.channels_last)
+    )
 
 
 class Loader:
     """The training batches of every epoch: order and augmentation depend on (seed, epoch) only.
 
     Every picture is seen once an epoch; a last batch of a single picture is left out (batch norm needs two).
-    `crop` shifts by up to an eighth of the side with black borders (4 pixels at 32), `flip` mirrors every other picture.
+    `crop` shifts by up to an eighth of the side with black borders (4 pixels at 32); `flip` mirrors half the pictures.
     """
 
     def __init__(self, images: Images, batch_size: int, augment: str, seed: int) -> None:
@@ -93,23 +95,48 @@ class Epoch:
     """One epoch's draws; `batch(step)` may be asked for in any order."""
 
     def __init__(self, loader: Loader, epoch: int) -> None:
-        self.loader = loader
+        self.loader, self.number = loader, epoch
         device, count = loader.images.pixels.device, len(loader.images)
         generator = torch.Generator().manual_seed(derive("batches", loader.seed, epoch))
         self.order = torch.randperm(count, generator=generator).to(device)
         self.shift = torch.randint(0, 2 * loader.pad + 1, (count, 2), generator=generator).to(device)
         self.flip = (torch.rand(count, generator=generator) < 0.5).to(device) & loader.flip
 
-    def batch(self, step: int, progress: float) -> Batch:
+    def batch(self, step: int, progress: float, second: bool = False) -> Batch:
+        """Batch `step` of the epoch; with `second`, its second view too."""
         loader = self.loader
         part = slice(step * loader.batch_size, (step + 1) * loader.batch_size)
-        index, shift, flip = self.order[part], self.shift[part], self.flip[part]
+        index = self.order[part]
+        images = self._cut(index, self.shift[part], self.flip[part])
+        view = self._second(step, index) if second else None
+        return Batch(images, loader.images.targets[index], index, progress, view)
+
+    def _second(self, step: int, index: Tensor) -> Tensor:
+        """Another crop and flip, then brightness, contrast and saturation by up to 40%, and a square cut out."""
+        loader, count, device = self.loader, len(index), index.device
+        generator = torch.Generator().manual_seed(derive("second view", loader.seed, self.number, step))
+        shift = torch.randint(0, 2 * loader.pad + 1, (count, 2), generator=generator).to(device)
+        flip = (torch.rand(count, generator=generator) < 0.5).to(device) & loader.flip
+        strength = (0.6 + 0.8 * torch.rand(3, count, 1, 1, 1, generator=generator)).to(device)
+        corner = torch.rand(2, count, 1, 1, 1, generator=generator).to(device)
+        images = self._cut(index, shift, flip) * strength[0]
+        images = images.mean((1, 2, 3), keepdim=True).lerp(images, strength[1])
+        images = images.mean(1, keepdim=True).lerp(images, strength[2]).clamp(0, 1)
+        height, width = images.shape[-2:]
+        row = torch.arange(height, device=device)[:, None] / height - 0.75 * corner[0]
+        column = torch.arange(width, device=device) / width - 0.75 * corner[1]
+        hole = (row >= 0) & (row < 0.25) & (column >= 0) & (column < 0.25)
+        return images.masked_fill(hole, 0.5)
+
+    def _cut(self, index: Tensor, shift: Tensor, flip: Tensor) -> Tensor:
+        """Pictures `index` [B], each with its own shift [B, 2] and flip [B]: [B, 3, H, W]."""
+        loader = self.loader
         _, height, width = loader.images.input_size
         rows = torch.arange(height, device=index.device)[None] + shift[:, :1]  # [B, H]
         columns = torch.arange(width, device=index.device)[None].expand(len(index), -1)  # [B, W]
         columns = torch.where(flip[:, None], width - 1 - columns, columns) + shift[:, 1:]
         pixels = loader.padded[index[:, None, None], rows[:, :, None], columns[:, None, :]]  # [B, H, W, C]
-        return Batch(to_float(pixels), loader.images.targets[index], index, progress)
+        return to_float(pixels)
 
 
 def hold_out(splits: Splits, share: float) -> Splits:

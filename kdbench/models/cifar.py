@@ -50,6 +50,10 @@ class BasicBlock(nn.Module):
 class CifarResNet(nn.Module):
     """`depth` = 6n + 2 layers: n basic blocks in each of three stages of `widths[1:]` channels after a stem."""
 
+    layer1: nn.Module
+    layer2: nn.Module
+    layer3: nn.Module
+
     def __init__(
         self,
         depth: int = 20,
@@ -76,9 +80,7 @@ class CifarResNet(nn.Module):
             blocks = [BasicBlock(widths[stage - 1], widths[stage], stride)]
             blocks += [BasicBlock(widths[stage], widths[stage], 1) for _ in range((depth - 2) // 6 - 1)]
             self.add_module(f"layer{stage}", nn.Sequential(*blocks))
-            self.feature_info += [
-                {"num_chs": widths[stage], "reduction": 2 ** (stage - 1), "module": f"layer{stage}"}
-            ]
+            self.feature_info += [{"num_chs": widths[stage], "reduction": 2 ** (stage - 1), "module": f"layer{stage}"}]
         self.num_features = self.head_hidden_size = widths[3]
         self.fc: nn.Module = self._classifier(num_classes)
         for module in self.modules():
@@ -123,7 +125,7 @@ class CifarResNet(nn.Module):
             if place:
                 if stop_early and place > last:
                     break
-                x = getattr(self, f"layer{place}")(x)
+                x = self.get_submodule(f"layer{place}")(x)
             if place in take:
                 taken.append(x)
         return taken if intermediates_only else (x, taken)

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from kdbench.errors import UserError
 from kdbench.method import Inapplicable, Outputs
-from kdbench.models.taps import Tap, tap_attention, tap_preacts
+from kdbench.models.taps import Tap, last_norms, tap_attention, tap_preacts
 from kdbench.seeding import seeded
 
 
@@ -41,12 +41,13 @@ class Net(nn.Module):
     `size` is the side that pictures are resized to first, None to take them as they come.
     """
 
+    model: Any  # timm's models share no base class
     mean: Tensor
     std: Tensor
 
     def __init__(self, model: nn.Module, size: int | None = None) -> None:
         super().__init__()
-        self.model: Any = model
+        self.model = model
         self.size = size
         cfg = getattr(model, "pretrained_cfg", {}) or {}
         self.register_buffer("mean", _channels(cfg.get("mean", (0.5, 0.5, 0.5))), persistent=False)
@@ -75,6 +76,7 @@ class Net(nn.Module):
             features=tuple(features),
             preacts=self.tap("preacts").all() if "preacts" in needs else (),
             attention=self.tap("attention").all() if "attention" in needs else (),
+            norms=last_norms(self.model) if "norms" in needs else (),
             classifier=self.classifier() if "classifier" in needs else None,
         )
 

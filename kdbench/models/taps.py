@@ -38,7 +38,7 @@ class Tap:
 
 
 class AttentionTap(Tap):
-    """Attention maps [B, heads, N, N] of timm's standard attention, from the queries and keys as they pass q_norm, k_norm.
+    """Attention maps [B, heads, N, N] of timm's attention, from queries and keys as they pass q_norm and k_norm.
 
     The block's own (fused) computation is left as it is, so a net asked for its attention gives the same bits as one
     that is not: a cohort may not depend on what another member needs.
@@ -73,40 +73,50 @@ def tap_attention(model: nn.Module) -> Tap:
 
 
 def tap_preacts(model: nn.Module) -> Tap:
-    """The input of the last activation of every stage of `feature_info`.
+    """The input of the last activation of every stage. Raises Inapplicable as `stage_ends` does."""
+    modules = [activation for activation, _ in stage_ends(model)]
+    for module in modules:
+        if getattr(module, "inplace", False):  # it would overwrite what was noted; out of place gives the same bits
+            module.inplace = False
+    return Tap(modules)
 
-    Raises Inapplicable when a stage does not end in an activation (transformers, pre-activation nets without a tap
-    of their own: such a net may list its modules in `preact_modules()`).
-    """
-    if hasattr(model, "preact_modules"):
-        return Tap(_not_in_place(model.preact_modules()))
-    info: Any = getattr(model, "feature_info", None)
-    names = [stage["module"] for stage in (info if isinstance(info, list) else getattr(info, "info", []))]
-    modules = [_last_activation(model.get_submodule(name)) for name in names]
-    if not names or any(m is None for m in modules):
-        raise Inapplicable(f"needs maps before the activation; {type(model).__name__}'s stages don't end in one")
-    return Tap(_not_in_place([m for m in modules if m is not None]))
+
+def last_norms(model: nn.Module) -> tuple[Tensor, ...]:
+    """Weight and bias [2, C] of the batch norm before every stage's last activation. Raises Inapplicable without."""
+    norms = [norm for _, norm in stage_ends(model)]
+    if not all(isinstance(norm, nn.BatchNorm2d) for norm in norms):
+        raise Inapplicable(f"needs a batch norm before each stage's last activation; {type(model).__name__} has none")
+    return tuple(torch.stack([norm.weight, norm.bias]).detach() for norm in norms)
 
 
 ACTIVATIONS = (nn.ReLU, nn.ReLU6, nn.SiLU, nn.GELU, nn.Hardswish, nn.LeakyReLU)
 
 
-def _last_activation(stage: nn.Module) -> nn.Module | None:
-    """The activation that ends `stage`: the stage itself, or act3/act2/act of its last block (ResNets)."""
+def stage_ends(model: Any) -> list[tuple[Any, Any]]:
+    """The last activation of every stage and the batch norm before it.
+
+    Found for nets whose stages end in act3 or act2 of a residual block or in an activation (ResNets). A net of another
+    build may say so itself with a method `stage_ends()`. Raises Inapplicable for the rest.
+    """
+    if hasattr(model, "stage_ends"):
+        return model.stage_ends()
+    info = getattr(model, "feature_info", None) or []
+    names = [stage["module"] for stage in (info if isinstance(info, list) else info.info)]
+    ends = [_end(model, name) for name in names]
+    if not names or any(end is None for end in ends):
+        raise Inapplicable(f"needs maps before the activation; {type(model).__name__}'s stages don't end in one")
+    return [end for end in ends if end is not None]
+
+
+def _end(model: nn.Module, name: str) -> tuple[Any, Any] | None:
+    """act1 with the model's bn1 (a stem), or act3/act2 with bn3/bn2 of a stage's last block."""
+    stage = model.get_submodule(name)
     if isinstance(stage, ACTIVATIONS):
-        return stage
+        return stage, getattr(model, name.replace("act", "bn"), None)
     children = list(stage.children())
     last = children[-1] if isinstance(stage, nn.Sequential) and children else None
-    for name in ("act3", "act2"):
-        activation = getattr(last, name, None)
+    for number in ("3", "2"):
+        activation = getattr(last, f"act{number}", None)
         if isinstance(activation, ACTIVATIONS) and hasattr(last, "conv1"):
-            return activation
+            return activation, getattr(last, f"bn{number}", None)
     return None
-
-
-def _not_in_place(modules: list[nn.Module]) -> list[nn.Module]:
-    """An in-place activation would overwrite what was noted; out of place it computes the same bits."""
-    for module in modules:
-        if getattr(module, "inplace", False):
-            module.inplace = False  # type: ignore[assignment]
-    return modules
