@@ -9,7 +9,7 @@ from kdbench.method import Share
 
 @register_method("ce", needs=(), family="labels")
 class CrossEntropy(Method):
-    """Mean over the batch of -log softmax(s)_y, with labels mixed by `label_smoothing` with the uniform distribution."""
+    """Mean over the batch of -log softmax(s)_y, with labels mixed by `label_smoothing` with a uniform distribution."""
 
     def __init__(self, label_smoothing: Share = 0.0) -> None:
         super().__init__()

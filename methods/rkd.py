@@ -10,7 +10,7 @@ from kdbench.method import NonNegative
 
 @register_method("rkd", needs="embedding", paper="https://arxiv.org/abs/1904.05068", year=2019, family="relations")
 class RKD(Method):
-    """`distance` * mean_ij H(D_s - D_t) + `angle` * mean_ijk H(A_s - A_t), H the smooth L1 loss (Park et al., eq. 5, 8).
+    """`distance` * mean_ij H(D_s - D_t) + `angle` * mean_ijk H(A_s - A_t), H the smooth L1 loss (eq. 5 and 8).
 
     D: distances between embeddings over their mean off the diagonal. A_ijk: cosine of the angle at i between j and k.
     """
@@ -37,7 +37,7 @@ def relative(x: Tensor) -> Tensor:  # [B, D] -> [B, B]
 
 
 def angles(x: Tensor) -> Tensor:
-    """[B, D] -> [B, B, B]: <e_ij, e_ik> with e_ij = unit(x_j - x_i), from inner products, never [B, B, D] differences."""
+    """[B, D] -> [B, B, B]: <e_ij, e_ik>, e_ij = unit(x_j - x_i); from inner products, without [B, B, D] differences."""
     x = x - x.mean(0, keepdim=True)
     g = gram(x)
     # <x_j - x_i, x_k - x_i> = g_jk - g_ij - g_ik + g_ii

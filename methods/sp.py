@@ -10,7 +10,10 @@ from kdbench.stages import pair_stages
 
 @register_method("sp", needs="features", paper="https://arxiv.org/abs/1907.09682", year=2019, family="relations")
 class SimilarityPreserving(Method):
-    """||G_s - G_t||_F^2 / B^2, with G = F F^T of the flattened maps, rows unit (Tung and Mori, eq. 3-4). Weight: 3000."""
+    """||G_s - G_t||_F^2 / B^2, with G = F F^T of the flattened maps, rows unit (Tung and Mori, eq. 3-4).
+
+    Weight in the CRD table: 3000.
+    """
 
     def __init__(self, stage: Stage = -1) -> None:
         super().__init__()

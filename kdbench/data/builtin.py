@@ -3,10 +3,12 @@
 import socket
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import torch
+import torch.nn.functional as F
+from pydantic import Field
 
 from kdbench.data.splits import Images, Splits
 from kdbench.errors import UserError
@@ -24,15 +26,20 @@ def images(pixels: Any, targets: Any) -> Images:
     return Images(torch.from_numpy(pixels), torch.as_tensor(np.asarray(targets), dtype=torch.int64))
 
 
-@register_dataset("digits", info=fixed(10, 8, 1200, 597))
-def digits(data_dir: Path) -> Splits:
-    """scikit-learn's 1,797 handwritten digits, 8 x 8, 10 classes: 1,200 to train, 597 to test (a fixed split)."""
+@register_dataset("digits", info=lambda data_dir, size: DataInfo(10, (3, size, size), 1200, 597))
+def digits(data_dir: Path, size: Annotated[int, Field(ge=8, le=224)] = 8) -> Splits:
+    """scikit-learn's 1,797 handwritten digits, 8 x 8, 10 classes: 1,200 to train, 597 to test (a fixed split).
+
+    `size`: the side they are enlarged to (bilinear), so that nets and weights made for larger pictures fit.
+    """
     from sklearn.datasets import load_digits
     from sklearn.model_selection import train_test_split
 
     data = load_digits()
-    pixels = np.round(data.images * (255 / 16))
-    parts = train_test_split(pixels, data.target, train_size=1200, stratify=data.target, random_state=0)
+    pixels = torch.from_numpy(data.images * (255 / 16))[:, None]
+    if size != 8:
+        pixels = F.interpolate(pixels, size=(size, size), mode="bilinear", align_corners=False)
+    parts = train_test_split(pixels[:, 0].round().numpy(), data.target, train_size=1200, stratify=data.target, random_state=0)
     train_x, test_x, train_y, test_y = parts
     return Splits(images(train_x, train_y), images(test_x, test_y), 10)
 

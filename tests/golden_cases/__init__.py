@@ -105,9 +105,8 @@ class Golden:
         Logits that are not named are the side's own.
         """
         named: dict[str, Any] = {"logits": f"{side}_logits", **parts}
-        return Outputs(**{
-            part: self.arrays(*names) if isinstance(names, tuple) else self.array(names) for part, names in named.items()
-        })
+        found = {k: self.arrays(*v) if isinstance(v, tuple) else self.array(v) for k, v in named.items()}
+        return Outputs(**found)
 
     def batch(self, progress: float = 1.0) -> Batch:
         target = self.array("target")
@@ -117,7 +116,9 @@ class Golden:
         classes = self.array("s_logits").shape[1]
         return Task(**{"num_classes": classes, "num_train": 40, "input_size": (3, 4, 4), **changes})
 
-    def method(self, name: str, student: Outputs, teacher: Outputs, task: Task | None = None, **settings: Any) -> Method:
+    def method(
+        self, name: str, student: Outputs, teacher: Outputs, task: Task | None = None, **settings: Any
+    ) -> Method:
         """The method, built for these outputs, in train mode and in the test's dtype."""
         made = METHODS[name](**settings)
         made.build(student, teacher, task or self.task())
