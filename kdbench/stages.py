@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from kdbench.method import Inapplicable
+from kdbench.method import Inapplicable, Outputs
 
 Pairs = list[tuple[int, int]]  # (place in the student's features, place in the teacher's)
 
@@ -45,15 +45,39 @@ def same_channels(student: Tensor, teacher: Tensor) -> None:
         raise Inapplicable(f"needs equal channels; student has {student.shape[1]}, teacher {teacher.shape[1]}")
 
 
+def embeddings(student: Outputs, teacher: Outputs) -> tuple[Tensor, Tensor]:
+    """The student's [B, D_s] and the teacher's [B, D_t], of a method that needs `embedding`."""
+    assert student.embedding is not None
+    assert teacher.embedding is not None
+    return student.embedding, teacher.embedding
+
+
+def same_width(student: Tensor, teacher: Tensor) -> None:
+    """Raises Inapplicable unless two embeddings [B, D] are equally wide."""
+    if student.shape[1] != teacher.shape[1]:
+        widths = f"student has {student.shape[1]}, teacher {teacher.shape[1]}"
+        raise Inapplicable(f"needs embeddings of equal width; {widths}")
+
+
+class BatchNorm(nn.BatchNorm2d):
+    """Batch norm that also takes one value per channel (one picture on a 1 x 1 grid): it is its own mean, so 0."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.training and x.numel() == x.shape[1]:
+            return 0 * x + self.bias[:, None, None]
+        return super().forward(x)
+
+
 class Regressor(nn.Module):
     """Brings a student's map to the shape of the teacher's: ReLU(BN(conv)), the CRD benchmark's `ConvReg`.
 
     1x1 on equal grids, 3x3 with stride 2 when the student's grid is twice the teacher's, a transposed 4x4 with
-    stride 2 when it is half; any other grid is average-pooled or interpolated before the 1x1.
+    stride 2 when it is half; any other grid is average-pooled or interpolated before the 1x1. `relu=False` ends in BN.
     """
 
-    def __init__(self, student: Tensor, teacher: Tensor) -> None:
+    def __init__(self, student: Tensor, teacher: Tensor, relu: bool = True) -> None:
         super().__init__()
+        self.relu = relu
         (s_channels, *s_grid), (t_channels, *t_grid) = student.shape[1:], teacher.shape[1:]
         self.grid = (t_grid[0], t_grid[1])
         self.resize = False
@@ -65,12 +89,33 @@ class Regressor(nn.Module):
         else:
             self.resize = s_grid != t_grid
             self.conv = nn.Conv2d(s_channels, t_channels, 1)
-        self.bn = nn.BatchNorm2d(t_channels)
+        self.bn = BatchNorm(t_channels)
 
     def forward(self, x: Tensor) -> Tensor:  # [B, C_s, H_s, W_s] -> [B, C_t, H_t, W_t]
         if self.resize:
             x = resize(x, self.grid)
-        return torch.relu(self.bn(self.conv(x)))
+        x = self.bn(self.conv(x))
+        return torch.relu(x) if self.relu else x
+
+
+class ConvBN(nn.Module):
+    """BN(conv(x)), then ReLU if asked for; the grid stays as it is and the convolution has no bias."""
+
+    def __init__(self, in_channels: int, out_channels: int, kernel: int = 1, relu: bool = False) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(in_channels, out_channels, kernel, padding=kernel // 2, bias=False)
+        self.bn = BatchNorm(out_channels)
+        self.relu = relu
+
+    def forward(self, x: Tensor) -> Tensor:  # [B, C_in, H, W] -> [B, C_out, H, W]
+        x = self.bn(self.conv(x))
+        return torch.relu(x) if self.relu else x
+
+
+def match_channels(student: Tensor, teacher: Tensor) -> nn.Module:
+    """What brings a student's map to the teacher's channels: a 1x1 convolution, nothing where they are equal."""
+    s_channels, t_channels = student.shape[1], teacher.shape[1]
+    return nn.Identity() if s_channels == t_channels else nn.Conv2d(s_channels, t_channels, 1)
 
 
 def resize(x: Tensor, grid: tuple[int, int]) -> Tensor:
@@ -78,3 +123,22 @@ def resize(x: Tensor, grid: tuple[int, int]) -> Tensor:
     if x.shape[-2] >= grid[0] and x.shape[-1] >= grid[1]:
         return F.adaptive_avg_pool2d(x, grid)
     return F.interpolate(x, size=grid, mode="bilinear", align_corners=False)
+
+
+def needs_class_maps(outputs: Outputs, grid: int, side: str) -> None:
+    """Raises Inapplicable unless the net averages its last map [B, D, H, W] for its classifier, H and W >= `grid`."""
+    if not outputs.features:
+        raise Inapplicable(f"needs feature maps; the {side} gives none")
+    assert outputs.classifier is not None
+    assert outputs.embedding is not None
+    maps, width = outputs.features[-1], outputs.classifier[0].shape[1]
+    if maps.shape[1] != width:
+        found = f"the {side}'s reads {width} channels, the map has {maps.shape[1]}"
+        raise Inapplicable(f"needs a classifier on the last stage's map; {found}")
+    if min(maps.shape[-2:]) < grid:
+        size = " x ".join(map(str, maps.shape[-2:]))
+        raise Inapplicable(f"needs last maps of at least {grid} x {grid}; the {side}'s are {size}")
+    # A norm or a class token between map and classifier does not show in shapes: where there are values, look at them.
+    mean = maps.mean((2, 3))
+    if not maps.is_meta and (mean - outputs.embedding).abs().max() > 1e-2 * mean.abs().max() + 1e-6:
+        raise Inapplicable(f"needs a classifier on the mean of the last stage's map; the {side}'s reads something else")
