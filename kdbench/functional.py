@@ -58,3 +58,70 @@ def standardise(logits: Tensor, population: bool = False, eps: float = 1e-7) -> 
     """(x - mean_k x) / (eps + std_k x) for each row of [B, K]; the sample's standard deviation, or the population's."""
     centred = logits - logits.mean(-1, keepdim=True)
     return centred / (eps + logits.std(-1, keepdim=True, correction=0 if population else 1))
+
+
+def is_class(target: Tensor, num_classes: int) -> Tensor:
+    """One-hot as a mask, [B] -> [B, K]."""
+    return target[:, None] == torch.arange(num_classes, device=target.device)
+
+
+def log_softmax_over(logits: Tensor, kept: Tensor) -> Tensor:
+    """Log of the softmax over the classes of the mask `kept` [B, K]; 0 for the others, which then add nothing."""
+    lowest = torch.finfo(logits.dtype).min  # not -inf: a row that keeps no class must stay finite
+    return logits.masked_fill(~kept, lowest).log_softmax(-1).masked_fill(~kept, 0)
+
+
+def soft_kl_over(student: Tensor, teacher: Tensor, kept: Tensor, temperature: float) -> Tensor:
+    """As `soft_kl`, with both softmaxes over the classes of the mask `kept` [B, K]; 0 for a row that keeps none."""
+    log_q = log_softmax_over(student / temperature, kept)
+    log_p = log_softmax_over(teacher / temperature, kept)
+    return (log_p.exp() * (log_p - log_q)).sum(-1)
+
+
+def log_odds(logits: Tensor, chosen: Tensor) -> Tensor:
+    """log(p / (1 - p)) with p the probability of class `chosen` [B] of each row; exact where p is next to 0 or 1."""
+    own = logits.gather(-1, chosen[:, None]).squeeze(-1)
+    return own - logits.masked_fill(is_class(chosen, logits.shape[-1]), -torch.inf).logsumexp(-1)
+
+
+def binary_kl(student: Tensor, teacher: Tensor) -> Tensor:
+    """KL(teacher || student) of two-way choices given by their log odds, [B] -> [B]."""
+    yes = F.logsigmoid(teacher) - F.logsigmoid(student)
+    no = F.logsigmoid(-teacher) - F.logsigmoid(-student)
+    return teacher.sigmoid() * yes + (-teacher).sigmoid() * no
+
+
+def decoupled_kl(student: Tensor, teacher: Tensor, target: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
+    """DKD's two parts of each row's KL: target class against the rest, and among the other classes; without T^2."""
+    of_target = binary_kl(log_odds(student / temperature, target), log_odds(teacher / temperature, target))
+    others = ~is_class(target, student.shape[-1])
+    return of_target, soft_kl_over(student, teacher, others, temperature)
+
+
+def normalised_ce(
+    student: Tensor, teacher: Tensor, target: Tensor, temperature: float, gamma: float, unmasked: bool = False
+) -> Tensor:
+    """NKD of each row: the teacher's target probability times -log q_y, and gamma T^2 times a cross-entropy.
+
+    That one runs over the softmaxes of the other classes; `unmasked`: of all classes.
+    """
+    hot = is_class(target, student.shape[-1])
+    of_target = -(teacher.softmax(-1) * student.log_softmax(-1) * hot).sum(-1)
+    kept = torch.ones_like(hot) if unmasked else ~hot
+    p = log_softmax_over(teacher / temperature, kept).exp()
+    of_others = -(p * log_softmax_over(student / temperature, kept)).sum(-1)
+    return of_target + gamma * temperature**2 * of_others
+
+
+def class_maps(features: Tensor, classifier: tuple[Tensor, Tensor], grid: int) -> Tensor:
+    """The classifier at every place of a map [B, D, H, W] pooled to `grid` x `grid`: [B, K, grid, grid].
+
+    With `grid` = 1 these are the logits of a net that averages this map for its classifier.
+    """
+    weight, bias = classifier
+    return F.conv2d(to_grid(features, (grid, grid)), weight[:, :, None, None], bias)
+
+
+def warm_up(progress: float, share: float) -> float:
+    """0 -> 1 in a line over the first `share` of the training."""
+    return min(progress / share, 1.0) if share else 1.0
