@@ -1,0 +1,36 @@
+"""Hidden states: the student's tokens, linearly projected, meet the teacher's."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from kdbench import Batch, Method, Outputs, Task, register_method
+from kdbench.functional import pool_to_smaller
+from kdbench.method import Stage
+from kdbench.stages import pair_stages
+
+
+@register_method("hidden", needs="features", paper="https://arxiv.org/abs/1909.10351", year=2020, family="transformers")
+class HiddenStates(Method):
+    """Sum over `layers` of MSE(W h_s, h_t), W a trained linear map of the channels (TinyBERT, eq. 8).
+
+    The layers are the given fractions of both nets' depth (TinyBERT's uniform mapping). Tokens of pictures only, as
+    maps; of maps on different grids the larger is average-pooled. Published for language: no weight for CIFAR-100.
+    """
+
+    def __init__(self, layers: tuple[Stage, ...] = (0.25, 0.5, 0.75, 1.0)) -> None:
+        super().__init__()
+        self.layers = layers
+        self.project = nn.ModuleList()
+
+    def build(self, student: Outputs, teacher: Outputs, task: Task) -> None:
+        self.pairs = pair_stages(student.features, teacher.features, self.layers)
+        for s, t in self.pairs:
+            self.project.append(nn.Conv2d(student.features[s].shape[1], teacher.features[t].shape[1], 1, bias=False))
+
+    def forward(self, student: Outputs, teacher: Outputs, batch: Batch) -> dict[str, Tensor]:
+        losses = []
+        for project, (place_s, place_t) in zip(self.project, self.pairs, strict=True):
+            s, t = pool_to_smaller(student.features[place_s], teacher.features[place_t])
+            losses.append(F.mse_loss(project(s), t))
+        return {"hidden": torch.stack(losses).sum()}
