@@ -15,7 +15,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 # What a method may ask for with `needs=`. Only what some member of a cohort needs is computed.
-NEEDS = ("logits", "embedding", "features", "preacts", "norms", "attention", "classifier", "second")
+NEEDS = ("logits", "embedding", "features", "preacts", "norms", "attention", "classifier", "second", "token_logits")
 
 # Ranges for settings: `def __init__(self, temperature: Positive = 4.0)`.
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
@@ -41,6 +41,7 @@ class Outputs:
     attention: tuple[Tensor, ...] = ()  # each [B, heads, queries, keys], rows sum to 1 (transformers)
     norms: tuple[Tensor, ...] = ()  # each [2, C]: weight and bias of the batch norm before that last activation
     classifier: tuple[Tensor, Tensor] | None = None  # weight [K, D] and bias [K] of the last layer
+    token_logits: Tensor | None = None  # [B, K]: the distillation token's head; `logits` average both
     second: "Outputs | None" = None  # the same network's logits on a second, strongly augmented view
 
     def map(self, change: Any) -> "Outputs":

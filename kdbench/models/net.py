@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from kdbench.errors import UserError
 from kdbench.method import Inapplicable, Outputs
-from kdbench.models.taps import Tap, last_norms, tap_attention, tap_preacts
+from kdbench.models.taps import AttentionTap, OutputTap, Tap, last_norms, over_whole_pictures, tap_preacts
 from kdbench.seeding import seeded
 
 
@@ -53,7 +53,9 @@ class Net(nn.Module):
         self.register_buffer("mean", _channels(cfg.get("mean", (0.5, 0.5, 0.5))), persistent=False)
         self.register_buffer("std", _channels(cfg.get("std", (0.5, 0.5, 0.5))), persistent=False)
         head = self.model.get_classifier()
-        self.head = [head[0] if isinstance(head, tuple | list | nn.ModuleList) else head]  # in a list: not a submodule
+        self.head = list(head) if isinstance(head, tuple | list | nn.ModuleList) else [head]  # a list: no submodule
+        # timm's distilled models give a pair: the class token's head and the distillation token's.
+        self.token_head = self.head[1:] if isinstance(head, tuple) and len(head) == 2 else []
         self._taps: dict[str, Tap] = {}
         self._embedding = Tap([self.head[0]])
 
@@ -62,7 +64,7 @@ class Net(nn.Module):
         x = self.normalise(images)
         features: list[Tensor] = []
         with ExitStack() as taps:
-            for tap in [self._embedding] + [self.tap(need) for need in ("preacts", "attention") if need in needs]:
+            for tap in [self._embedding] + [self.tap(need) for need in self.tapped(needs)]:
                 taps.enter_context(tap)
             if "features" in needs:
                 x, features = self._intermediates(x)
@@ -75,7 +77,8 @@ class Net(nn.Module):
             embedding=self._embedding.last().flatten(1) if "embedding" in needs else None,
             features=tuple(features),
             preacts=self.tap("preacts").all() if "preacts" in needs else (),
-            attention=self.tap("attention").all() if "attention" in needs else (),
+            attention=self.attention(len(images)) if "attention" in needs else (),
+            token_logits=self.tap("token_logits").last() if "token_logits" in self.tapped(needs) else None,
             norms=last_norms(self.model) if "norms" in needs else (),
             classifier=self.classifier() if "classifier" in needs else None,
         )
@@ -88,6 +91,8 @@ class Net(nn.Module):
     def classifier(self) -> tuple[Tensor, Tensor]:
         """Weight [K, D] and bias [K] of the last layer. Raises Inapplicable when it is no linear map."""
         head = self.head[0]
+        if len(self.head) > 1:
+            raise Inapplicable(f"needs one linear classifier; {type(self.model).__name__} has {len(self.head)}")
         if not isinstance(head, nn.Linear | nn.Conv2d):
             raise Inapplicable(f"needs a linear classifier; {type(self.model).__name__} ends in {type(head).__name__}")
         weight = head.weight.flatten(1)
@@ -98,10 +103,21 @@ class Net(nn.Module):
             raise Inapplicable(f"needs feature maps; {type(self.model).__name__} gives none")
         return self.model.forward_intermediates(x, output_fmt="NCHW")
 
+    def attention(self, num_pictures: int) -> tuple[Tensor, ...]:
+        return over_whole_pictures(self.tap("attention").all(), num_pictures, type(self.model).__name__)
+
+    def tapped(self, needs: Collection[str]) -> list[str]:
+        """Which of `needs` are read by a tap. A net without a head of its own for a token has no `token_logits`."""
+        known = ("preacts", "attention", "token_logits") if self.token_head else ("preacts", "attention")
+        return [need for need in known if need in needs]
+
     def tap(self, need: str) -> Tap:
         """The tap that collects `need`, made on first use."""
         if need not in self._taps:
-            self._taps[need] = {"preacts": tap_preacts, "attention": tap_attention}[need](self.model)
+            if need == "preacts":
+                self._taps[need] = tap_preacts(self.model)
+            else:
+                self._taps[need] = AttentionTap() if need == "attention" else OutputTap(self.token_head[0])
         return self._taps[need]
 
 

@@ -1,10 +1,11 @@
 """Taps: hooks that note a tensor as it flows by, and change nothing of the computation."""
 
-from collections.abc import Callable
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from kdbench.method import Inapplicable
 
@@ -37,39 +38,78 @@ class Tap:
         return self.all()[-1]
 
 
-class AttentionTap(Tap):
-    """Attention maps [B, heads, N, N] of timm's attention, from queries and keys as they pass q_norm and k_norm.
+class OutputTap(Tap):
+    """Notes the output of `module`."""
 
-    The block's own (fused) computation is left as it is, so a net asked for its attention gives the same bits as one
-    that is not: a cohort may not depend on what another member needs.
+    def __init__(self, module: nn.Module) -> None:
+        super().__init__([])
+        module.register_forward_hook(lambda module, inputs, output: self._note(module, (output,)))
+
+
+class AttentionTap(Tap):
+    """Attention maps of a transformer, from the queries, keys and masks that its fused attention is called with.
+
+    The net's own computation is left as it is, so a net asked for its attention gives the same bits as one that is
+    not: a cohort may not depend on what another member needs. Drop-out is left out of the maps.
     """
 
-    def __init__(self, attentions: list[Any]) -> None:
+    def __init__(self) -> None:
         super().__init__([])
-        self.query: Tensor | None = None
-        for attention in attentions:
-            attention.q_norm.register_forward_hook(self._note_query)
-            attention.k_norm.register_forward_hook(self._with_scale(attention.scale))
+        self.listener = AttentionListener([])
 
-    def _note_query(self, module: nn.Module, inputs: Any, query: Tensor) -> None:
-        if self.open:
-            self.query = query
+    def __enter__(self) -> "Tap":
+        super().__enter__()
+        self.listener = AttentionListener(self.seen)
+        self.listener.__enter__()
+        return self
 
-    def _with_scale(self, scale: float) -> Callable[..., None]:
-        def note_key(module: nn.Module, inputs: Any, key: Tensor) -> None:
-            if self.open:
-                assert self.query is not None
-                self.seen.append(torch.softmax(scale * self.query @ key.transpose(-2, -1), dim=-1))
-
-        return note_key
+    def __exit__(self, *_: object) -> None:
+        self.listener.__exit__(None, None, None)
+        super().__exit__()
 
 
-def tap_attention(model: nn.Module) -> Tap:
-    """Raises Inapplicable for a net without standard attention."""
-    found = [m for m in model.modules() if hasattr(m, "q_norm") and hasattr(m, "k_norm") and hasattr(m, "scale")]
-    if not found:
-        raise Inapplicable(f"needs attention maps; {type(model).__name__} has none that can be read")
-    return AttentionTap(found)
+class AttentionListener(TorchFunctionMode):
+    """Adds the map of every call of the fused attention to `seen`."""
+
+    def __init__(self, seen: list[Tensor]) -> None:
+        super().__init__()
+        self.seen = seen
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        if func is F.scaled_dot_product_attention:
+            self.seen.append(attention_map(*args, **kwargs))
+        return func(*args, **kwargs)
+
+
+def attention_map(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attn_mask: Tensor | None = None,
+    dropout_p: float = 0.0,
+    is_causal: bool = False,
+    scale: float | None = None,
+    enable_gqa: bool = False,
+) -> Tensor:
+    """softmax(scale Q K^T + mask), with the arguments of `F.scaled_dot_product_attention`: [..., queries, keys]."""
+    if enable_gqa:
+        key = key.repeat_interleave(query.shape[-3] // key.shape[-3], -3)
+    scores = query @ key.transpose(-2, -1) * (query.shape[-1] ** -0.5 if scale is None else scale)
+    if is_causal:
+        attn_mask = torch.ones_like(scores, dtype=torch.bool).tril()
+    if attn_mask is not None:
+        scores = scores + attn_mask if attn_mask.is_floating_point() else scores.masked_fill(~attn_mask, -torch.inf)
+    return scores.softmax(-1)
+
+
+def over_whole_pictures(attention: tuple[Tensor, ...], num_pictures: int, net: str) -> tuple[Tensor, ...]:
+    """Raises Inapplicable unless there are maps and each is [B, heads, queries, keys] (windows stand in the batch)."""
+    if not attention:
+        raise Inapplicable(f"needs attention maps; {net} has none that can be read")
+    if any(len(a.shape) != 4 or len(a) != num_pictures for a in attention):
+        raise Inapplicable(f"needs attention over whole pictures; {net} attends within windows")
+    return attention
 
 
 def tap_preacts(model: nn.Module) -> Tap:
