@@ -45,6 +45,12 @@ def same_channels(student: Tensor, teacher: Tensor) -> None:
         raise Inapplicable(f"needs equal channels; student has {student.shape[1]}, teacher {teacher.shape[1]}")
 
 
+def needs_places(student: Sequence[Tensor], teacher: Sequence[Tensor], pairs: Pairs) -> None:
+    """Raises Inapplicable when every pair of maps [B, C, H, W] shares but one position: nothing to compare over it."""
+    if all(min(student[s].shape[2:].numel(), teacher[t].shape[2:].numel()) == 1 for s, t in pairs):
+        raise Inapplicable("compares positions of a map, and these maps are 1 x 1; take a larger picture or other stages")
+
+
 def embeddings(student: Outputs, teacher: Outputs) -> tuple[Tensor, Tensor]:
     """The student's [B, D_s] and the teacher's [B, D_t], of a method that needs `embedding`."""
     assert student.embedding is not None
@@ -64,7 +70,7 @@ class BatchNorm(nn.BatchNorm2d):
 
     def forward(self, x: Tensor) -> Tensor:
         if self.training and x.numel() == x.shape[1]:
-            return 0 * x + self.bias[:, None, None]
+            return 0 * x * self.weight[:, None, None] + self.bias[:, None, None]
         return super().forward(x)
 
 

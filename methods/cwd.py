@@ -5,7 +5,7 @@ from torch import Tensor, nn
 from kdbench import Batch, Method, Outputs, Task, register_method
 from kdbench.functional import pool_to_smaller, soft_kl
 from kdbench.method import Positive, Stage
-from kdbench.stages import match_channels, pair_stages
+from kdbench.stages import match_channels, needs_places, pair_stages
 
 
 @register_method("cwd", needs="features", paper="https://arxiv.org/abs/2011.13256", year=2021, family="maps")
@@ -22,7 +22,8 @@ class ChannelWise(Method):
         self.adapter: nn.Module = nn.Identity()
 
     def build(self, student: Outputs, teacher: Outputs, task: Task) -> None:
-        [(self.s, self.t)] = pair_stages(student.features, teacher.features, [self.stage])
+        [(self.s, self.t)] = pairs = pair_stages(student.features, teacher.features, [self.stage])
+        needs_places(student.features, teacher.features, pairs)
         self.adapter = match_channels(student.features[self.s], teacher.features[self.t])
 
     def forward(self, student: Outputs, teacher: Outputs, batch: Batch) -> dict[str, Tensor]:

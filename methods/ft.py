@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from kdbench import Batch, Method, Outputs, Task, register_method
 from kdbench.functional import pool_to_smaller, unit
 from kdbench.method import Count, EpochOf, Positive, Stage
-from kdbench.stages import BatchNorm, pair_stages, same_channels
+from kdbench.stages import BatchNorm, needs_places, pair_stages, same_channels
 
 Power = Annotated[float, Field(ge=1, allow_inf_nan=False)]
 
@@ -38,18 +38,20 @@ class FactorTransfer(Method):
         paraphraser_lr: Positive = 0.01,
     ) -> None:
         super().__init__()
-        self.p1, self.p2, self.stage, self.form, self.factors, self.rate = p1, p2, stage, form, factors, rate
-        self.paraphraser_epochs, self.paraphraser_lr = paraphraser_epochs, paraphraser_lr
+        self.p1, self.p2, self.stage, self.form, self.factors, self.share = p1, p2, stage, form, factors, rate
+        self.epochs, self.lr = paraphraser_epochs, paraphraser_lr
         self.paraphraser: nn.Module = nn.Identity()
         self.translator: nn.Module = nn.Identity()
         self.decoder: nn.Module = nn.Identity()
 
     def build(self, student: Outputs, teacher: Outputs, task: Task) -> None:
-        [(self.s, self.t)] = pair_stages(student.features, teacher.features, [self.stage])
+        [(self.s, self.t)] = pairs = pair_stages(student.features, teacher.features, [self.stage])
+        if self.form == "code":
+            needs_places(student.features, teacher.features, pairs)
         s_map, t_map = student.features[self.s], teacher.features[self.t]
         if self.factors == "trained":
             channels = t_map.shape[1]
-            width = max(int(channels * self.rate), 1)
+            width = max(int(channels * self.share), 1)
             self.paraphraser = convolutions(channels, channels, width, width).requires_grad_(False)
             self.decoder = convolutions(width, width, channels, channels).requires_grad_(False)
             self.translator = convolutions(s_map.shape[1], s_map.shape[1], width, width, norm=True)
@@ -61,13 +63,13 @@ class FactorTransfer(Method):
         if self.factors == "maps":
             return
         autoencoder = nn.Sequential(self.paraphraser, self.decoder).requires_grad_(True)
-        settings = {"lr": self.paraphraser_lr, "momentum": 0.9, "weight_decay": 5e-4}
-        optimizer = torch.optim.SGD(autoencoder.parameters(), **settings)
-        for epoch in range(self.paraphraser_epochs):
+        optimizer = torch.optim.SGD(autoencoder.parameters(), lr=self.lr, momentum=0.9, weight_decay=5e-4)
+        for epoch in range(self.epochs):
             for teacher, _ in epoch_of(epoch):
                 optimizer.zero_grad()
                 maps = teacher.features[self.t]
-                F.mse_loss(autoencoder(maps), maps).backward()
+                with torch.enable_grad():
+                    F.mse_loss(autoencoder(maps), maps).backward()
                 optimizer.step()
         optimizer.zero_grad()
         autoencoder.requires_grad_(False)

@@ -6,7 +6,7 @@ from torch import Tensor
 from kdbench import Batch, Method, Outputs, Task, register_method
 from kdbench.functional import gram, pool_to_smaller, unit
 from kdbench.method import Stage
-from kdbench.stages import pair_stages
+from kdbench.stages import needs_places, pair_stages
 
 
 @register_method("nst", needs="features", paper="https://arxiv.org/abs/1707.01219", year=2017, family="maps")
@@ -23,6 +23,7 @@ class NeuronSelectivityTransfer(Method):
 
     def build(self, student: Outputs, teacher: Outputs, task: Task) -> None:
         self.pairs = pair_stages(student.features, teacher.features, self.stages)
+        needs_places(student.features, teacher.features, self.pairs)
 
     def forward(self, student: Outputs, teacher: Outputs, batch: Batch) -> dict[str, Tensor]:
         losses = []

@@ -29,28 +29,22 @@ class VID(Method):
         stages: tuple[Stage, ...] = (-3, -2, -1),
     ) -> None:
         super().__init__()
-        self.initial_var, self.eps, self.fixed_var, self.stages = initial_var, eps, fixed_var, stages
+        self.start_var, self.eps, self.fixed_var, self.stages = initial_var, eps, fixed_var, stages
         self.predictors = nn.ModuleList()
         self.log_scales = nn.ParameterList()
 
     def build(self, student: Outputs, teacher: Outputs, task: Task) -> None:
         self.pairs = pair_stages(student.features, teacher.features, self.stages)
-        start = math.log(math.expm1(max(self.initial_var - self.eps, 1e-8)))
+        start = math.log(math.expm1(max(self.start_var - self.eps, 1e-8)))
         for s, t in self.pairs:
             channels = teacher.features[t].shape[1]
-            self.predictors.append(
-                nn.Sequential(
-                    nn.Conv2d(student.features[s].shape[1], channels, 1, bias=False), nn.ReLU(),
-                    nn.Conv2d(channels, channels, 1, bias=False), nn.ReLU(),
-                    nn.Conv2d(channels, channels, 1, bias=False),
-                )
-            )  # fmt: skip
+            self.predictors.append(predictor(student.features[s].shape[1], channels))
             if not self.fixed_var:
                 self.log_scales.append(nn.Parameter(torch.full((channels,), start, device=student.logits.device)))
 
     def variance(self, place: int, like: Tensor) -> Tensor:  # [1, C, 1, 1], or a scalar
         if self.fixed_var:
-            return torch.full_like(like[0, 0, 0, 0], self.initial_var)
+            return torch.full_like(like[0, 0, 0, 0], self.start_var)
         return (F.softplus(self.log_scales[place]) + self.eps)[:, None, None]
 
     def forward(self, student: Outputs, teacher: Outputs, batch: Batch) -> dict[str, Tensor]:
@@ -61,3 +55,9 @@ class VID(Method):
             error = (self.predictors[place](s_map) - t_map).square()
             losses.append((error / var + var.log()).mean() / 2)
         return {"vid": torch.stack(losses).sum()}
+
+
+def predictor(in_channels: int, channels: int) -> nn.Sequential:
+    first = nn.Conv2d(in_channels, channels, 1, bias=False)
+    second, third = (nn.Conv2d(channels, channels, 1, bias=False) for _ in range(2))
+    return nn.Sequential(first, nn.ReLU(), second, nn.ReLU(), third)
