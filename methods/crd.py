@@ -86,33 +86,49 @@ class CRD(Method):
         s, t = embeddings(student, teacher)
         v_s, v_t = unit(self.embed_s(s)), unit(self.embed_t(t))
         places = self.draw(batch)
-        scores = [products(v, memory, places) for v, memory in ((v_s, self.memory_t), (v_t, self.memory_s))]
+        scores = [self.scores(v, memory, places) for v, memory in ((v_s, self.memory_t), (v_t, self.memory_s))]
         with torch.no_grad():
-            self.set_z(scores)
+            times = self.times(places, v_s)
+            self.set_z(scores, times)
             self.memory_s = self.moved(self.memory_s, v_s, batch.index)
             self.memory_t = self.moved(self.memory_t, v_t, batch.index)
-        loss_s, loss_t = (self.contrast(*some, z) for some, z in zip(scores, self.log_z, strict=True))
+        loss_s, loss_t = (self.contrast(*some, times, z) for some, z in zip(scores, self.log_z, strict=True))
         return {"crd_student": loss_s, "crd_teacher": loss_t}
 
-    def contrast(self, own: Tensor, others: Tensor, times: Tensor, log_z: Tensor) -> Tensor:
-        """What `products` gives -> scalar. In logarithms, so that no temperature overflows.
+    @property
+    def dense(self) -> bool:
+        """Whether scores with all N pictures take less memory than copies of K memory rows for every picture."""
+        return 4 * len(self.label) <= self.negatives * self.dim
 
-        x/(x + c) = sigmoid(log x - log c).
-        """
+    def scores(self, v: Tensor, memory: Tensor, places: Tensor) -> tuple[Tensor, Tensor]:
+        """<v, M> / T of each picture with its own row [B] and with others: its K negatives [B, K], or all [B, N]."""
+        own, others = places[:, 0], places[:, 1:]
+        v = v / self.temperature
+        if self.dense:
+            products = v @ memory.T
+            return products.gather(1, own[:, None]).squeeze(1), products
+        return (memory[own] * v).sum(1), (memory[others] @ v[:, :, None]).squeeze(-1)
+
+    def times(self, places: Tensor, like: Tensor) -> Tensor:
+        """How often each of the others' scores counts, in the dtype of `like`: once, or as often as it was drawn."""
+        one = like.new_ones(()).expand(places[:, 1:].shape)
+        if self.dense:
+            return like.new_zeros(len(places), len(self.label)).scatter_add_(1, places[:, 1:], one)
+        return one
+
+    def contrast(self, own: Tensor, others: Tensor, times: Tensor, log_z: Tensor) -> Tensor:
+        """In logarithms, so that no temperature overflows: x / (x + c) = sigmoid(log x - log c)."""
         noise = self.negatives / len(self.label)
         shift = log_z + math.log(noise + EPS)
-        right = F.logsigmoid(own / self.temperature - shift)
-        wrong = (times * F.logsigmoid(shift - others / self.temperature)).sum(1)
-        return -(right + wrong).mean() - self.negatives * math.log(noise / (noise + EPS))
+        wrong = (times * F.logsigmoid(shift - others)).sum(1)
+        return -(F.logsigmoid(own - shift) + wrong).mean() - self.negatives * math.log(noise / (noise + EPS))
 
-    def set_z(self, scores: list[tuple[Tensor, Tensor, Tensor]]) -> None:
-        """Z = N mean(exp(scores / T)) of the first batch. Chosen on the device: the host never waits for the flag."""
-        sums = []
-        for own, others, times in scores:
-            rows = torch.cat((own[:, None] / self.temperature, others / self.temperature + times.log()), 1)
-            sums.append(rows.flatten().logsumexp(0))
-        num_scores = len(scores[0][0]) * (1 + self.negatives)
-        log_z = torch.stack(sums) + math.log(len(self.label) / num_scores)
+    def set_z(self, scores: list[tuple[Tensor, Tensor]], times: Tensor) -> None:
+        """Z = N mean(exp(score)) of the first batch. Chosen on the device: the host never waits for the flag."""
+        log_times = times.log()
+        both = [torch.cat((own[:, None], others + log_times), 1) for own, others in scores]
+        num_scores = len(times) * (1 + self.negatives)
+        log_z = torch.stack([x.logsumexp((0, 1)) for x in both]) + math.log(len(self.label) / num_scores)
         self.log_z = torch.where(self.started, self.log_z, log_z)
         self.started = torch.ones_like(self.started)
 
@@ -120,18 +136,3 @@ class CRD(Method):
         """A new memory, not a changed one: the backward pass still needs the old."""
         rows = unit(self.momentum * memory[index] + (1 - self.momentum) * v)
         return memory.index_copy(0, index, rows)
-
-
-def products(v: Tensor, memory: Tensor, places: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Inner products of v [B, dim] with rows of `memory` [N, dim]: `places` [B, 1 + K], the own first.
-
-    Returns the own's [B], the others' [B, J] and how often each counts [B, J]: J is K or, where that takes less memory
-    than copying K rows for every picture, all N (places that were drawn twice count twice, others not at all).
-    """
-    own, others = places[:, 0], places[:, 1:]
-    if 4 * len(memory) > others.shape[1] * memory.shape[1]:
-        wrong = (memory[others] @ v[:, :, None]).squeeze(-1)
-        return (memory[own] * v).sum(1), wrong, torch.ones_like(wrong)
-    all_products = v @ memory.T
-    times = torch.zeros_like(all_products).scatter_add(1, others, v.new_ones(()).expand(others.shape))
-    return all_products.gather(1, own[:, None]).squeeze(1), all_products, times
