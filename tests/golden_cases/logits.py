@@ -7,10 +7,11 @@ from torch import Tensor
 
 from kdbench.functional import standardise
 from kdbench.method import Outputs
+from kdbench.registry import METHODS
 
 from . import Golden, golden
 
-# golden_cases name of a hyper-parameter -> name of our setting
+# A case's name of a hyper-parameter -> the name of our setting.
 SETTINGS = {"T": "temperature", "alpha_T": "alpha_temperature", "l": "exponent", "t_norm": "norm"}
 
 
@@ -145,15 +146,11 @@ def normkd(g: Golden) -> Tensor:
 
 @golden("catkd", "catkd_nonorm")
 def catkd(g: Golden) -> Tensor:
-    from kdbench.registry import METHODS
-
     method = METHODS["catkd"](grid=g.hyper["r"], normalise=g.hyper["normalize"])
     return method.distance(g.array("s_cam"), g.array("t_cam"))
 
 
 def regions(g: Golden, loss: str) -> Tensor:
-    from kdbench.registry import METHODS
-
     method = METHODS["sdd"](loss=loss, **settings(g))
     return method.over_regions(g.array("s_patch"), g.array("t_patch"), g.array("target"))
 
