@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from kdbench import Batch, Inapplicable, Method, Outputs, Task, register_method
-from kdbench.functional import pool_to_smaller, unit
+from kdbench.functional import gram, pool_to_smaller, unit
 from kdbench.method import Count, Stage
 from kdbench.stages import pair_stages, same_channels
 
@@ -73,9 +73,7 @@ def right_vectors(x: Tensor, k: int) -> tuple[Tensor, Tensor]:
     after a ReLU have many that are 0. A step to first order gives the same gradient for the k vectors that are used:
     dv_j = sum_i v_i <v_i, dG v_j> / (g_j - g_i) with G = X^T X. Near-equal g are damped: such vectors turn freely.
     """
-    fixed = x.detach()
-    _, values, v = torch.linalg.svd(fixed, full_matrices=False)
-    v = v.transpose(1, 2)  # [B, C, r]
+    values, v = decompose(x.detach())
     top = v[:, :, :k]
     moved = x.transpose(1, 2) @ (x @ top)  # G v_j
     moved = moved - moved.detach()  # 0, with the gradient of G
@@ -88,6 +86,21 @@ def right_vectors(x: Tensor, k: int) -> tuple[Tensor, Tensor]:
     vectors = top + turned / scale
     sign = torch.where(top.sum(1, keepdim=True) < 0, -1.0, 1.0).to(x)
     return vectors * sign, values[:, :k]
+
+
+def decompose(x: Tensor) -> tuple[Tensor, Tensor]:
+    """Singular values [B, r], largest first, and right singular vectors [B, C, r] of [B, N, C], r = min(N, C).
+
+    By the eigenvectors of the smaller Gram matrix: on a GPU many times as fast as an SVD of every picture's map.
+    """
+    wide = x.shape[1] < x.shape[2]
+    g, vectors = torch.linalg.eigh(gram(x if wide else x.transpose(1, 2)))
+    values, vectors = g.flip(1).clamp(min=0).sqrt(), vectors.flip(2)
+    if wide:  # X^T u is v times its singular value; what belongs to a value of 0 is rounding error, and stays about 0
+        vectors = x.transpose(1, 2) @ vectors
+        least = values[:, :1, None] * torch.finfo(x.dtype).eps ** 0.5 + torch.finfo(x.dtype).tiny
+        vectors = vectors / vectors.norm(dim=1, keepdim=True).maximum(least)
+    return values, vectors
 
 
 def damped(x: Tensor) -> Tensor:
