@@ -25,13 +25,13 @@ class ReviewKD(Method):
 
     def __init__(self, stages: tuple[Stage, ...] = (-3, -2, -1), max_width: Count = 512) -> None:
         super().__init__()
-        self.stages, self.max_width = stages, max_width
+        self.stages, self.limit = stages, max_width
         self.fusions = nn.ModuleList()
 
     def build(self, student: Outputs, teacher: Outputs, task: Task) -> None:
         self.pairs = sorted(pair_stages(student.features, self.targets(teacher), self.stages))
         s_maps, t_maps = self.pyramids(student, teacher)
-        width = min(self.max_width, s_maps[-1].shape[1])
+        width = min(self.limit, s_maps[-1].shape[1])
         for s, t in zip(s_maps, t_maps, strict=True):
             self.fusions.append(Fusion(s.shape[1], width, t.shape[1], deepest=s is s_maps[-1]))
 

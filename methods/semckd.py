@@ -30,14 +30,14 @@ class SemCKD(Method):
         stages: tuple[Stage, ...] = (-3, -2, -1),
     ) -> None:
         super().__init__()
-        self.soft, self.batch_size, self.kind, self.stages = soft, batch_size, regressor, stages
+        self.soft, self.width, self.kind, self.stages = soft, batch_size, regressor, stages
         self.queries, self.keys, self.regressors = nn.ModuleList(), nn.ModuleList(), nn.ModuleDict()
 
     def build(self, student: Outputs, teacher: Outputs, task: Task) -> None:
         pairs = pair_stages(student.features, teacher.features, self.stages)
         self.s, self.t = sorted({s for s, _ in pairs}), sorted({t for _, t in pairs})
-        self.queries.extend(perceptron(self.batch_size) for _ in self.s)
-        self.keys.extend(perceptron(self.batch_size) for _ in self.t)
+        self.queries.extend(perceptron(self.width) for _ in self.s)
+        self.keys.extend(perceptron(self.width) for _ in self.t)
         for s in self.s:
             for t in self.t:
                 channels = student.features[s].shape[1], teacher.features[t].shape[1]
@@ -50,8 +50,8 @@ class SemCKD(Method):
         return torch.softmax(torch.stack(q, 1) @ torch.stack(k, 2) / self.soft, dim=-1)
 
     def similarities(self, maps: Tensor) -> Tensor:  # [B, C, H, W] -> [B, batch_size]
-        groups = [gram(rows) for rows in maps.flatten(1).split(self.batch_size)]
-        return torch.cat([F.pad(g, (0, self.batch_size - len(g))) for g in groups])
+        groups = [gram(rows) for rows in maps.flatten(1).split(self.width)]
+        return torch.cat([F.pad(g, (0, self.width - len(g))) for g in groups])
 
     def errors(self, student: Outputs, teacher: Outputs, s: int, t: int) -> Tensor:  # [B]
         s_map, t_map = pool_to_smaller(student.features[s], teacher.features[t])

@@ -29,7 +29,7 @@ class SimKD(Method):
 
     def __init__(self, factor: Count = 2) -> None:
         super().__init__()
-        self.factor = factor
+        self.narrowing = factor
         self.adapter: nn.Module = nn.Identity()
 
     def build(self, student: Outputs, teacher: Outputs, task: Task) -> None:
@@ -38,7 +38,7 @@ class SimKD(Method):
         assert teacher.classifier is not None
         weight, bias = teacher.classifier
         s_channels, channels = student.features[self.s].shape[1], weight.shape[1]
-        mid = max(channels // self.factor, 1)
+        mid = max(channels // self.narrowing, 1)
         layers = ConvBN(s_channels, mid, relu=True), ConvBN(mid, mid, 3, relu=True), ConvBN(mid, channels, relu=True)
         self.adapter = nn.Sequential(*layers)
         self.register_buffer("weight", weight.detach().clone())

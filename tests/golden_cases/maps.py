@@ -38,7 +38,9 @@ def fsp(g: Golden) -> Tensor:
 
 @golden("fsp_torchdistill")
 def fsp_torchdistill(g: Golden) -> Tensor:
-    return g.value("fsp", *stages(g, "s_feat", "t_feat_same"), stages=ALL, form="norm")
+    s, t = stages(g, "s_feat", "t_feat_same")
+    s = s.map(lambda x: x.detach().requires_grad_())  # the case gives no gradient (ties in the max-pool); there is one
+    return g.value("fsp", s, t, stages=ALL, form="norm")
 
 
 @golden("ab")
