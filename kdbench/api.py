@@ -110,7 +110,6 @@ def choose_device(name: str) -> torch.device:
 
 def run_suite(path: Path, options: Options, console: Console | None = None, **engine: Any) -> Outcome:
     """Check, train what is not done, record, mirror, and write the leaderboard."""
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # spinning threads starve each other on a busy machine
     from kdbench.engine import Engine
     from kdbench.teachers import Stopped
 

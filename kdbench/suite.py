@@ -33,7 +33,7 @@ class Schedule(Frozen):
     """`cosine` (to 0, every step), `constant`, or `{step: [150, 180, 210], gamma: 0.1}` (epochs)."""
 
     kind: Literal["cosine", "constant", "step"] = "cosine"
-    step: tuple[Count, ...] = ()
+    step: Annotated[tuple[Count, ...], Field(strict=False)] = ()
     gamma: Annotated[float, Field(gt=0, lt=1)] = 0.1
 
     @model_validator(mode="before")
@@ -249,10 +249,10 @@ def fill(name: str, given: Any) -> tuple[dict[str, Any], list[tuple[str, str]]]:
     for end in ends if ramps else ends[:1]:
         if not any(isinstance(v, dict) for v in end.values()):
             common = {k: end[k] for k in ("weight", "standardise") if k in end}
-            problems += [(str(loc[0]), text) for loc, text in _mistakes(Common, common, ())]
+            wrong_common = [(str(loc[0]), text) for loc, text in _mistakes(Common, common, ())]
             own, wrong_settings = METHODS.settings(name, {k: v for k, v in end.items() if k not in common})
-            problems += wrong_settings
-            filled = filled or {**Common.model_construct(**common).model_dump(), **own}
+            problems += wrong_common + wrong_settings
+            filled = filled or ({} if problems else {**_parse(Common, common).model_dump(), **own})
         elif not problems:
             bad = next(k for k, v in end.items() if isinstance(v, dict))
             problems.append((bad, "a table here must be a schedule: {from: 8, to: 2, curve: linear}"))
@@ -409,8 +409,8 @@ def _check_objectives(data: dict[str, Any]) -> Iterator[tuple[Place, str]]:
     seen: dict[str, str] = {}
     for label, row in rows.items():
         place: Place = ("methods", label)
-        if not label.strip() or any(c in label for c in "|\n\r"):
-            yield place, "a row's label must be some text without '|' or line breaks"
+        if not label.strip() or "|" in label or not label.isprintable():
+            yield place, "a row's label must be some printable text without '|'"
         if not isinstance(row, dict):
             continue
         wrong = list(_check_phases(row, place, data) if "phases" in row else _check_terms(row, place))

@@ -44,7 +44,8 @@ class Document:
                 break
         name = ""
         for part in place:
-            name += f"[{part}]" if isinstance(part, int) else f".{part}" if name else str(part)
+            text = str(part) if str(part).isprintable() else repr(part)
+            name += f"[{part}]" if isinstance(part, int) else f".{text}" if name else text
         return f"{path}:{line}: {name}" if name else f"{path}:{line}"
 
 

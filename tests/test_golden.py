@@ -49,7 +49,7 @@ def test_no_gradient_reaches_the_teacher():
         if why_left_out(case["id"]) is None:
             golden = Golden(case, torch.float64)
             value = case_function(case["id"])(golden)
-            assert value.requires_grad, case["id"]
+            assert value.requires_grad or not case["grads"], case["id"]
             assert not any(golden.array(name).requires_grad for name in case["inputs"] if name.startswith("t_"))
 
 

@@ -1,0 +1,78 @@
+"""What all tests share: a tiny suite that trains in seconds, and a way to run commands in this process."""
+
+import os
+
+os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
+os.environ.pop("MLFLOW_TRACKING_URI", None)
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+
+from kdbench.registry import load_methods
+
+TINY: dict[str, Any] = {
+    "name": "tiny",
+    "datasets": ["digits"],
+    "pairs": [
+        {
+            "teacher": {"model": "cifar_resnet14", "widths": [4, 4, 8, 8]},
+            "student": {"model": "cifar_resnet8", "widths": [2, 2, 4, 4]},
+        }
+    ],
+    "methods": {"student": {"ce": 1}, "kd": {"ce": 0.1, "kd": {"weight": 0.9, "temperature": 4}}},
+    "seeds": [0],
+    "train": {"epochs": 2, "batch_size": 256, "lr": 0.05, "augment": "crop"},
+}
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _methods() -> None:
+    load_methods()
+
+
+@pytest.fixture(autouse=True)
+def _two_threads() -> None:
+    torch.set_num_threads(2)
+
+
+@pytest.fixture
+def suite_file(tmp_path: Path) -> Callable[..., Path]:
+    """Writes the tiny suite with changes at the top level: `suite_file(seeds=[0, 1])`."""
+
+    def write(name: str = "suite.yaml", **changes: Any) -> Path:
+        path = tmp_path / name
+        path.write_text(yaml.safe_dump({**TINY, **changes}, sort_keys=False))
+        return path
+
+    return write
+
+
+@pytest.fixture
+def quick_profile(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Latency is not what most tests are about."""
+    monkeypatch.setattr("kdbench.engine.Engine.profile_seconds", 0.0)
+
+
+@pytest.fixture
+def kdbench(tmp_path: Path, quick_profile: None, capfd: pytest.CaptureFixture[str]) -> Callable[..., Any]:
+    """Runs a command in this process: `kdbench("run", path)` -> (exit code, stdout, stderr)."""
+    from kdbench.cli import main
+
+    def call(*arguments: object, results: Path = tmp_path / "results") -> tuple[int, str, str]:
+        words = [str(word) for word in arguments]
+        if words[0] not in ("schema",):
+            words += ["--results", str(results), "--device", "cpu"]
+        capfd.readouterr()
+        try:
+            code = main(words)
+        except SystemExit as stop:  # argparse
+            code = int(stop.code or 0)
+        out, err = capfd.readouterr()
+        return code, out, err
+
+    return call

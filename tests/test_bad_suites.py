@@ -1,0 +1,206 @@
+"""Whatever is wrong with a suite: exit 2, one clear line per mistake, nothing started, no traceback."""
+
+import subprocess
+import sys
+import textwrap
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from kdbench.errors import UserError
+from kdbench.suite import load_suite
+
+GOOD = """\
+name: good
+datasets: [digits]
+pairs:
+  - {teacher: cifar_resnet14, student: cifar_resnet8}
+methods:
+  student: {ce: 1}
+  kd: {ce: 0.1, kd: {weight: 0.9, temperature: 4}}
+seeds: [0, 1]
+validation: 0.1
+train: {epochs: 2, lr: 0.1}
+"""
+
+# (what to replace in GOOD, by what, the line of the mistake, what its message must say)
+MISTAKES = {
+    "missing key": ("seeds: [0, 1]\n", "", 1, "seeds: is missing"),
+    "wrong type": ("epochs: 2", "epochs: two", 10, "train.epochs"),
+    "text for a list": ("seeds: [0, 1]", "seeds: 3", 8, "seeds"),
+    "unknown model": ("student: cifar_resnet8}", "student: cifar_resnt8}", 4, "did you mean 'cifar_resnet8'?"),
+    "unknown teacher": ("teacher: cifar_resnet14", "teacher: resnt18", 4, "pairs[0].teacher: unknown model 'resnt18'"),
+    "unknown method": ("{ce: 1}", "{cee: 1}", 6, "unknown method 'cee'"),
+    "unknown data set": ("[digits]", "[digit]", 2, "did you mean 'digits'?"),
+    "unknown setting": ("temperature: 4", "temprature: 4", 7, "did you mean 'temperature'?"),
+    "unknown key": ("validation: 0.1", "validaton: 0.1", 9, "did you mean 'validation'?"),
+    "unknown training key": ("lr: 0.1", "learning_rate: 0.1", 10, "train.learning_rate: unknown entry"),
+    "unknown optimizer": ("lr: 0.1", "optimizer: sdg", 10, "train.optimizer"),
+    "empty list": ("seeds: [0, 1]", "seeds: []", 8, "is empty"),
+    "empty data sets": ("[digits]", "[]", 2, "is empty"),
+    "no rows": ("  student: {ce: 1}\n  kd: {ce: 0.1, kd: {weight: 0.9, temperature: 4}}\n", "  {}\n", 5, "is empty"),
+    "negative rate": ("lr: 0.1", "lr: -0.1", 10, "train.lr: should be greater than 0, not -0.1"),
+    "zero epochs": ("epochs: 2", "epochs: 0", 10, "train.epochs"),
+    "NaN": ("lr: 0.1", "lr: .nan", 10, "train.lr"),
+    "infinite": ("lr: 0.1", "lr: .inf", 10, "train.lr"),
+    "NaN weight": ("{ce: 1}", "{ce: .nan}", 6, "methods.student.ce"),
+    "negative weight": ("{ce: 1}", "{ce: -1}", 6, "methods.student.ce"),
+    "zero weight": ("{ce: 1}", "{ce: 0}", 6, "methods.student.ce"),
+    "text weight": ("{ce: 1}", "{ce: much}", 6, "methods.student.ce"),
+    "negative temperature": ("temperature: 4", "temperature: -4", 7, "methods.kd.kd.temperature"),
+    "share above 1": ("validation: 0.1", "validation: 1.5", 9, "validation"),
+    "negative seed": ("seeds: [0, 1]", "seeds: [-1]", 8, "seeds[0]"),
+    "duplicate key": ("seeds: [0, 1]", "seeds: [0, 1]\nseeds: [2]", 9, "seeds: stands here twice"),
+    "duplicate label": ("  kd: {", "  student: {", 7, "methods.student: stands here twice"),
+    "duplicate seed": ("seeds: [0, 1]", "seeds: [1, 1]", 8, "seeds[1]: stands here twice"),
+    "same objective": ("  kd: {ce: 0.1, kd: {weight: 0.9, temperature: 4}}", "  other: {ce: 1.0}", 7, "'student'"),
+    "objective without methods": ("{ce: 1}", "{}", 6, "at least one method"),
+    "objective not a table": ("{ce: 1}", "ce", 6, "methods.student"),
+    "name not a file name": ("name: good", "name: ../good", 1, "plain file name"),
+    "reserved name": ("name: good", "name: teachers", 1, "taken"),
+    "missing plugin": ("seeds: [0, 1]", "seeds: [0, 1]\nplugins: [nowhere.py]", 9, "no such file"),
+    "missing base": ("seeds: [0, 1]", "seeds: [0, 1]\nextends: nowhere.yaml", 9, "no such file"),
+    "code tag": ("name: good", "name: !!python/object/apply:os.system ['touch /tmp/kdbench-was-here']", 1, "good"),
+    "code tag as key": ("seeds: [0, 1]", "? !!python/name:os.system\n: 1\nseeds: [0, 1]", 8, ":8:"),
+    "syntax error": ("seeds: [0, 1]", "seeds: [0, 1", 9, "expected"),
+    "tab": ("seeds: [0, 1]", "\tseeds: [0, 1]", 8, "cannot start any token"),
+    "milestones after the end": ("lr: 0.1", "schedule: {step: [5]}", 10, "stay below epochs"),
+    "warm-up longer than training": ("lr: 0.1", "warmup_epochs: 2", 10, "warmup_epochs must be below"),
+    "missing checkpoint": ("teacher: cifar_resnet14", "teacher: {model: cifar_resnet14, checkpoint: no.pth}", 4, "no.pth"),
+    "number as key": ("  student: {", "  1: {", 6, "must be text"),
+    "bad schedule of a weight": ("{ce: 1}", "{ce: {from: 1, too: 2}}", 6, "methods.student.ce"),
+    "pair's training": ("student: cifar_resnet8}", "student: cifar_resnet8, train: {lr: -1}}", 4, "pairs[0].train.lr"),
+    "phase too long": ("{ce: 1}", "{phases: [{epochs: 2, kd: 1}, {ce: 1}]}", 6, "train.epochs is 2"),
+}  # fmt: skip
+
+
+def broken(tmp_path, name):
+    old, new, line, text = MISTAKES[name]
+    assert old in GOOD
+    path = tmp_path / "bad.yaml"
+    path.write_text(GOOD.replace(old, new, 1))
+    return path, line, text
+
+
+@pytest.mark.parametrize("command", ["run", "plan"])
+@pytest.mark.parametrize("name", MISTAKES)
+def test_a_mistake_is_one_line(kdbench, tmp_path, name, command):
+    path, line, text = broken(tmp_path, name)
+    code, out, err = kdbench(command, path)
+    assert (code, out) == (2, "")
+    assert "Traceback" not in err
+    lines = err.strip().splitlines()
+    if name != "code tag":
+        assert text in err
+        assert any(f"bad.yaml:{line}:" in each for each in lines), err
+    assert all("bad.yaml:" in each for each in lines), err
+    assert not (tmp_path / "results").exists()
+
+
+def test_the_good_suite_is_good(tmp_path):
+    path = tmp_path / "good.yaml"
+    path.write_text(GOOD)
+    assert load_suite(path).seeds == (0, 1)
+
+
+def test_all_mistakes_at_once(kdbench, tmp_path):
+    path = tmp_path / "bad.yaml"
+    text = GOOD.replace("lr: 0.1", "lr: -1").replace("{ce: 1}", "{cee: 1}").replace("cifar_resnet8}", "cifar_resnt8}")
+    path.write_text(text.replace("temperature: 4", "temperature: 0"))
+    code, _, err = kdbench("run", path)
+    assert code == 2
+    assert [line.split(":")[1] for line in err.strip().splitlines()] == ["4", "6", "7", "10"]
+
+
+@pytest.mark.parametrize("command", ["run", "plan"])
+@pytest.mark.parametrize("content", [b"", b"\x00\xff\xfe\x80binary", b"- a\n- list\n", b"just text", b"a: &x [*x]", b"{" * 5000])
+def test_no_suite_at_all(kdbench, tmp_path, content, command):
+    path = tmp_path / "bad.yaml"
+    path.write_bytes(content)
+    code, _, err = kdbench(command, path)
+    assert code == 2
+    assert err.startswith(str(path))
+    assert len(err.strip().splitlines()) <= 6
+
+
+def test_a_folder_and_a_missing_file(kdbench, tmp_path):
+    for path in (tmp_path, tmp_path / "nowhere.yaml"):
+        code, _, err = kdbench("run", path)
+        assert code == 2
+        assert str(path) in err
+
+
+def test_a_tag_runs_nothing(kdbench, tmp_path):
+    witness = tmp_path / "witness"
+    path = tmp_path / "evil.yaml"
+    for tag in ("!!python/object/apply:os.system", "!!python/object/new:os.system"):
+        path.write_text(GOOD.replace("name: good", f"name: {tag} ['touch {witness}']"))
+        assert kdbench("run", path)[0] == 2
+    assert not witness.exists()
+
+
+def test_aliases_cannot_explode(kdbench, tmp_path):
+    lines = ["a: &a [1, 1, 1, 1, 1, 1, 1, 1, 1, 1]"]
+    lines += [f"{b}: &{b} [{', '.join([f'*{a}'] * 10)}]" for a, b in zip("abcdefgh", "bcdefghi", strict=True)]
+    path = tmp_path / "laughs.yaml"
+    path.write_text("\n".join(lines))
+    code, _, err = kdbench("plan", path)
+    assert code == 2
+    assert "entries" in err
+
+
+def test_as_a_user_types_it(tmp_path):
+    path, line, text = broken(tmp_path, "unknown model")
+    command = [sys.executable, "-m", "kdbench", "run", str(path)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, cwd=tmp_path)
+    assert done.returncode == 2
+    assert done.stderr.strip() == (
+        f"{path}:{line}: pairs[0].student: unknown model 'cifar_resnt8'; did you mean 'cifar_resnet8'?"
+    )
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner, max_size=3),
+    max_leaves=8,
+)
+KEYS = st.sampled_from(["name", "datasets", "pairs", "methods", "seeds", "validation", "train", "teacher_train", "plugins"])
+
+
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(changes=st.dictionaries(KEYS, JSON, min_size=1, max_size=3))
+def test_any_data_is_checked_without_a_traceback(tmp_path, changes):
+    """Whatever stands in a suite, loading it succeeds or raises UserError with file and line."""
+    import yaml
+
+    path = tmp_path / "any.yaml"
+    path.write_text(yaml.safe_dump({**yaml.safe_load(GOOD), **changes}, allow_unicode=True), encoding="utf-8")
+    try:
+        load_suite(path)
+    except UserError as error:
+        assert all(line.startswith(str(path)) for line in str(error).splitlines() if line.strip()), str(error)
+
+
+@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(content=st.binary(max_size=200) | st.text(max_size=200).map(str.encode))
+def test_any_bytes_are_refused_kindly(tmp_path, content):
+    path = tmp_path / "any.yaml"
+    path.write_bytes(content)
+    with pytest.raises(UserError):
+        load_suite(path)
+
+
+def test_schema_accepts_what_ships_and_names_every_method(kdbench):
+    import json
+
+    code, out, _ = kdbench("schema")
+    schema = json.loads(out)
+    assert code == 0
+    assert '"temperature"' in json.dumps(schema["properties"]["methods"])
+
+
+def test_messages_read_well(kdbench, tmp_path):
+    path = tmp_path / "bad.yaml"
+    path.write_text(textwrap.dedent(GOOD).replace("epochs: 2", "epochs: two"))
+    assert kdbench("plan", path)[2].strip() == f"{path}:10: train.epochs: should be a valid integer, not 'two'"
