@@ -20,7 +20,7 @@ from kdbench.checkpoint import Checkpoints
 from kdbench.data import Splits, load_splits
 from kdbench.method import Inapplicable
 from kdbench.models import build_net
-from kdbench.objective import Objective, blank_outputs, needs_of
+from kdbench.objective import Objective, blank_outputs, needs_of, student_needs_of
 from kdbench.plan import Plan
 from kdbench.profiling import peak_memory_mb, profile
 from kdbench.progress import Bar
@@ -175,9 +175,9 @@ class Engine:
         net = build_net(cell.student, splits.num_classes, splits.input_size, "student", cell.seed).to(self.device)
         built, needs = Objective(cell.phases), needs_of(cell.methods)
         steps = -(-len(splits.train) // cell.train.batch_size) * cell.train.epochs
-        task = task_of(splits, steps)
-        student_says, teacher_says = (blank_outputs(n, needs, task, self.device) for n in (net, teacher.net))
-        built.build(student_says, teacher_says, task, cell.seed)
+        task = task_of(splits, steps, cell.train.batch_size)
+        student_says = blank_outputs(net, student_needs_of(cell.methods), task, self.device)
+        built.build(student_says, blank_outputs(teacher.net, needs, task, self.device), task, cell.seed)
         trial = Trial(net, built, cell.train, self.device, cell.seed)
         if (state := self.checkpoints.load(cell.key)) is not None:
             trial.load_state(state)

@@ -75,7 +75,8 @@ def with_missing(cells: pd.DataFrame, wanted: Iterable[Cell]) -> pd.DataFrame:
             "key": cell.key, "dataset": cell.dataset.name, "teacher": cell.teacher.short, "student": cell.student.short,
             "seed": cell.seed, "status": "missing", "reason": "", "alone": cell.is_alone,
         }  # fmt: skip
-        rows.append({**(have.get(cell.key) or missing), "label": cell.label})
+        row: dict[Any, Any] = have.get(cell.key) or missing
+        rows.append({**row, "label": cell.label})
     return pd.DataFrame(rows)
 
 

@@ -78,6 +78,7 @@ class Task:
     num_train: int  # pictures in the training set; Batch.index is below it
     input_size: tuple[int, int, int]  # C, H, W of one picture
     num_steps: int = 1  # optimizer steps in the whole training
+    batch_size: int = 64
     targets: Tensor | None = None  # [num_train], the training labels (CRD draws its negatives from other classes)
 
 
@@ -90,11 +91,12 @@ class Method(nn.Module):
     A numeric setting is kept as an attribute of its own name and read in `forward`: then a suite may let it follow a
     schedule over the training, `temperature: {from: 8, to: 2}`.
 
-    Set by `@register_method`: `name`, `needs`, `paper`, `year`, `family`.
+    Set by `@register_method`: `name`, `needs`, `student_needs`, `paper`, `year`, `family`.
     """
 
     name: ClassVar[str]
     needs: ClassVar[tuple[str, ...]]
+    student_needs: ClassVar[tuple[str, ...]]
     paper: ClassVar[str]
     year: ClassVar[int | None]
     family: ClassVar[str]

@@ -36,13 +36,15 @@ class Term(nn.Module):
         for key, ramp in self.ramps.items():
             setattr(self.method, key, ramp_at(ramp, batch.progress))
         if self.standardise != "none":
-            student, teacher = (self._standardised(outputs) for outputs in (student, teacher))
+            student, teacher = self._standardised(student), self._standardised(teacher)
         weight = ramp_at(self.weight, batch.progress) if isinstance(self.weight, dict) else self.weight
         return weight, self.method(student, teacher, batch)
 
     def _standardised(self, outputs: Outputs) -> Outputs:
         """Logit standardisation (Sun et al. 2024, https://arxiv.org/abs/2403.01427), for any method on logits."""
-        return replace(outputs, logits=standardise(outputs.logits, population=self.standardise == "population"))
+        second = None if outputs.second is None else self._standardised(outputs.second)
+        logits = standardise(outputs.logits, population=self.standardise == "population")
+        return replace(outputs, logits=logits, second=second)
 
 
 class Objective(nn.Module):
@@ -67,8 +69,13 @@ class Objective(nn.Module):
 
     @property
     def needs(self) -> frozenset[str]:
-        """What the networks must deliver in the present phase."""
+        """What the teacher must deliver in the present phase. Empty: it is not asked."""
         return needs_of(term.name for term in self.terms())
+
+    @property
+    def student_needs(self) -> frozenset[str]:
+        """What the student must deliver in the present phase."""
+        return student_needs_of(term.name for term in self.terms())
 
     def terms(self, place: int | None = None) -> Iterator[Term]:
         """The terms of the present (or the given) phase."""
@@ -121,7 +128,7 @@ class Deployed(nn.Module):
     def forward(self, images: Tensor, needs: Iterable[str] = ("logits",)) -> Outputs:
         if self.method is None:
             return self.net(images, needs)
-        said = self.net(images, {*needs, *self.method.needs} - {"second"})
+        said = self.net(images, {*needs, *self.method.student_needs} - {"second"})
         logits = self.method.infer(said)
         assert logits is not None
         return replace(said, logits=logits)
@@ -132,8 +139,13 @@ def _terms(terms: Terms) -> nn.ModuleDict:
 
 
 def needs_of(methods: Iterable[str]) -> frozenset[str]:
-    """What the networks must deliver for `methods`. Empty: no teacher is needed."""
+    """What the teacher must deliver for `methods`. Empty: no teacher is needed."""
     return frozenset(need for name in methods for need in METHODS[name].needs)
+
+
+def student_needs_of(methods: Iterable[str]) -> frozenset[str]:
+    """What the student must deliver for `methods`."""
+    return frozenset(need for name in methods for need in METHODS[name].student_needs)
 
 
 def prepares(method: Method) -> bool:

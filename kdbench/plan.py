@@ -13,7 +13,7 @@ from kdbench.data import load_splits
 from kdbench.errors import UserError
 from kdbench.method import Inapplicable, Outputs, Task
 from kdbench.models import Net, build_net
-from kdbench.objective import Objective, blank_outputs, needs_of
+from kdbench.objective import Objective, blank_outputs, needs_of, student_needs_of
 from kdbench.profiling import count_macs
 from kdbench.records import Record, Records, is_final
 from kdbench.registry import DATASETS, DataInfo
@@ -89,11 +89,10 @@ class Shapes:
                 self._infos[name] = DataInfo(splits.num_classes, splits.input_size, len(splits.train), len(splits.test))
         return self._infos[name]
 
-    def task(self, dataset: DatasetSpec) -> Task:
+    def task(self, dataset: DatasetSpec, batch_size: int = 64) -> Task:
         info = self.info(dataset)
-        return Task(
-            info.num_classes, info.num_train, info.input_size, 1, torch.zeros(info.num_train, dtype=torch.int64)
-        )
+        targets = torch.zeros(info.num_train, dtype=torch.int64, device="meta")
+        return Task(info.num_classes, info.num_train, info.input_size, 1, batch_size, targets)
 
     def net(self, spec: ModelSpec, dataset: DatasetSpec) -> Net:
         name = spec.model_dump_json() + dataset.model_dump_json()
@@ -142,10 +141,10 @@ class Shapes:
         """Why the cell's objective does not apply to its pair; None when it does."""
         built: Any = Objective(cell.phases)
         try:
-            needs = needs_of(cell.methods)
-            student, teacher = (self.outputs(spec, cell.dataset, needs) for spec in (cell.student, cell.teacher))
+            student = self.outputs(cell.student, cell.dataset, student_needs_of(cell.methods))
+            teacher = self.outputs(cell.teacher, cell.dataset, needs_of(cell.methods))
             with torch.device("meta"):
-                built.build(student, teacher, self.task(cell.dataset), 0)
+                built.build(student, teacher, self.task(cell.dataset, cell.train.batch_size), 0)
         except Inapplicable as reason:
             return str(reason)
         return None

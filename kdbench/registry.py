@@ -109,22 +109,31 @@ DATASETS: Registry[Any] = Registry("data set")
 
 
 def register_method(
-    name: str, *, needs: str | tuple[str, ...] = "logits", paper: str = "", year: int | None = None, family: str = ""
+    name: str,
+    *,
+    needs: str | tuple[str, ...] = "logits",
+    student_needs: str | tuple[str, ...] | None = None,
+    paper: str = "",
+    year: int | None = None,
+    family: str = "",
 ) -> Callable[[type[T]], type[T]]:
     """Class decorator that puts a `Method` under `name`.
 
     `needs` says what the networks must deliver, one or several of `kdbench.method.NEEDS`; an empty tuple says that the
-    method needs no teacher.
+    method needs no teacher. `student_needs`: what the student must deliver, where it differs from the teacher.
     """
     from kdbench.method import NEEDS
 
     wanted = (needs,) if isinstance(needs, str) else tuple(needs)
-    for need in wanted:
+    students = (student_needs,) if isinstance(student_needs, str) else student_needs
+    for need in {*wanted, *(students or ())}:
         if need not in NEEDS:
             raise UserError(f"method {name!r}: {unknown('need', need, NEEDS)}")
 
     def register(cls: type[T]) -> type[T]:
-        for key, value in {"name": name, "needs": wanted, "paper": paper, "year": year, "family": family}.items():
+        about = {"name": name, "needs": wanted, "paper": paper, "year": year, "family": family}
+        about["student_needs"] = wanted if students is None else tuple(students)
+        for key, value in about.items():
             setattr(cls, key, value)
         METHODS.add(name, cls, cls.__init__)
         return cls

@@ -112,6 +112,6 @@ def _train(cell: Cell, net: Net, splits: Splits, folder: Path, device: torch.dev
     return trial
 
 
-def task_of(splits: Splits, num_steps: int = 1) -> Task:
+def task_of(splits: Splits, num_steps: int = 1, batch_size: int = 64) -> Task:
     train = splits.train
-    return Task(splits.num_classes, len(train), train.input_size, num_steps, train.targets)
+    return Task(splits.num_classes, len(train), train.input_size, num_steps, batch_size, train.targets)

@@ -67,7 +67,7 @@ class Trial:
     def step(self, batch: Batch, taught: Outputs, lr: float) -> None:
         """One optimizer step. `taught`: the teacher's outputs, in fp32 (or wider) and without gradient."""
         with self.student_random, autocast(self.device, self.train_spec.precision):
-            said = both_views(self.net, batch, self.needs)
+            said = both_views(self.net, batch, self.objective.student_needs)
         with self.method_random:
             loss, losses = self.objective(at_least_fp32(said), taught, batch)
         self.optimizer.zero_grad(set_to_none=True)

@@ -114,7 +114,9 @@ def test_all_mistakes_at_once(kdbench, tmp_path):
 
 
 @pytest.mark.parametrize("command", ["run", "plan"])
-@pytest.mark.parametrize("content", [b"", b"\x00\xff\xfe\x80binary", b"- a\n- list\n", b"just text", b"a: &x [*x]", b"{" * 5000])
+@pytest.mark.parametrize(
+    "content", [b"", b"\x00\xff\xfe\x80binary", b"- a\n- list\n", b"just text", b"a: &x [*x]", b"{" * 5000]
+)
 def test_no_suite_at_all(kdbench, tmp_path, content, command):
     path = tmp_path / "bad.yaml"
     path.write_bytes(content)
@@ -165,7 +167,9 @@ JSON = st.recursive(
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner, max_size=3),
     max_leaves=8,
 )
-KEYS = st.sampled_from(["name", "datasets", "pairs", "methods", "seeds", "validation", "train", "teacher_train", "plugins"])
+KEYS = st.sampled_from(
+    ["name", "datasets", "pairs", "methods", "seeds", "validation", "train", "teacher_train", "plugins"]
+)
 
 
 @settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])

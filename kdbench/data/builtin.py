@@ -36,11 +36,11 @@ def digits(data_dir: Path, size: Annotated[int, Field(ge=8, le=224)] = 8) -> Spl
     from sklearn.model_selection import train_test_split
 
     data = load_digits()
-    pixels = torch.from_numpy(data.images * (255 / 16))[:, None]
+    pixels = torch.from_numpy(data.images * (255 / 16))[:, None]  # [N, 1, 8, 8]
     if size != 8:
         pixels = F.interpolate(pixels, size=(size, size), mode="bilinear", align_corners=False)
-    parts = train_test_split(pixels[:, 0].round().numpy(), data.target, train_size=1200, stratify=data.target, random_state=0)
-    train_x, test_x, train_y, test_y = parts
+    grey, split = pixels[:, 0].round().numpy(), {"train_size": 1200, "stratify": data.target, "random_state": 0}
+    train_x, test_x, train_y, test_y = train_test_split(grey, data.target, **split)
     return Splits(images(train_x, train_y), images(test_x, test_y), 10)
 
 
