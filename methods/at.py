@@ -9,7 +9,7 @@ from torch import Tensor
 from kdbench import Batch, Method, Outputs, Task, register_method
 from kdbench.functional import pool_to_smaller, unit
 from kdbench.method import Positive, Stage
-from kdbench.stages import pair_stages
+from kdbench.stages import needs_places, pair_stages
 
 
 @register_method("at", needs="features", paper="https://arxiv.org/abs/1612.03928", year=2017, family="maps")
@@ -33,6 +33,7 @@ class AttentionTransfer(Method):
 
     def build(self, student: Outputs, teacher: Outputs, task: Task) -> None:
         self.pairs = pair_stages(student.features, teacher.features, self.stages)
+        needs_places(student.features, teacher.features, self.pairs)
 
     def attention(self, maps: Tensor) -> Tensor:  # [B, C, H, W] -> [B, N]
         if self.norm == "l1p":

@@ -12,7 +12,7 @@ from kdbench.method import Count, Positive, Share
 from kdbench.stages import embeddings
 
 EPS = 1e-7
-MOST_KEYS = 2**26  # random numbers held at once while negatives are drawn
+TRIES = 32  # strides to choose from: one without a common factor is among them but for a chance in thousands
 
 
 @register_method("crd", needs="embedding", paper="https://arxiv.org/abs/1910.10699", year=2020, family="relations")
@@ -34,101 +34,69 @@ class CRD(Method):
     count: Tensor  # [number of classes]
 
     def __init__(
-        self,
-        negatives: Count = 16384,
-        momentum: Share = 0.5,
-        temperature: Positive = 0.07,
-        dim: Count = 128,
+        self, negatives: Count = 16384, momentum: Share = 0.5, temperature: Positive = 0.07, dim: Count = 128
     ) -> None:
         super().__init__()
         self.negatives, self.momentum, self.temperature, self.dim = negatives, momentum, temperature, dim
 
     def build(self, student: Outputs, teacher: Outputs, task: Task) -> None:
         s, t = embeddings(student, teacher)
-        self.embed_s = nn.Linear(s.shape[1], self.dim)
-        self.embed_t = nn.Linear(t.shape[1], self.dim)
+        self.embed_s, self.embed_t = nn.Linear(s.shape[1], self.dim), nn.Linear(t.shape[1], self.dim)
         bound = math.sqrt(3 / self.dim)  # rows of length 1 on average
         for side in ("s", "t"):
             self.register_buffer(f"memory_{side}", torch.empty(task.num_train, self.dim).uniform_(-bound, bound))
         self.register_buffer("log_z", torch.zeros(2))
         self.register_buffer("started", torch.zeros((), dtype=torch.bool))
-        # Without labels every picture is a class of its own.
-        label = torch.arange(task.num_train) if task.targets is None else task.targets
-        count = label.new_zeros(task.num_train if task.targets is None else task.num_classes)
+        label = torch.arange(task.num_train) if task.targets is None else task.targets  # else each is its own class
+        count = label.new_zeros(len(label) if task.targets is None else task.num_classes)
         count = count.scatter_add(0, label, torch.ones_like(label))
-        self.register_buffer("label", label, persistent=False)
-        self.register_buffer("by_class", label.argsort(stable=True), persistent=False)
-        self.register_buffer("first", count.cumsum(0) - count, persistent=False)
-        self.register_buffer("count", count, persistent=False)
+        first, by_class = count.cumsum(0) - count, label.argsort(stable=True)
+        for name, value in {"label": label, "by_class": by_class, "first": first, "count": count}.items():
+            self.register_buffer(name, value, persistent=False)
 
     @torch.no_grad()
     def draw(self, batch: Batch) -> Tensor:
-        """[B, 1 + K]: each picture's own place, then K places of other classes: different ones if there are K."""
-        own = self.label[batch.index]
-        without = self.draw_without_replacement(own)
-        count, first, pictures = self.count[own][:, None], self.first[own][:, None], len(self.label)
-        chance = torch.rand(len(own), self.negatives, device=own.device, dtype=self.log_z.dtype)
-        rank = (chance * (pictures - count)).long()  # among the others, class after class; step over the own class
-        place = torch.where(rank >= first, rank + count, rank).clamp(max=pictures - 1)
-        enough = pictures - count >= self.negatives
-        return torch.cat((batch.index[:, None], torch.where(enough, without, self.by_class[place])), 1)
+        """[B, 1 + K]: each picture's own place, then K places of other classes, none twice before all came once.
 
-    def draw_without_replacement(self, own: Tensor) -> Tensor:  # classes [B] -> [B, K]
-        """The K largest of one random key per training picture; the own class has none."""
-        pictures = len(self.label)
-        found = []
-        for some in own.split(max(MOST_KEYS // pictures, 1)):
-            keys = torch.rand(len(some), pictures, device=own.device).masked_fill_(self.label == some[:, None], -1)
-            found.append(keys.topk(min(self.negatives, pictures), sorted=False).indices)
-        return F.pad(torch.cat(found), (0, max(self.negatives - pictures, 0)))
+        With L others, class after class, the k-th is number (start + k stride) mod L, with a random start and a random
+        stride that has no factor in common with L: each is as likely as any other, and nothing needs to be sorted.
+        """
+        own = self.label[batch.index][:, None]
+        count, first = self.count[own], self.first[own]
+        others = (len(self.label) - count).clamp(min=1)  # L
+        start, *strides = (torch.rand(TRIES, len(own), 1, device=own.device) * others).long()
+        stride = torch.stack([*strides, torch.ones_like(start)])
+        chosen = (stride.gcd(others) == 1).long().argmax(0, keepdim=True)  # the first that will do; 1 always does
+        rank = (start + torch.arange(self.negatives, device=own.device) * stride.gather(0, chosen)[0]) % others
+        place = torch.where(rank >= first, rank + count, rank).clamp(max=len(self.label) - 1)  # over the own class
+        return torch.cat((batch.index[:, None], self.by_class[place]), 1)
 
     def forward(self, student: Outputs, teacher: Outputs, batch: Batch) -> dict[str, Tensor]:
         s, t = embeddings(student, teacher)
         v_s, v_t = unit(self.embed_s(s)), unit(self.embed_t(t))
         places = self.draw(batch)
-        scores = [self.scores(v, memory, places) for v, memory in ((v_s, self.memory_t), (v_t, self.memory_s))]
+        scores = [self.scores(v_s, self.memory_t, places), self.scores(v_t, self.memory_s, places)]
         with torch.no_grad():
-            times = self.times(places, v_s)
-            self.set_z(scores, times)
+            self.set_z(scores)
             self.memory_s = self.moved(self.memory_s, v_s, batch.index)
             self.memory_t = self.moved(self.memory_t, v_t, batch.index)
-        loss_s, loss_t = (self.contrast(*some, times, z) for some, z in zip(scores, self.log_z, strict=True))
+        loss_s, loss_t = (self.contrast(x, z) for x, z in zip(scores, self.log_z, strict=True))
         return {"crd_student": loss_s, "crd_teacher": loss_t}
 
-    @property
-    def dense(self) -> bool:
-        """Whether scores with all N pictures take less memory than copies of K memory rows for every picture."""
-        return 4 * len(self.label) <= self.negatives * self.dim
+    def scores(self, v: Tensor, memory: Tensor, places: Tensor) -> Tensor:  # [B, 1 + K]
+        """All N products, then K of them: that takes less than a copy of K rows of the memory for every picture."""
+        return (v / self.temperature @ memory.T).gather(1, places)
 
-    def scores(self, v: Tensor, memory: Tensor, places: Tensor) -> tuple[Tensor, Tensor]:
-        """<v, M> / T of each picture with its own row [B] and with others: its K negatives [B, K], or all [B, N]."""
-        own, others = places[:, 0], places[:, 1:]
-        v = v / self.temperature
-        if self.dense:
-            products = v @ memory.T
-            return products.gather(1, own[:, None]).squeeze(1), products
-        return (memory[own] * v).sum(1), (memory[others] @ v[:, :, None]).squeeze(-1)
-
-    def times(self, places: Tensor, like: Tensor) -> Tensor:
-        """How often each of the others' scores counts, in the dtype of `like`: once, or as often as it was drawn."""
-        one = like.new_ones(()).expand(places[:, 1:].shape)
-        if self.dense:
-            return like.new_zeros(len(places), len(self.label)).scatter_add_(1, places[:, 1:], one)
-        return one
-
-    def contrast(self, own: Tensor, others: Tensor, times: Tensor, log_z: Tensor) -> Tensor:
+    def contrast(self, scores: Tensor, log_z: Tensor) -> Tensor:
         """In logarithms, so that no temperature overflows: x / (x + c) = sigmoid(log x - log c)."""
         noise = self.negatives / len(self.label)
-        shift = log_z + math.log(noise + EPS)
-        wrong = (times * F.logsigmoid(shift - others)).sum(1)
-        return -(F.logsigmoid(own - shift) + wrong).mean() - self.negatives * math.log(noise / (noise + EPS))
+        above = scores - log_z - math.log(noise + EPS)
+        own, wrong = F.logsigmoid(above[:, 0]), F.logsigmoid(-above[:, 1:]).sum(1)
+        return -(own + wrong).mean() - self.negatives * math.log(noise / (noise + EPS))
 
-    def set_z(self, scores: list[tuple[Tensor, Tensor]], times: Tensor) -> None:
+    def set_z(self, scores: list[Tensor]) -> None:
         """Z = N mean(exp(score)) of the first batch. Chosen on the device: the host never waits for the flag."""
-        log_times = times.log()
-        both = [torch.cat((own[:, None], others + log_times), 1) for own, others in scores]
-        num_scores = len(times) * (1 + self.negatives)
-        log_z = torch.stack([x.logsumexp((0, 1)) for x in both]) + math.log(len(self.label) / num_scores)
+        log_z = torch.stack([x.logsumexp((0, 1)) - math.log(x.numel() / len(self.label)) for x in scores])
         self.log_z = torch.where(self.started, self.log_z, log_z)
         self.started = torch.ones_like(self.started)
 

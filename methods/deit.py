@@ -11,7 +11,12 @@ from kdbench.method import NonNegative, Positive
 
 
 @register_method(
-    "deit", needs=("logits", "token_logits"), paper="https://arxiv.org/abs/2012.12877", year=2021, family="transformers"
+    "deit",
+    needs="logits",
+    student_needs=("logits", "token_logits"),
+    paper="https://arxiv.org/abs/2012.12877",
+    year=2021,
+    family="transformers",
 )
 class DeiT(Method):
     """CE(d, argmax t) + `label` * CE(c, y), d and c the logits of the distillation and the class token.

@@ -11,7 +11,12 @@ from kdbench.stages import pair_stages
 
 
 @register_method(
-    "ofa", needs=("logits", "features"), paper="https://arxiv.org/abs/2310.19444", year=2023, family="logits"
+    "ofa",
+    needs="logits",
+    student_needs=("logits", "features"),
+    paper="https://arxiv.org/abs/2310.19444",
+    year=2023,
+    family="logits",
 )
 class OFA(Method):
     """mean_b sum_k -((p_k + m_k)^eps - m_k) log q_k, m the one-hot label (Hao et al., section 3.3), without T^2.

@@ -11,7 +11,14 @@ from kdbench.method import Stage
 from kdbench.stages import ConvBN, pair_stages
 
 
-@register_method("ofd", needs=("preacts", "norms"), paper="https://arxiv.org/abs/1904.01866", year=2019, family="maps")
+@register_method(
+    "ofd",
+    needs=("preacts", "norms"),
+    student_needs="preacts",
+    paper="https://arxiv.org/abs/1904.01866",
+    year=2019,
+    family="maps",
+)
 class Overhaul(Method):
     """Sum over n stages i = 0.. of 2^(i - n + 1) * mean_b sum d_p(BN(conv1x1(s)), max(t, m)) (Heo et al., eq. 2-5).
 

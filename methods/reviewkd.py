@@ -12,9 +12,12 @@ from kdbench.method import Count, Stage
 from kdbench.stages import ConvBN, pair_stages
 
 PAPER = "https://arxiv.org/abs/2104.09044"
+STUDENT = ("features", "embedding")
 
 
-@register_method("reviewkd", needs=("features", "preacts", "embedding"), paper=PAPER, year=2021, family="maps")
+@register_method(
+    "reviewkd", needs=("preacts", "embedding"), student_needs=STUDENT, paper=PAPER, year=2021, family="maps"
+)
 class ReviewKD(Method):
     """Hierarchical context loss (`hcl`) between attention-fused maps of the student and the teacher's (section 3).
 

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from kdbench import Batch, Method, Outputs, Task, register_method
 from kdbench.functional import gram, pool_to_smaller, unit
-from kdbench.method import Count, Positive, Stage
+from kdbench.method import Positive, Stage
 from kdbench.stages import ConvBN, pair_stages
 
 
@@ -17,7 +17,7 @@ class SemCKD(Method):
     """Mean over pictures b and the student's stages i of sum_j A_bij * MSE(r_ij(s_i), t_j) (Chen et al., eq. 5-8).
 
     A_bi = softmax_j(<q_bi, k_bj> / soft); q and k are unit outputs of small perceptrons on row b of a stage's Gram
-    matrix over the batch. Those are as wide as `batch_size`, as in the authors' code: a smaller batch is filled up with
+    matrix over the batch. Those are as wide as a training batch, as in the authors' code: a smaller one is filled up with
     zeros, a larger one is cut into groups. r_ij: 1x1, 3x3 and 1x1 convolutions, or one 1x1 (`regressor: linear`). Of
     maps on different grids the larger is average-pooled. Authors' weight on CIFAR-100: 400.
     """
@@ -25,17 +25,17 @@ class SemCKD(Method):
     def __init__(
         self,
         soft: Positive = 1.0,
-        batch_size: Count = 64,
         regressor: Literal["bottleneck", "linear"] = "bottleneck",
         stages: tuple[Stage, ...] = (-3, -2, -1),
     ) -> None:
         super().__init__()
-        self.soft, self.width, self.kind, self.stages = soft, batch_size, regressor, stages
+        self.soft, self.kind, self.stages = soft, regressor, stages
         self.queries, self.keys, self.regressors = nn.ModuleList(), nn.ModuleList(), nn.ModuleDict()
 
     def build(self, student: Outputs, teacher: Outputs, task: Task) -> None:
         pairs = pair_stages(student.features, teacher.features, self.stages)
         self.s, self.t = sorted({s for s, _ in pairs}), sorted({t for _, t in pairs})
+        self.width = task.batch_size
         self.queries.extend(perceptron(self.width) for _ in self.s)
         self.keys.extend(perceptron(self.width) for _ in self.t)
         for s in self.s:

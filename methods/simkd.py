@@ -12,6 +12,7 @@ from kdbench.stages import ConvBN, needs_class_maps, pair_stages
 @register_method(
     "simkd",
     needs=("features", "embedding", "classifier"),
+    student_needs="features",
     paper="https://arxiv.org/abs/2203.14001",
     year=2022,
     family="maps",

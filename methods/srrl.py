@@ -13,7 +13,8 @@ from kdbench.stages import BatchNorm, embeddings, pair_stages
 
 @register_method(
     "srrl",
-    needs=("logits", "embedding", "features", "classifier"),
+    needs=("logits", "embedding", "classifier"),
+    student_needs=("embedding", "features"),
     paper="https://openreview.net/forum?id=ZzwDy_wiWv",
     year=2021,
     family="relations",
@@ -41,7 +42,7 @@ class SRRL(Method):
         if teacher.classifier[0].shape[1] != t.shape[1]:
             raise Inapplicable("needs the embedding that the teacher's classifier reads")
         if self.form == "map":
-            [(self.place, _)] = pair_stages(student.features, teacher.features, [self.stage])
+            [(self.place, _)] = pair_stages(student.features, student.features, [self.stage])
             s = student.features[self.place]
         self.conv = nn.Conv2d(s.shape[1], t.shape[1], 1, bias=False)
         self.bn = BatchNorm(t.shape[1])

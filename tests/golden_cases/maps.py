@@ -136,7 +136,7 @@ def ickd_torchdistill(g: Golden) -> Tensor:
 def semckd(g: Golden) -> Tensor:
     s, t = stages(g, "s_feat", "t_feat")
     width = len(g.array("s_logits"))
-    method = g.method("semckd", s, t, soft=g.hyper["soft"], batch_size=width, regressor="linear")
+    method = g.method("semckd", s, t, g.task(batch_size=width), soft=g.hyper["soft"], regressor="linear")
     for i in range(3):
         for letter, nets in (("q", method.queries), ("k", method.keys)):
             g.set(nets[i][0], weight=f"sem_{letter}{i}_w1", bias=f"sem_{letter}{i}_b1")
