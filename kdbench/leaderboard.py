@@ -1,93 +1,229 @@
-"""Records -> pandas -> tables. Every number on the leaderboard is computed here, from records, and nowhere else."""
+"""Records -> pandas -> leaderboards. Every number on a leaderboard is computed from records here, and nowhere else."""
 
+import importlib
+import json
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
-from scipy import stats
 
+from kdbench import statistics
 from kdbench.cells import Cell, alone
 from kdbench.records import Record, write_atomic
 
-GROUP = ["dataset", "teacher", "student"]
+GROUP = ["dataset", "teacher", "student"]  # what is compared with each other: one data set, one pair
+REFERENCE = "kd"  # the label of the row that gains are counted against, beside the student alone
+NOT_DONE = ("diverged", "failed", "skipped", "missing")
+MADE_BY = ("commit", "kdbench", "torch", "timm", "device")  # what may differ between records and should not
+SCORES = ("test_", "teacher_", "student_", "cost_")
 
 
 def frame_of(records: Iterable[Record], labels: dict[str, str] | None = None) -> pd.DataFrame:
     """One row per cell. `labels`: key -> the row's present label (a row may have been renamed since)."""
     rows = []
     for record in records:
-        student = (record.get("profile") or {}).get("student") or {}
-        teacher = (record.get("profile") or {}).get("teacher") or {}
+        profile = record.get("profile") or {}
+        made = record.get("versions") or {}
+        objective = record["settings"].get("objective")
         rows.append({
             **{name: record.get(name) for name in ("key", *GROUP, "label", "seed", "status", "reason")},
             "label": (labels or {}).get(record["key"], record["label"]),
-            "alone": record["settings"].get("objective") == alone(),
-            **record["scores"],
-            **{f"student_{k}": v for k, v in student.items()},
-            **{f"teacher_{k}": v for k, v in teacher.items()},
+            "alone": objective == alone(),
+            **{name: value for name, value in record["scores"].items() if not isinstance(value, list | dict)},
+            **{f"student_{k}": v for k, v in (profile.get("student") or {}).items()},
+            **{f"teacher_{k}": v for k, v in (profile.get("teacher") or {}).items()},
             **{f"cost_{k}": v for k, v in (record.get("cost") or {}).items()},
+            **{name: made.get(name) for name in MADE_BY},
+            "objective": json.dumps(objective, sort_keys=True),
+            "finished": record.get("finished"),
         })  # fmt: skip
-    return pd.DataFrame(rows)
-
-
-def paired_gain(ours: pd.Series, theirs: pd.Series) -> dict[str, float]:
-    """Mean difference over the seeds that both have, with the half-width of its 95% t interval (NaN below 2 seeds)."""
-    difference = (ours - theirs).dropna()
-    n = len(difference)
-    half = math.nan
-    if n >= 2:
-        half = float(stats.t.ppf(0.975, n - 1) * difference.std(ddof=1) / math.sqrt(n))
-    return {"gain": float(difference.mean()) if n else math.nan, "gain_ci": half, "gain_n": n}
-
-
-def table_of(cells: pd.DataFrame) -> pd.DataFrame:
-    """Per data set and pair one row per objective, in order of appearance; only cells that are done count."""
-    rows = []
-    for group, part in cells.groupby(GROUP, sort=False):
-        done = part[part["status"] == "done"]
-        alone = done[done["alone"]].drop_duplicates("seed").set_index("seed").get("test_top1", pd.Series(dtype=float))
-        for label, row in part.groupby("label", sort=False):
-            good = row[row["status"] == "done"]
-            seeds = good.drop_duplicates("seed").set_index("seed")
-            summary: dict[str, Any] = dict(zip(GROUP, group, strict=True))
-            summary |= {"objective": label, "n": len(seeds), "cells": len(row), "alone": bool(row["alone"].any())}
-            for status in ("diverged", "failed", "skipped", "missing"):
-                summary[f"n_{status}"] = int((row["status"] == status).sum())
-            summary["reason"] = next((r for r in row["reason"] if isinstance(r, str) and r), "")
-            for column in good.columns:
-                if column.startswith(("test_", "teacher_", "student_", "cost_")) and len(good):
-                    summary[column] = good[column].mean()
-            if "test_top1" in good and len(good):
-                summary["std"] = good["test_top1"].std(ddof=1) if len(good) > 1 else math.nan
-                summary.update(paired_gain(seeds["test_top1"], alone))
-            rows.append(summary)
     return pd.DataFrame(rows)
 
 
 def with_missing(cells: pd.DataFrame, wanted: Iterable[Cell]) -> pd.DataFrame:
     """The frame in the order of the suite, with a row of status `missing` for every cell that has no record."""
     have = {row["key"]: row for row in cells.to_dict("records")} if len(cells) else {}
+    names = Names()
     rows = []
     for cell in wanted:
-        missing = {
-            "key": cell.key, "dataset": cell.dataset.name, "teacher": cell.teacher.short, "student": cell.student.short,
-            "seed": cell.seed, "status": "missing", "reason": "", "alone": cell.is_alone,
-        }  # fmt: skip
+        missing = {"status": "missing", "reason": "", "alone": cell.is_alone}
         row: dict[Any, Any] = have.get(cell.key) or missing
-        rows.append({**row, "label": cell.label})
+        here = dict(zip(GROUP, names(cell), strict=True))
+        rows.append({**row, "key": cell.key, **here, "seed": cell.seed, "label": cell.label})
     return pd.DataFrame(rows)
 
 
-# --- Markdown --------------------------------------------------------------------------------------------------------
+class Names:
+    """Names of data set, teacher and student that tell comparisons apart: a second one of that name becomes `x (2)`.
+
+    Two folders of pictures are both called `folder`, and one pair may stand in a suite twice with other rates.
+    """
+
+    def __init__(self) -> None:
+        self._names: dict[tuple[str, ...], str] = {}
+        self._number: dict[tuple[str, str], int] = {}
+
+    def __call__(self, cell: Cell) -> tuple[str, str, str]:
+        dataset = self._unique("", cell.dataset.name, str(cell.dataset))
+        teacher = cell.teacher.short
+        pair = f"{cell.teacher} {cell.student} {cell.train}"
+        return dataset, teacher, self._unique(f"{dataset} {teacher}", cell.student.short, pair)
+
+    def _unique(self, where: str, name: str, what: str) -> str:
+        """`name`, numbered if something else in the same place has it already."""
+        if (where, name, what) not in self._names:
+            number = self._number[where, name] = self._number.get((where, name), 0) + 1
+            self._names[where, name, what] = name if number == 1 else f"{name} ({number})"
+        return self._names[where, name, what]
 
 
-def plus_minus(value: Any, spread: Any = math.nan, digits: int = 2, sign: bool = False) -> str:
-    if value is None or not math.isfinite(value):
-        return "–"
-    text = f"{value:+.{digits}f}" if sign else f"{value:.{digits}f}"
-    return text if spread is None or not math.isfinite(spread) else f"{text} ± {spread:.{digits}f}"
+def table_of(cells: pd.DataFrame, reference: str = REFERENCE) -> pd.DataFrame:
+    """Per data set and pair one row per objective, in order of appearance; only cells that are done count.
+
+    `gain...`: against the student alone; `reference_gain...`: against the row labelled `reference`. Each with `_low`,
+    `_high` (95% interval), `_n` (common seeds), `_p`, `_p_holm` (corrected over all tests in this table), `_says`.
+    """
+    rows = []
+    for group, part in cells.groupby(GROUP, sort=False) if len(cells) else []:
+        rows += list(_rows_of(dict(zip(GROUP, group, strict=True)), part, reference))
+    _correct(rows, reference)
+    return pd.DataFrame([{k: v for k, v in row.items() if not k.endswith("_difference")} for row in rows])
+
+
+def _rows_of(group: dict[str, Any], part: pd.DataFrame, reference: str) -> Iterator[dict[str, Any]]:
+    done = part[part["status"] == "done"]
+    others = {"gain": scores(done[done["alone"].astype(bool)]), "reference_gain": scores(done[done["label"] == reference])}
+    numbers = [name for name in done.columns if str(name).startswith(SCORES) and len(done)]
+    means = done.groupby("label", sort=False)[numbers].mean(numeric_only=True)
+    for label, row in part.groupby("label", sort=False):
+        ours = scores(row[row["status"] == "done"])
+        found = {**group, "objective": label, "n": len(ours), "cells": len(row), "alone": bool(row["alone"].any())}
+        found |= {f"n_{status}": int((row["status"] == status).sum()) for status in NOT_DONE}
+        found["reason"] = next((r for r in row["reason"] if isinstance(r, str) and r), "")
+        if label in means.index:
+            found |= means.loc[label].to_dict()
+            found["std"] = float(ours.std(ddof=1)) if len(ours) > 1 else math.nan
+            for name, other in others.items():
+                itself = found["alone"] if name == "gain" else label == reference
+                twice = name == "reference_gain" and found["alone"]  # the same two rows the other way round
+                if not itself and not twice:
+                    found |= _gain(name, statistics.paired(ours, other))
+        found["settings"] = next((text for text in row.get("objective", []) if isinstance(text, str)), "")
+        yield found
+
+
+def scores(cells: pd.DataFrame) -> pd.Series:
+    """Top-1 after the last epoch, by seed."""
+    if "test_top1" not in cells or not len(cells):
+        return pd.Series(dtype=float)
+    return cells.drop_duplicates("seed").set_index("seed")["test_top1"].astype(float)
+
+
+def _gain(name: str, found: statistics.Difference) -> dict[str, Any]:
+    return {
+        f"{name}": found.mean, f"{name}_low": found.low, f"{name}_high": found.high, f"{name}_ci": found.half,
+        f"{name}_n": found.n, f"{name}_p": found.p, f"{name}_difference": found,
+    }  # fmt: skip
+
+
+def _correct(rows: list[dict[str, Any]], reference: str) -> None:
+    """Holm over every test of the table, against the student alone and against the reference together."""
+    tests = [(row, name) for row in rows for name in ("gain", "reference_gain") if f"{name}_difference" in row]
+    corrected = statistics.holm([row[f"{name}_p"] for row, name in tests])
+    for (row, name), p in zip(tests, corrected, strict=True):
+        found = row[f"{name}_difference"]
+        row[f"{name}_p_holm"] = float(p)
+        row[f"{name}_seeds_needed"] = statistics.seeds_needed(found.mean, found.std)
+        other = "the student alone" if name == "gain" else reference
+        row[f"{name}_says"] = statistics.verdict(found, float(p), other)
+
+
+def claims(row: dict[str, Any], name: str = "gain") -> int:
+    """1: better by the corrected test, -1: worse, 0: not distinguishable (or never tested)."""
+    p = row.get(f"{name}_p_holm", math.nan)
+    return int(math.copysign(1, row[name])) if p < statistics.ALPHA else 0
+
+
+def ranking_of(table: pd.DataFrame) -> statistics.Ranking | None:
+    """Objectives ranked over the pairs; None for one pair."""
+    if "test_top1" not in table:
+        return None
+    wide = table.pivot_table(index=GROUP, columns="objective", values="test_top1", sort=False, observed=True)
+    return statistics.ranking(wide)
+
+
+def sources(cells: pd.DataFrame) -> tuple[dict[str, list[str]], list[str]]:
+    """What the done cells rest on (commits, versions, devices), and a warning wherever a comparison mixes them."""
+    done = cells[cells["status"] == "done"] if len(cells) else cells
+    known = [name for name in MADE_BY if name in done]
+    found = {name: sorted({str(v) for v in done[name].dropna()}) for name in known}
+    warnings = []
+    for group, part in done.groupby(GROUP, sort=False) if known else []:
+        for name in known:
+            values = sorted({str(value) for value in part[name].dropna()})
+            if len(values) > 1:
+                warnings.append(f"{title(group)}: cells of {len(values)} different {name}s are compared: {', '.join(values)}")
+    if dirty := [commit for commit in found.get("commit", []) if commit.endswith("-dirty")]:
+        warnings.append(f"some cells were made with uncommitted changes ({', '.join(dirty)}): the commit does not say all")
+    return found, warnings
+
+
+def title(group: Iterable[Any]) -> str:
+    dataset, teacher, student = group
+    return f"{dataset}: {teacher} → {student}"
+
+
+def write_leaderboard(
+    cells: list[Cell],
+    records: Iterable[Record],
+    folder: Path,
+    suite: str,
+    *,
+    reference: str = REFERENCE,
+    published: bool = False,
+    plots: bool = True,
+    links: dict[str, str] | None = None,
+) -> tuple[pd.DataFrame, str]:
+    """Write `leaderboard.{md,csv,tex,html}` (one row per objective), `cells.{csv,parquet}` and `plots/`.
+
+    `reference`: the row that gains are also counted against; `published`: put the literature's numbers beside ours;
+    `links`: key -> address of the cell's MLflow run. Returns the table and the Markdown.
+    """
+    from kdbench import page, report
+
+    records = list(records)
+    frame = with_missing(frame_of(records), cells)
+    table = table_of(frame, reference)
+    if published:
+        table = importlib.import_module("kdbench.published").add_published(table)
+    text = report.markdown(table, frame, suite, reference)
+    files = {
+        "leaderboard.md": text,
+        "leaderboard.csv": table.to_csv(index=False),
+        "leaderboard.tex": report.latex(table, suite),
+        "leaderboard.html": page.html(table, frame, records, suite, reference, links or {}),
+        "cells.csv": frame.to_csv(index=False),
+    }
+    for name, content in files.items():
+        write_atomic(folder / name, content.encode())
+    write_parquet(frame, folder / "cells.parquet")
+    if plots:
+        from kdbench.plots import write_plots
+
+        write_plots(table, page.curves_of(frame, records), folder / "plots")
+    return table, text
+
+
+def write_parquet(frame: pd.DataFrame, path: Path) -> None:
+    """One row per cell, numbers as numbers; nothing is written where pyarrow is not installed."""
+    try:
+        import pyarrow  # type: ignore[import-not-found,unused-ignore]  # noqa: F401
+    except ImportError:
+        return
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_atomic(path, frame.to_parquet(index=False))
 
 
 def human(value: Any) -> str:
@@ -98,91 +234,3 @@ def human(value: Any) -> str:
         if value >= limit:
             return f"{value / limit:.3g}{unit}"
     return f"{value:g}"
-
-
-def row_of(row: dict[str, Any], base_step: float) -> dict[str, str]:
-    """One leaderboard row as text."""
-    get = row.get
-    step = get("cost_step_ms", math.nan)
-    return {
-        "objective": f"{row['objective']}{' *(student alone)*' if row['alone'] else ''}",
-        "n": str(row["n"]),
-        "top-1 %": plus_minus(get("test_top1"), get("std")),
-        "gain": "" if row["alone"] else plus_minus(get("gain"), get("gain_ci"), sign=True),
-        "chosen": plus_minus(get("test_top1_chosen")),
-        "best epoch": plus_minus(get("test_top1_best")),
-        "NLL": plus_minus(get("test_nll"), digits=3),
-        "ECE": plus_minus(get("test_ece"), digits=3),
-        "agree %": plus_minus(get("teacher_agreement"), digits=1),
-        "params": human(get("student_params")),
-        "MACs": human(get("student_macs")),
-        "CPU ms": plus_minus(get("student_cpu_ms_b1")),
-        "step": plus_minus(step / base_step if base_step else math.nan, digits=2) + "x" if step == step else "–",
-        "min/run": plus_minus(get("cost_alone_seconds", math.nan) / 60, digits=1),
-    }
-
-
-LEGEND = """\
-**How to read it.** *top-1*: accuracy on the test set after the last epoch, mean ± standard deviation over `n` seeds. \
-*gain*: mean difference to the student alone *on the same seeds*, ± half of its 95% interval (t distribution; none \
-with one seed). An interval that holds 0 says: not distinguishable from the student alone at this n. *chosen*: test \
-accuracy at the epoch chosen on held-out data. *best epoch*: the best test accuracy of any epoch, which is what much \
-of the literature reports; it looks at the test set and decides nothing here. *NLL*, *ECE*: of the last epoch. \
-*agree*: share of test pictures on which student and teacher give the same class. *params*, *MACs* (FLOPs = 2 x MACs), \
-*CPU ms* (one picture, one thread): the student's at inference. *step*: one training step against the student \
-alone's, without the teacher. *min/run*: minutes of training it would take alone, teacher's forward included."""
-
-
-def markdown(table: pd.DataFrame, title: str) -> str:
-    parts = [f"# {title}\n"]
-    for group, part in table.groupby(GROUP, sort=False) if len(table) else []:
-        dataset, teacher, student = group
-        rows = [{str(k): v for k, v in row.items()} for row in part.to_dict("records")]
-        base = next((r.get("cost_step_ms", math.nan) for r in rows if r["alone"]), math.nan)
-        parts.append(f"## {dataset}: {teacher} → {student}\n")
-        parts.append(teacher_line(rows) + "\n")
-        done = [row_of(r, base) for r in rows if r["n"]]
-        if done:
-            shown = pd.DataFrame(done)
-            if (shown["chosen"] == "–").all():
-                shown = shown.drop(columns="chosen")
-            align = ["left"] + ["right"] * (len(shown.columns) - 1)
-            parts.append(shown.to_markdown(index=False, colalign=align, disable_numparse=True) + "\n")
-        parts += [f"- {line}" for line in remarks(rows)]
-        parts.append("")
-    parts.append(LEGEND)
-    return "\n".join(parts) + "\n"
-
-
-def teacher_line(rows: list[dict[str, Any]]) -> str:
-    facts = next((r for r in rows if r["n"]), {})
-    if not facts:
-        return "No cell is done yet."
-    return (
-        f"Teacher: {plus_minus(facts.get('teacher_top1'))}% top-1, {human(facts.get('teacher_params'))} parameters, "
-        f"{human(facts.get('teacher_macs'))} MACs, {plus_minus(facts.get('teacher_cpu_ms_b1'))} ms on one CPU thread."
-    )
-
-
-def remarks(rows: list[dict[str, Any]]) -> list[str]:
-    """What is not in the means: cells that are missing or did not end well."""
-    lines = []
-    for row in rows:
-        for status in ("diverged", "failed", "skipped", "missing"):
-            if row[f"n_{status}"]:
-                reason = f": {row['reason']}" if row["reason"] and status != "missing" else ""
-                lines.append(f"{row['objective']}: {row[f'n_{status}']} of {row['cells']} cells {status}{reason}")
-    return lines
-
-
-def write_leaderboard(
-    cells: list[Cell], records: Iterable[Record], folder: Path, suite: str
-) -> tuple[pd.DataFrame, str]:
-    """Write `leaderboard.md` and `leaderboard.csv` (one row per objective) and `cells.csv`; returns table and text."""
-    frame = with_missing(frame_of(records), cells)
-    table = table_of(frame)
-    text = markdown(table, f"Leaderboard: {suite}")
-    write_atomic(folder / "leaderboard.md", text.encode())
-    write_atomic(folder / "leaderboard.csv", table.to_csv(index=False).encode())
-    write_atomic(folder / "cells.csv", frame.to_csv(index=False).encode())
-    return table, text

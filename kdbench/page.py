@@ -1,0 +1,130 @@
+"""The leaderboard as one HTML page that works from a file, without a network: `page.html` with the data put in."""
+
+import json
+import math
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from kdbench.leaderboard import GROUP, claims, ranking_of, sources, title
+from kdbench.records import Record, finite
+from kdbench.report import Row, headline, rests_on, rows_of, teacher_line
+
+Curves = dict[str, dict[str, list[float]]]  # pair's title -> objective -> mean top-1 after every epoch
+MOST_POINTS = 120  # of a curve on the page
+DIGITS = 4
+
+
+def curves_of(frame: pd.DataFrame, records: Iterable[Record]) -> Curves:
+    """Mean test top-1 of the finished cells after every epoch, in percent."""
+    by_key = {r["key"]: (r.get("curves") or {}).get("test_top1") for r in records if r["status"] == "done"}
+    gathered: dict[str, dict[str, list[list[float]]]] = {}
+    for cell in frame.to_dict("records"):
+        if curve := by_key.get(cell["key"]):
+            pair = title(cell[name] for name in GROUP)
+            gathered.setdefault(pair, {}).setdefault(str(cell["label"]), []).append(curve)
+    return {
+        pair: {label: _mean(curves) for label, curves in rows.items()} for pair, rows in gathered.items()
+    }
+
+
+def _mean(curves: list[list[float]]) -> list[float]:
+    """Epoch by epoch, over the seeds; as long as the shortest."""
+    return [sum(values) / len(values) for values in zip(*curves, strict=False)]
+
+
+def thinned(curve: list[float]) -> list[tuple[int, float]]:
+    """(epoch, score) at up to 120 epochs, the last one always among them."""
+    stride = max(1, math.ceil(len(curve) / MOST_POINTS))
+    return [(n + 1, round(curve[n], 2)) for n in range(len(curve)) if (len(curve) - 1 - n) % stride == 0]
+
+
+def html(
+    table: pd.DataFrame,
+    frame: pd.DataFrame,
+    records: Iterable[Record],
+    suite: str,
+    reference: str,
+    links: dict[str, str],
+) -> str:
+    """The whole page. `links`: key -> address of the cell's MLflow run."""
+    found, warnings = sources(frame)
+    curves = curves_of(frame, records)
+    runs = _runs(frame, links)
+    data = {
+        "suite": suite,
+        "reference": reference,
+        "headline": headline(table),
+        "warnings": warnings,
+        "rests_on": rests_on(found, frame).replace("**", ""),
+        "pairs": [_pair(name, rows, curves.get(name, {}), runs) for name, rows in rows_of(table)],
+        "ranking": _ranking(table),
+    }
+    text = json.dumps(finite(data), allow_nan=False, separators=(",", ":"), ensure_ascii=False)
+    safe = text.replace("<", "\\u003c").replace("\u2028", "\\u2028").replace("\u2029", "\\u2029")
+    return Path(__file__).with_name("page.html").read_text().replace("/*DATA*/null", safe, 1)
+
+
+def _pair(name: str, rows: list[Row], curves: dict[str, list[float]], runs: dict[tuple[str, str], list[Any]]) -> Row:
+    base = next((r for r in rows if r["alone"] and r["n"]), {})
+    facts = next((r for r in rows if r["n"]), {})
+    return {
+        "title": name,
+        "dataset": rows[0]["dataset"],
+        "teacher": rows[0]["teacher"],
+        "student": rows[0]["student"],
+        "about": teacher_line(rows),
+        "teacher_top1": _round(facts.get("teacher_top1")),
+        "teacher_ms": _round(facts.get("teacher_cpu_ms_b1")),
+        "rows": [_row(row, base, runs.get((name, row["objective"]), [])) for row in rows],
+        "curves": {label: thinned(curve) for label, curve in curves.items()},
+    }
+
+
+def _row(row: Row, base: Row, runs: list[Any]) -> Row:
+    names = {
+        "top1": "test_top1", "std": "std", "best": "test_top1_best", "chosen": "test_top1_chosen", "nll": "test_nll",
+        "ece": "test_ece", "agree": "teacher_agreement", "memory": "cost_peak_memory_mb",
+        "adapters": "cost_adapter_params", "params": "student_params", "macs": "student_macs",
+        "ms": "student_cpu_ms_b1", "gpu_ms": "student_gpu_ms_b1",
+    }  # fmt: skip
+    shown = {short: _round(row.get(name)) for short, name in names.items()}
+    for cost in ("step_ms", "alone_seconds"):
+        shown[cost] = _round(row.get(f"cost_{cost}", math.nan) / (base.get(f"cost_{cost}") or math.nan))
+    for short, name in (("student", "gain"), ("reference", "reference_gain")):
+        ends = ("", "_low", "_high", "_p_holm")
+        numbers = dict(zip(("gain", "low", "high", "p"), (_round(row.get(name + end)) for end in ends), strict=True))
+        says = row.get(f"{name}_says")
+        shown[short] = {**numbers, "n": _round(row.get(f"{name}_n")), "claim": claims(row, name),
+                        "says": says if isinstance(says, str) else ""}  # fmt: skip
+    same = {name: row[name] for name in ("objective", "n", "cells", "alone", "settings", "reason")}
+    hours = row.get("cost_alone_seconds", math.nan) / 3600
+    return {**same, **shown, "hours": _round(hours), "runs": runs}
+
+
+def _runs(frame: pd.DataFrame, links: dict[str, str]) -> dict[tuple[str, str], list[Any]]:
+    """(pair's title, objective) -> its cells: seed, status, score, reason, key, address of the MLflow run."""
+    found: dict[tuple[str, str], list[Any]] = {}
+    for cell in frame.to_dict("records"):
+        score = _round(cell.get("test_top1"))
+        reason = cell["reason"] if isinstance(cell.get("reason"), str) else ""
+        shown = [cell["seed"], cell["status"], score, reason, cell["key"], links.get(cell["key"], "")]
+        found.setdefault((title(cell[name] for name in GROUP), str(cell["label"])), []).append(shown)
+    return found
+
+
+def _ranking(table: pd.DataFrame) -> dict[str, Any] | None:
+    ranking = ranking_of(table)
+    if ranking is None:
+        return None
+    ranks = sorted((round(rank, 3), name) for name, (rank, _) in ranking.ranks.items())
+    return {"ranks": ranks, "critical": ranking.critical, "pairs": ranking.pairs, "p": ranking.p}
+
+
+def _round(value: Any) -> float | None:
+    """Enough digits for a page; None for what is not a finite number."""
+    if not isinstance(value, int | float) or not math.isfinite(value):
+        return None
+    return round(float(value), DIGITS)
