@@ -15,7 +15,12 @@ from pydantic import Field
 from torch import Tensor, nn
 
 # What a method may ask for with `needs=`. Only what some member of a cohort needs is computed.
-NEEDS = ("logits", "embedding", "features", "preacts", "norms", "attention", "classifier", "second", "token_logits")
+# `second`, `mixed` and `plain` are logits on other views of the batch; `peer` is a second student that learns too.
+VIEWS = ("second", "mixed", "plain")
+NEEDS = (
+    *("logits", "embedding", "features", "preacts", "norms", "attention", "classifier", "token_logits"),
+    *(*VIEWS, "peer"),
+)
 
 # Ranges for settings: `def __init__(self, temperature: Positive = 4.0)`.
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
@@ -42,7 +47,10 @@ class Outputs:
     norms: tuple[Tensor, ...] = ()  # each [2, C]: weight and bias of the batch norm before that last activation
     classifier: tuple[Tensor, Tensor] | None = None  # weight [K, D] and bias [K] of the last layer
     token_logits: Tensor | None = None  # [B, K]: the distillation token's head; `logits` average both
-    second: "Outputs | None" = None  # the same network's logits on a second, strongly augmented view
+    second: "Outputs | None" = None  # the same network's logits on Batch.second,
+    mixed: "Outputs | None" = None  # on Batch.mixed,
+    plain: "Outputs | None" = None  # and on Batch.plain
+    peer: "Outputs | None" = None  # the student's only: logits of a trainable twin with other initial weights
 
     def map(self, change: Any) -> "Outputs":
         """The same outputs with `change` applied to every tensor."""
@@ -65,9 +73,10 @@ class Batch:
     target: Tensor  # [B], int64
     index: Tensor  # [B], int64, place in the training set
     progress: float  # share of the training that is done, 0..1
-    second: Tensor | None = (
-        None  # [B, 3, H, W], another crop and flip, with strong colour changes, of the same pictures
-    )
+    # Other views of the same pictures, each [B, 3, H, W], None where no method needs them:
+    second: Tensor | None = None  # another crop and flip, with strong colour changes
+    mixed: Tensor | None = None  # `images` mixed up with their neighbours in the batch, in a share drawn from 0..1
+    plain: Tensor | None = None  # without augmentation
 
 
 @dataclass(frozen=True)
@@ -80,9 +89,11 @@ class Task:
     num_steps: int = 1  # optimizer steps in the whole training
     batch_size: int = 64
     targets: Tensor | None = None  # [num_train], the training labels (CRD draws its negatives from other classes)
+    momentum: float = 0.9  # of the optimizer's SGD; 0 for an optimizer of another kind
 
 
 EpochOf = Callable[[int], Iterator[tuple[Outputs, Batch]]]
+Tensors = list[Tensor]
 
 
 class Method(nn.Module):
@@ -117,9 +128,23 @@ class Method(nn.Module):
         """
         return None
 
+    def combine(self, params: Tensors, task: Tensors, distilled: Tensors, optimizer: torch.optim.Optimizer) -> Tensors:
+        """What the optimizer gets as gradients, if defined: a rule on gradients, not a loss (DOT).
+
+        `task`: the gradients of the losses on labels alone; `distilled`: of the losses that ask the teacher; both for
+        the `params` that both reach. What a rule must remember it keeps in `optimizer.state[parameter]`, which is part
+        of every checkpoint. Its `forward` gives no loss.
+        """
+        raise NotImplementedError
+
     def forward(self, student: Outputs, teacher: Outputs, batch: Batch) -> dict[str, Tensor]:
         """Named scalar losses; the objective adds them up. Gradients must never reach `teacher`."""
         raise NotImplementedError
+
+
+def is_rule(method: type[Method]) -> bool:
+    """Does it give a rule on gradients instead of a loss?"""
+    return method.combine is not Method.combine
 
 
 def blank_batch(task: Task, device: torch.device | str = "cpu", size: int = 2) -> Batch:

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from kdbench.errors import UserError
 from kdbench.functional import standardise
-from kdbench.method import Batch, EpochOf, Inapplicable, Method, Outputs, Task
+from kdbench.method import VIEWS, Batch, EpochOf, Inapplicable, Method, Outputs, Task, is_rule
 from kdbench.registry import METHODS
 from kdbench.seeding import derive, seeded
 from kdbench.suite import Phase, Terms
@@ -42,9 +42,9 @@ class Term(nn.Module):
 
     def _standardised(self, outputs: Outputs) -> Outputs:
         """Logit standardisation (Sun et al. 2024, https://arxiv.org/abs/2403.01427), for any method on logits."""
-        second = None if outputs.second is None else self._standardised(outputs.second)
+        others = {name: getattr(outputs, name) for name in (*VIEWS, "peer")}
         logits = standardise(outputs.logits, population=self.standardise == "population")
-        return replace(outputs, logits=logits, second=second)
+        return replace(outputs, logits=logits, **{k: self._standardised(v) for k, v in others.items() if v is not None})
 
 
 class Objective(nn.Module):
@@ -59,6 +59,7 @@ class Objective(nn.Module):
         self.lengths = [epochs for epochs, _ in phases]
         self.phases = nn.ModuleList(_terms(terms) for _, terms in phases)
         self.place = 0
+        self.peer: nn.Module | None = None  # a second student, where a method needs one; trained, saved and counted
 
     def enter(self, epoch: int) -> None:
         """Go to the phase of `epoch` (from 0)."""
@@ -102,16 +103,24 @@ class Objective(nn.Module):
                     torch.manual_seed(derive("prepare", term.name, *seed))
                     term.method.prepare(epoch_of)
 
-    def forward(self, student: Outputs, teacher: Outputs, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
-        """The weighted sum to minimise, and the scalar losses by name as the methods gave them (unweighted)."""
+    def forward(self, student: Outputs, teacher: Outputs, batch: Batch) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
+        """The weighted sum of the losses on labels alone, that of those which ask the teacher, and all losses by name.
+
+        Their sum is to be minimised; the losses by name are as the methods gave them (unweighted).
+        """
         losses: dict[str, Tensor] = {}
-        total: Any = 0.0
+        sums = [student.logits.new_zeros(()), student.logits.new_zeros(())]
         for term in self.terms():
             weight, found = term.losses(student, teacher, batch)
             for name, loss in found.items():
                 losses[name] = loss
-                total = total + weight * loss
-        return total, losses
+                part = bool(term.method.needs)
+                sums[part] = sums[part] + weight * loss
+        return sums[0], sums[1], losses
+
+    def rule(self) -> Method | None:
+        """The present phase's rule on gradients, if there is one."""
+        return next((term.method for term in self.terms() if is_rule(type(term.method))), None)
 
     def inference(self) -> Method | None:
         """The method whose adapter stays at inference, if there is one."""
@@ -128,7 +137,7 @@ class Deployed(nn.Module):
     def forward(self, images: Tensor, needs: Iterable[str] = ("logits",)) -> Outputs:
         if self.method is None:
             return self.net(images, needs)
-        said = self.net(images, {*needs, *self.method.student_needs} - {"second"})
+        said = self.net(images, own_needs({*needs, *self.method.student_needs}))
         logits = self.method.infer(said)
         assert logits is not None
         return replace(said, logits=logits)
@@ -144,8 +153,13 @@ def needs_of(methods: Iterable[str]) -> frozenset[str]:
 
 
 def student_needs_of(methods: Iterable[str]) -> frozenset[str]:
-    """What the student must deliver for `methods`."""
-    return frozenset(need for name in methods for need in METHODS[name].student_needs)
+    """What the student must deliver for `methods`; its logits where a method names nothing."""
+    return frozenset(need for name in methods for need in METHODS[name].student_needs or ("logits",))
+
+
+def own_needs(needs: Iterable[str]) -> frozenset[str]:
+    """What of `needs` comes from one forward on the batch itself."""
+    return frozenset(needs) - {*VIEWS, "peer"}
 
 
 def prepares(method: Method) -> bool:
@@ -174,6 +188,7 @@ def blank_outputs(net: Any, needs: Iterable[str], task: Task, device: torch.devi
     net.eval()
     with torch.no_grad():
         images = torch.full((2, *task.input_size), 0.5, device=device)
-        outputs = net(images, set(needs) - {"second"})
+        outputs = net(images, own_needs(needs))
     net.train(training)
-    return replace(outputs, second=Outputs(outputs.logits)) if "second" in needs else outputs
+    others = {*VIEWS, "peer"} & set(needs)
+    return replace(outputs, **{name: Outputs(outputs.logits) for name in others})

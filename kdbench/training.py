@@ -20,9 +20,9 @@ from torch import Tensor, nn
 
 from kdbench.data.splits import Epoch, Loader, Splits
 from kdbench.evaluation import autocast, evaluate, predictions
-from kdbench.method import Batch, Outputs
+from kdbench.method import VIEWS, Batch, Outputs
 from kdbench.models import Net
-from kdbench.objective import Deployed, Objective
+from kdbench.objective import Deployed, Objective, own_needs
 from kdbench.seeding import RandomState, derive
 from kdbench.suite import Train
 
@@ -66,20 +66,47 @@ class Trial:
 
     def step(self, batch: Batch, taught: Outputs, lr: float) -> None:
         """One optimizer step. `taught`: the teacher's outputs, in fp32 (or wider) and without gradient."""
-        with self.student_random, autocast(self.device, self.train_spec.precision):
-            said = both_views(self.net, batch, self.objective.student_needs)
+        said = self.say(batch)
         with self.method_random:
-            loss, losses = self.objective(at_least_fp32(said), taught, batch)
+            task, distilled, losses = self.objective(said, taught, batch)
         self.optimizer.zero_grad(set_to_none=True)
-        loss.backward()
+        self.backward(task, distilled)
         if self.train_spec.clip_grad is not None:
             nn.utils.clip_grad_norm_(self.params, self.train_spec.clip_grad)
         for group in self.optimizer.param_groups:
             group["lr"] = lr
         self.optimizer.step()
-        for name, value in {"total": loss, **losses}.items():
+        for name, value in {"total": task + distilled, **losses}.items():
             self.sums[name] = self.sums[name] + value.detach() if name in self.sums else value.detach().clone()
         self.done += 1
+
+    def say(self, batch: Batch) -> Outputs:
+        """What the student says, in fp32 or wider; and what its peer says, where a method has it learn beside one."""
+        needs, peer = self.objective.student_needs, self.objective.peer
+        with autocast(self.device, self.train_spec.precision):
+            with self.student_random:
+                said = all_views(self.net, batch, needs)
+            if "peer" in needs and peer is not None:
+                with self.method_random:
+                    said = replace(said, peer=peer(batch.images))
+        return at_least_fp32(said)
+
+    def backward(self, task: Tensor, distilled: Tensor) -> None:
+        """Gradients of the sum; or what the objective's rule makes of those of its two parts (DOT)."""
+        rule = self.objective.rule()
+        if rule is None:
+            (task + distilled).backward()
+            return
+        parts = zip(self.params, gradients(task, self.params), gradients(distilled, self.params), strict=True)
+        both = []
+        for parameter, of_task, of_distilled in parts:
+            parameter.grad = of_task if of_distilled is None else of_distilled
+            if of_task is not None and of_distilled is not None:
+                both.append((parameter, of_task, of_distilled))
+        if both:
+            params, *sides = (list(column) for column in zip(*both, strict=True))
+            for parameter, gradient in zip(params, rule.combine(params, *sides, self.optimizer), strict=True):
+                parameter.grad = gradient
 
     def end_epoch(self, num_steps: int, scores: dict[str, dict[str, float]]) -> None:
         """Read this epoch's sums, note its curves, and leave the cohort if something is not finite."""
@@ -178,7 +205,8 @@ def lock_step(
 ) -> None:
     """One batch for all members. One that raises leaves the cohort; the others go on."""
     clock = Clock(device)
-    batch = epoch.batch(step, progress, second=any("second" in trial.needs for trial in members))
+    needs = frozenset().union(*(trial.needs | trial.objective.student_needs for trial in members))
+    batch = epoch.batch(step, progress, **{view: view in needs for view in VIEWS})
     shared = {"data": clock.lap()}
     taught = teach(teacher, batch, members)
     shared["teacher"] = clock.lap()
@@ -206,15 +234,24 @@ def teach(teacher: Net | None, batch: Batch, members: Sequence[Trial]) -> Output
 @torch.no_grad()
 def ask(teacher: Net, batch: Batch, needs: frozenset[str], precision: str) -> Outputs:
     with autocast(batch.images.device, precision):
-        return at_least_fp32(both_views(teacher, batch, needs))
+        return at_least_fp32(all_views(teacher, batch, needs))
 
 
-def both_views(net: Net, batch: Batch, needs: frozenset[str]) -> Outputs:
-    """The net's outputs on the batch, and its logits on the second view where a method needs them."""
-    if "second" not in needs or batch.second is None:
-        return net(batch.images, needs)
-    said = net(batch.images, needs - {"second"})
-    return replace(said, second=net(batch.second))
+def all_views(net: Net, batch: Batch, needs: frozenset[str]) -> Outputs:
+    """The net's outputs on the batch, and its logits on those of the other views that are needed.
+
+    Where only other views are, the net does not see the batch itself: `logits` are [B, 0].
+    """
+    own = own_needs(needs)
+    said = net(batch.images, own) if own else Outputs(batch.images.new_zeros(len(batch.target), 0))
+    return replace(said, **{view: net(getattr(batch, view)) for view in VIEWS if view in needs})
+
+
+def gradients(loss: Tensor, params: Sequence[nn.Parameter]) -> Sequence[Tensor | None]:
+    """Of one part of the loss, which may reach no parameter at all; the graph is kept for the other part."""
+    if not loss.requires_grad:
+        return [None] * len(params)
+    return torch.autograd.grad(loss, params, retain_graph=True, allow_unused=True)
 
 
 def taught_epoch(
@@ -224,7 +261,7 @@ def taught_epoch(
     loader = Loader(splits.train, train.batch_size, train.augment, derive("prepare", seed))
     epoch = loader.epoch(number)
     for step in range(loader.steps):
-        batch = epoch.batch(step, 0.0, second="second" in needs)
+        batch = epoch.batch(step, 0.0, **{view: view in needs for view in VIEWS})
         yield ask(teacher, batch, needs, train.precision), batch
 
 

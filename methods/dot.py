@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from kdbench import Batch, Inapplicable, Method, Outputs, Task, register_method
-from kdbench.method import Gradients, Share
+from kdbench.method import Share, Tensors
 
 
 @register_method("dot", needs=(), paper="https://arxiv.org/abs/2307.08436", year=2023, family="structure")
@@ -27,24 +27,24 @@ class DOT(Method):
             raise Inapplicable(f"needs momentum + delta below 1, not {task.momentum:g} + {self.delta:g}")
 
     @torch.no_grad()
-    def combine(self, task: Gradients, distilled: Gradients, optimizer: torch.optim.Optimizer) -> Gradients:
+    def combine(self, params: Tensors, task: Tensors, distilled: Tensors, optimizer: torch.optim.Optimizer) -> Tensors:
         [group] = optimizer.param_groups
-        return [
-            self.combined(p, g_task, g_kd, group, optimizer.state[p]) if g_task is not None and g_kd is not None else
-            (g_kd if g_task is None else g_task)
-            for p, g_task, g_kd in zip(group["params"], task, distilled, strict=True)
-        ]  # fmt: skip
-
-    def combined(self, p: Tensor, g_task: Tensor, g_kd: Tensor, group: dict, state: dict) -> Tensor:
-        """The gradient for SGD of one parameter; its two momenta go on."""
-        for name in ("dot_task", "dot_kd"):
-            if name not in state:
-                state[name] = torch.zeros_like(p)
-        v_task, v_kd = state["dot_task"], state["dot_kd"]
-        gradient = g_task + g_kd + self.delta * (v_kd - v_task)
-        v_task.mul_(group["momentum"] - self.delta).add_(g_task).add_(p, alpha=group["weight_decay"])
-        v_kd.mul_(group["momentum"] + self.delta).add_(g_kd)
-        return gradient
+        v_task, v_kd = (momenta(name, params, optimizer) for name in ("dot_task", "dot_kd"))
+        gradients = torch._foreach_add(task, distilled)
+        torch._foreach_add_(gradients, torch._foreach_sub(v_kd, v_task), alpha=self.delta)
+        torch._foreach_mul_(v_task, group["momentum"] - self.delta)
+        torch._foreach_add_(v_task, task)
+        torch._foreach_add_(v_task, params, alpha=group["weight_decay"])
+        torch._foreach_mul_(v_kd, group["momentum"] + self.delta)
+        torch._foreach_add_(v_kd, distilled)
+        return gradients
 
     def forward(self, student: Outputs, teacher: Outputs, batch: Batch) -> dict[str, Tensor]:
         return {}
+
+
+def momenta(name: str, params: Tensors, optimizer: torch.optim.Optimizer) -> list[Tensor]:
+    """One of the two momenta of each parameter, zero at first."""
+    for p in params:
+        optimizer.state[p].setdefault(name, torch.zeros_like(p))
+    return [optimizer.state[p][name] for p in params]

@@ -102,14 +102,28 @@ class Epoch:
         self.shift = torch.randint(0, 2 * loader.pad + 1, (count, 2), generator=generator).to(device)
         self.flip = (torch.rand(count, generator=generator) < 0.5).to(device) & loader.flip
 
-    def batch(self, step: int, progress: float, second: bool = False) -> Batch:
-        """Batch `step` of the epoch; with `second`, its second view too."""
+    def batch(
+        self, step: int, progress: float, second: bool = False, mixed: bool = False, plain: bool = False
+    ) -> Batch:
+        """Batch `step` of the epoch; with those of its other views that are asked for."""
         loader = self.loader
         part = slice(step * loader.batch_size, (step + 1) * loader.batch_size)
         index = self.order[part]
         images = self._cut(index, self.shift[part], self.flip[part])
-        view = self._second(step, index) if second else None
-        return Batch(images, loader.images.targets[index], index, progress, view)
+        return Batch(
+            images,
+            loader.images.targets[index],
+            index,
+            progress,
+            second=self._second(step, index) if second else None,
+            mixed=self._mixed(step, images) if mixed else None,
+            plain=to_float(loader.images.pixels[index]) if plain else None,
+        )
+
+    def _mixed(self, step: int, images: Tensor) -> Tensor:
+        """Each picture with its neighbour (a batch is in random order), both in one share per batch, from 0..1."""
+        generator = torch.Generator().manual_seed(derive("mixed view", self.loader.seed, self.number, step))
+        return images.lerp(images.roll(1, 0), float(torch.rand((), generator=generator)))
 
     def _second(self, step: int, index: Tensor) -> Tensor:
         """Another crop and flip, then brightness, contrast and saturation by up to 40%, and a square cut out."""
