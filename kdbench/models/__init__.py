@@ -1,6 +1,7 @@
 """Models: any timm model as a `Net` that answers with `Outputs`, and the literature's CIFAR nets."""
 
-from kdbench.models import cifar as _cifar  # noqa: F401  (registers the CIFAR nets into timm)
+# Importing them registers the CIFAR nets into timm.
+from kdbench.models import cifar, cifar_mobilenet, cifar_shufflenet, cifar_vgg, cifar_wrn  # noqa: F401
 from kdbench.models.net import Net, build_net, known_models
 
 __all__ = ["Net", "build_net", "known_models"]

@@ -11,6 +11,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, Protocol
 
+import numpy as np
 import timm
 import torch
 import torch.nn.functional as F
@@ -20,6 +21,11 @@ from kdbench.errors import UserError
 from kdbench.method import Inapplicable, Outputs
 from kdbench.models.taps import AttentionTap, OutputTap, Tap, last_norms, over_whole_pictures, tap_preacts
 from kdbench.seeding import seeded
+
+# Many checkpoints hold the accuracy as a NumPy scalar: plain data, but weights_only asks for each of its parts by name.
+_SCALAR = np.float64(0).__reduce__()[0]
+_SCALAR_NAMES = ("numpy._core.multiarray.scalar", "numpy.core.multiarray.scalar")  # NumPy 2, NumPy 1
+NUMPY_SCALAR = [*((_SCALAR, name) for name in _SCALAR_NAMES), np.dtype, np.dtypes.Float64DType, np.dtypes.Float32DType]
 
 
 class Spec(Protocol):
@@ -159,7 +165,8 @@ def _first_line(error: Exception) -> str:
 def load_weights(model: nn.Module, path: Path) -> None:
     """Load a .safetensors file, or a .pth read with `weights_only` (nothing in it is executed).
 
-    Raises UserError when the file is missing, is not such a file, or does not fit the model.
+    The CIFAR nets also take the names of the CRD benchmark's public checkpoints. Raises UserError when the file is
+    missing, is not such a file, or does not fit the model; then it says what fits and what does not.
     """
     if not path.is_file():
         raise UserError(f"checkpoint {path}: no such file")
@@ -167,14 +174,29 @@ def load_weights(model: nn.Module, path: Path) -> None:
         state = _read_state(path)
     except Exception as error:
         raise UserError(f"checkpoint {path}: can't be read safely: {_first_line(error)}") from error
+    if hasattr(model, "published_name"):
+        state = {model.published_name(name): value for name, value in state.items()}
     own = model.state_dict()
-    missing, extra = sorted(own.keys() - state.keys()), sorted(state.keys() - own.keys())
-    shapes = sorted(k for k in own.keys() & state.keys() if own[k].shape != state[k].shape)
-    for what, names in (("lacks", missing), ("has unknown", extra), ("has another shape for", shapes)):
+    counters = {k: v for k, v in own.items() if k.endswith("num_batches_tracked")}  # older files have none
+    state = counters | state
+    if wrong := mismatch(own, state):
+        raise UserError(f"checkpoint {path} {wrong}")
+    model.load_state_dict(state)
+
+
+def mismatch(own: dict[str, Tensor], state: dict[str, Tensor]) -> str:
+    """What of `state` does not fit `own`, in words; empty when all does."""
+    shared = own.keys() & state.keys()
+    lists = {"lacks": sorted(own.keys() - state.keys()), "has unknown": sorted(state.keys() - own.keys())}
+    shapes = sorted(name for name in shared if own[name].shape != state[name].shape)
+    lists["has another shape for"] = [f"{k} ({[*state[k].shape]}, here {[*own[k].shape]})" for k in shapes]
+    parts = []
+    for what, names in lists.items():
         if names:
             more = f" and {len(names) - 3} more" if len(names) > 3 else ""
-            raise UserError(f"checkpoint {path} {what} {', '.join(names[:3])}{more}")
-    model.load_state_dict(state)
+            parts.append(f"{what} {', '.join(names[:3])}{more}")
+    fits = f"{len(shared) - len(shapes)} of the model's {len(own)} tensors fit"
+    return "; ".join([*parts, fits]) if parts else ""
 
 
 def _read_state(path: Path) -> dict[str, Tensor]:
@@ -182,7 +204,8 @@ def _read_state(path: Path) -> dict[str, Tensor]:
         from safetensors.torch import load_file
 
         return load_file(path)
-    state = torch.load(path, map_location="cpu", weights_only=True)
+    with torch.serialization.safe_globals(NUMPY_SCALAR):
+        state = torch.load(path, map_location="cpu", weights_only=True)
     for wrapper in ("model", "state_dict", "net"):
         if isinstance(state, dict) and isinstance(state.get(wrapper), dict):
             state = state[wrapper]
