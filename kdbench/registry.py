@@ -94,7 +94,8 @@ def _settings_model(name: str, function: Callable[..., Any]) -> type[BaseModel]:
     """A pydantic model of the keyword arguments of `function` (all but `self` and the data folder)."""
     settings: dict[str, Any] = {}
     for parameter in inspect.signature(function, eval_str=True).parameters.values():
-        if parameter.name in ("self", "data_dir"):
+        inherited = parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD)  # nn.Module's, without settings
+        if parameter.name in ("self", "data_dir") or inherited:
             continue
         if parameter.annotation is parameter.empty:
             raise UserError(f"{name}: setting {parameter.name!r} needs a type hint ({_origin(function)})")

@@ -72,7 +72,7 @@ def at_most_median(x: Tensor) -> Tensor:
     return (x <= median).to(x.dtype)
 
 
-@register_method("ce_second", needs=("logits", "second"), family="labels")
+@register_method("ce_second", needs=(), student_needs="second", family="labels")
 class SecondCrossEntropy(Method):
     """Mean cross-entropy on the second, strongly augmented view: a part of the objectives that train on two views."""
 

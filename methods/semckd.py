@@ -17,8 +17,8 @@ class SemCKD(Method):
     """Mean over pictures b and the student's stages i of sum_j A_bij * MSE(r_ij(s_i), t_j) (Chen et al., eq. 5-8).
 
     A_bi = softmax_j(<q_bi, k_bj> / soft); q and k are unit outputs of small perceptrons on row b of a stage's Gram
-    matrix over the batch. Those are as wide as a training batch, as in the authors' code: a smaller one is filled up with
-    zeros, a larger one is cut into groups. r_ij: 1x1, 3x3 and 1x1 convolutions, or one 1x1 (`regressor: linear`). Of
+    matrix over the batch. Those are as wide as a training batch, as in the authors' code: a smaller one is filled up
+    with zeros, a larger one cut into groups. r_ij: 1x1, 3x3 and 1x1 convolutions, or one 1x1 (`regressor: linear`). Of
     maps on different grids the larger is average-pooled. Authors' weight on CIFAR-100: 400.
     """
 
