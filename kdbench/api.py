@@ -165,9 +165,10 @@ def _total_steps(made: Plan) -> int:
     for cell in made.todo:
         pictures = made.shapes.info(cell.dataset).num_train * (1 - cell.validation)
         total += cell.train.epochs * round(pictures / cell.train.batch_size)
-        if cell.teacher_key not in teachers and cell.teacher.checkpoint is None:
-            teachers.add(cell.teacher_key)
-            total += cell.teacher_train.epochs * round(pictures / cell.teacher_train.batch_size)
+        for link in cell.lineage:
+            if link.teacher_key not in teachers and link.teacher.checkpoint is None:
+                teachers.add(link.teacher_key)
+                total += cell.teacher_train.epochs * round(pictures / cell.teacher_train.batch_size)
     return total
 
 

@@ -10,7 +10,7 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
-from kdbench.suite import DatasetSpec, ModelSpec, Phases, Suite, TeacherTrain, Train, objective
+from kdbench.suite import DatasetSpec, ModelSpec, Phases, Suite, TeacherSpec, TeacherTrain, Train, objective
 
 # The one method that the engine knows by name: plain labels. Teachers learn from it, and gains are counted against it.
 BASELINE = "ce"
@@ -29,7 +29,7 @@ class Cell:
     suite: str
     label: str
     dataset: DatasetSpec
-    teacher: ModelSpec
+    teacher: TeacherSpec
     student: ModelSpec
     train: Train
     teacher_train: TeacherTrain
@@ -65,7 +65,37 @@ class Cell:
         if self.teacher.checkpoint is None:  # else it is taken as it is: nothing is trained
             recipe = {k: v for k, v in _dump(self.teacher_train).items() if k != "seed"}
             identity |= {"train": recipe, "seed": self.teacher_seed}
+        if self.teacher_cell is not None:
+            phases = objective_identity(self.teacher_cell.phases)
+            identity |= {"taught_by": self.teacher_cell.teacher_identity, "objective": phases}
         return identity
+
+    @cached_property
+    def teacher_cell(self) -> "Cell | None":
+        """The training of a teacher that is itself a distilled student: a cell with the teacher in the student's place.
+
+        None for a teacher that learns from labels or is taken as it is.
+        """
+        spec = self.teacher
+        if spec.taught_by is None or spec.objective is None:
+            return None
+        return Cell(
+            suite=self.suite,
+            label=f"teacher {spec.short}",
+            dataset=self.dataset,
+            teacher=spec.taught_by,
+            student=spec,
+            train=self.teacher_train,
+            teacher_train=self.teacher_train,
+            phases=objective(spec.objective),
+            seed=self.teacher_seed,
+            validation=self.validation,
+        )
+
+    @property
+    def lineage(self) -> list["Cell"]:
+        """This cell, and upwards those of its teachers that are distilled students."""
+        return [self] if self.teacher_cell is None else [self, *self.teacher_cell.lineage]
 
     @cached_property
     def teacher_key(self) -> str:
@@ -142,7 +172,8 @@ def _dataset(spec: DatasetSpec) -> dict[str, Any]:
 
 
 def _model(spec: ModelSpec) -> dict[str, Any]:
-    identity = {k: v for k, v in spec.model_dump(mode="json").items() if v is not None}
+    whole = spec.model_dump(mode="json", exclude={"taught_by", "objective"})
+    identity = {k: v for k, v in whole.items() if v is not None}
     if spec.checkpoint is not None:  # what is in the file decides, not where it stands
         identity["checkpoint"] = _file_hash(spec.checkpoint)
     return identity

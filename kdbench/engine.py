@@ -20,14 +20,14 @@ from kdbench.checkpoint import Checkpoints
 from kdbench.data import Splits, load_splits
 from kdbench.method import Inapplicable
 from kdbench.models import build_net
-from kdbench.objective import Objective, blank_outputs, needs_of, student_needs_of
 from kdbench.plan import Plan
 from kdbench.profiling import peak_memory_mb, profile
 from kdbench.progress import Bar
 from kdbench.records import Record, Records, finite, is_final, write_atomic
-from kdbench.teachers import Stopped, Teacher, obtain, task_of
+from kdbench.teachers import Stopped, Teacher, obtain
 from kdbench.tracking import Tracker
-from kdbench.training import Hooks, OutOfMemory, Trial, count_parameters, taught_epoch, train_cohort
+from kdbench.training import Hooks, OutOfMemory, count_parameters, train_cohort
+from kdbench.trials import Trial, start_trial
 from kdbench.versions import versions
 
 CHECKPOINT_EVERY = 20.0  # seconds: an epoch's end saves state when so much work would be lost
@@ -172,21 +172,9 @@ class Engine:
 
     def trial(self, cell: Cell, splits: Splits, teacher: Teacher) -> Trial:
         """A student with its objective, at the start or where its checkpoint left it. Raises Inapplicable."""
-        net = build_net(cell.student, splits.num_classes, splits.input_size, "student", cell.seed).to(self.device)
-        built, needs = Objective(cell.phases), needs_of(cell.methods)
-        steps = -(-len(splits.train) // cell.train.batch_size) * cell.train.epochs
-        task = task_of(splits, steps, cell.train.batch_size)
-        student_says = blank_outputs(net, student_needs_of(cell.methods), task, self.device)
-        built.build(student_says, blank_outputs(teacher.net, needs, task, self.device), task, cell.seed)
-        trial = Trial(net, built, cell.train, self.device, cell.seed)
-        if (state := self.checkpoints.load(cell.key)) is not None:
-            trial.load_state(state)
-        else:
-            self.bar.now(f"preparing {cell.label}")
-            built.prepare(
-                lambda epoch: taught_epoch(teacher.net, needs, splits, cell.train, cell.seed, epoch), cell.seed
-            )
-        return trial
+        self.bar.now(f"preparing {cell.label}")
+        net = build_net(cell.student, splits.num_classes, splits.input_size, "student", cell.seed)
+        return start_trial(cell, net, splits, teacher.net, self.device, self.checkpoints.load(cell.key))
 
     def splits(self, cell: Cell) -> Splits:
         """The cell's data on the device; the last data set is kept."""
@@ -245,7 +233,7 @@ class Engine:
             "curves": {},
             **about,
             **details,
-            "versions": versions(self.device, cell.methods),
+            "versions": versions(self.device, sorted({name for link in cell.lineage for name in link.methods})),
             "finished": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         }
         record = finite(record)

@@ -17,7 +17,8 @@ from kdbench.objective import Objective, blank_outputs, needs_of, student_needs_
 from kdbench.profiling import count_macs
 from kdbench.records import Record, Records, is_final
 from kdbench.registry import DATASETS, DataInfo
-from kdbench.suite import DatasetSpec, ModelSpec, Suite
+from kdbench.suite import DatasetSpec, ModelSpec, Suite, Train
+from kdbench.trials import momentum_of
 
 
 @dataclass
@@ -89,10 +90,10 @@ class Shapes:
                 self._infos[name] = DataInfo(splits.num_classes, splits.input_size, len(splits.train), len(splits.test))
         return self._infos[name]
 
-    def task(self, dataset: DatasetSpec, batch_size: int = 64) -> Task:
+    def task(self, dataset: DatasetSpec, train: Train = Train()) -> Task:  # noqa: B008  (frozen)
         info = self.info(dataset)
         targets = torch.zeros(info.num_train, dtype=torch.int64, device="meta")
-        return Task(info.num_classes, info.num_train, info.input_size, 1, batch_size, targets)
+        return Task(info.num_classes, info.num_train, info.input_size, 1, train.batch_size, targets, momentum_of(train))
 
     def net(self, spec: ModelSpec, dataset: DatasetSpec) -> Net:
         name = spec.model_dump_json() + dataset.model_dump_json()
@@ -121,7 +122,8 @@ class Shapes:
         problems: dict[str, None] = {}
         checked: set[str] = set()
         for cell in cells:
-            for role, spec in (("teacher", cell.teacher), ("student", cell.student)):
+            teachers = [("teacher", link.teacher) for link in cell.lineage]
+            for role, spec in [*teachers, ("student", cell.student)]:
                 name = spec.model_dump_json() + cell.dataset.model_dump_json()
                 if name in checked:
                     continue
@@ -138,22 +140,24 @@ class Shapes:
             raise UserError("\n".join(problems))
 
     def why_not(self, cell: Cell) -> str | None:
-        """Why the cell's objective does not apply to its pair; None when it does."""
+        """Why the cell's objective, or that of a teacher of its own, does not apply to its pair; None when it does."""
+        if cell.teacher_cell is not None and (reason := self.why_not(cell.teacher_cell)) is not None:
+            return f"its teacher {cell.teacher.model} can't be taught: {reason}"
         built: Any = Objective(cell.phases)
         try:
             student = self.outputs(cell.student, cell.dataset, student_needs_of(cell.methods))
             teacher = self.outputs(cell.teacher, cell.dataset, needs_of(cell.methods))
             with torch.device("meta"):
-                built.build(student, teacher, self.task(cell.dataset, cell.train.batch_size), 0)
-        except Inapplicable as reason:
-            return str(reason)
+                built.build(student, teacher, self.task(cell.dataset, cell.train), 0)
+        except Inapplicable as why:
+            return str(why)
         return None
 
     def inapplicable(self, cells: Iterable[Cell]) -> dict[str, str]:
         verdicts: dict[str, str | None] = {}
         found = {}
         for cell in cells:
-            place = f"{cell.dataset}{cell.teacher}{cell.student}{cell.phases}"
+            place = f"{cell.dataset}{cell.teacher}{cell.student}{cell.phases}{cell.train}"
             if place not in verdicts:
                 verdicts[place] = self.why_not(cell)
             if (reason := verdicts[place]) is not None:

@@ -8,6 +8,7 @@ import json
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
+from difflib import get_close_matches
 from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
@@ -16,6 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from kdbench.data.splits import AUGMENTS
 from kdbench.errors import UserError, unknown
+from kdbench.method import Method, is_rule
 from kdbench.registry import DATASETS, METHODS, load_methods, load_plugin, plain
 from kdbench.yaml_lines import Document, Place, read_yaml
 
@@ -108,6 +110,44 @@ class ModelSpec(Frozen):
         return self.model + (f"({', '.join(f'{k}={v}' for k, v in sorted(extra.items()))})" if extra else "")
 
 
+class TeacherSpec(ModelSpec):
+    """A teacher. With `taught_by` it is itself a distilled student: a teacher assistant, or a born-again generation.
+
+    `objective` is how it was taught, as a row of `methods`; it is trained with `teacher_train`, as all teachers are.
+    """
+
+    taught_by: "TeacherSpec | None" = None
+    objective: dict[str, Any] | None = None
+
+    @model_validator(mode="after")
+    def _taught(self) -> Self:
+        if (self.taught_by is None) != (self.objective is None):
+            raise ValueError("taught_by and objective go together")
+        if self.taught_by is not None and self.checkpoint is not None:
+            raise ValueError("a checkpoint is taken as it is: it can't be taught_by another teacher")
+        return self
+
+    @property
+    def short(self) -> str:
+        """`cifar_resnet14 (taught by cifar_resnet56: 0.1 ce + 0.9 kd)`, so that tables tell teachers apart."""
+        own = super().short
+        if self.taught_by is None or self.objective is None:
+            return own
+        return f"{own} (taught by {self.taught_by.short}: {described(self.objective)})"
+
+
+def described(row: dict[str, Any]) -> str:
+    """A row of `methods` in a line: `0.1 ce + 0.9 kd(temperature=4)`."""
+    if "phases" in row:
+        return ", then ".join(described(part) for part in row["phases"])
+    words = []
+    for name, given in row.items():
+        table = given if isinstance(given, dict) and "from" not in given else {"weight": given}
+        settings = ", ".join(f"{k}={v}" for k, v in table.items() if k != "weight")
+        words.append(f"{table.get('weight', 1)} {name}" + (f"({settings})" if settings else ""))
+    return " + ".join(words)
+
+
 class DatasetSpec(Frozen):
     """A data set's name; the rest are its settings."""
 
@@ -128,7 +168,7 @@ class DatasetSpec(Frozen):
 class Pair(Frozen):
     """A teacher, a student, and what their training differs in."""
 
-    teacher: ModelSpec
+    teacher: TeacherSpec
     student: ModelSpec
     train: dict[str, Any] = {}
 
@@ -185,7 +225,7 @@ class Suite:
     path: Path
     name: str
     datasets: tuple[DatasetSpec, ...]
-    pairs: tuple[tuple[ModelSpec, ModelSpec, Train], ...]
+    pairs: tuple[tuple[TeacherSpec, ModelSpec, Train], ...]
     objectives: dict[str, Phases]
     seeds: tuple[int, ...]
     validation: float
@@ -256,6 +296,8 @@ def fill(name: str, given: Any) -> tuple[dict[str, Any], list[tuple[str, str]]]:
         elif not problems:
             bad = next(k for k, v in end.items() if isinstance(v, dict))
             problems.append((bad, "a table here must be a schedule: {from: 8, to: 2, curve: linear}"))
+    if is_rule(METHODS[name]) and filled.get("weight", 1.0) != 1.0:
+        problems.append(("weight", f"{name} is a rule on gradients: it has no loss, so no weight but 1"))
     if filled.get("standardise", "none") != "none" and "logits" not in METHODS[name].needs:
         problems.append(("standardise", f"{name} does not read the teacher's logits"))
     return {**filled, **ramps}, list(dict.fromkeys(problems))
@@ -329,8 +371,8 @@ def _check(document: Document) -> Iterator[tuple[Place, str]]:
             continue
         if isinstance(pair.get("train"), dict) and train_is_right:
             yield from _mistakes(Train, {**train, **pair["train"]}, ("pairs", number, "train"))
-        for role in ("teacher", "student"):
-            yield from _check_model(document, pair.get(role), ("pairs", number, role))
+        yield from _check_teacher(document, pair.get("teacher"), ("pairs", number, "teacher"))
+        yield from _check_model(document, pair.get("student"), ("pairs", number, "student"))
     for number, dataset in enumerate(_list(data, "datasets")):
         yield from _check_dataset(dataset, ("datasets", number))
     yield from _check_objectives(data)
@@ -373,10 +415,43 @@ def _list(data: dict[str, Any], name: str) -> list[Any]:
     return data[name] if isinstance(data.get(name), list) else []
 
 
-def _check_model(document: Document, spec: Any, place: Place) -> Iterator[tuple[Place, str]]:
+def _check_teacher(document: Document, spec: Any, place: Place) -> Iterator[tuple[Place, str]]:
+    """A teacher, and upwards those who taught it."""
+    yield from _check_model(document, spec, place, TeacherSpec)
+    if not isinstance(spec, dict):
+        return
+    if spec.get("taught_by") is not None:
+        yield from _check_teacher(document, spec["taught_by"], (*place, "taught_by"))
+    if isinstance(spec.get("objective"), dict):
+        epochs = _epochs(document.data, "teacher_train", "train")
+        if epochs == 0:
+            yield place, "with teacher_train.epochs: 0 nothing can be taught"
+        wrong = list(_check_row(spec["objective"], (*place, "objective"), epochs, "teacher_train"))
+        yield from wrong
+        methods = [] if wrong else sorted({name for _, terms in objective(spec["objective"]) for name in terms})
+        for name in methods:
+            if METHODS[name].infer is not Method.infer:
+                yield (*place, "objective"), f"{name}'s adapter stays at inference; a teacher must be a plain net"
+
+
+def _epochs(data: dict[str, Any], *tables: str) -> int | None:
+    """The epochs that the first of `tables` to say so gives; None when they make no sense."""
+    given = [data[name]["epochs"] for name in tables if isinstance(data.get(name), dict) and "epochs" in data[name]]
+    epochs = given[0] if given else Train().epochs
+    return epochs if isinstance(epochs, int) else None
+
+
+def _check_model(
+    document: Document, spec: Any, place: Place, kind: type[ModelSpec] = ModelSpec
+) -> Iterator[tuple[Place, str]]:
     from kdbench.models import known_models
 
     name = spec.get("model") if isinstance(spec, dict) else spec
+    for option in spec if isinstance(spec, dict) else ():
+        if kind is ModelSpec and option in ("taught_by", "objective"):
+            yield (*place, option), "only a teacher can be taught"
+        elif option not in kind.model_fields and get_close_matches(option, kind.model_fields, n=1, cutoff=0.86):
+            yield (*place, option), unknown("entry", option, kind.model_fields)
     if isinstance(name, str) and name.split(".")[0] not in known_models():
         yield place, unknown("model", name, known_models())
     checkpoint = spec.get("checkpoint") if isinstance(spec, dict) else None
@@ -413,7 +488,7 @@ def _check_objectives(data: dict[str, Any]) -> Iterator[tuple[Place, str]]:
             yield place, "a row's label must be some printable text without '|'"
         if not isinstance(row, dict):
             continue
-        wrong = list(_check_phases(row, place, data) if "phases" in row else _check_terms(row, place))
+        wrong = list(_check_row(row, place, _epochs(data, "train"), "train"))
         yield from wrong
         if not wrong:
             text = json.dumps(objective(row), sort_keys=True)
@@ -422,7 +497,12 @@ def _check_objectives(data: dict[str, Any]) -> Iterator[tuple[Place, str]]:
             seen.setdefault(text, label)
 
 
-def _check_phases(row: dict[str, Any], place: Place, data: dict[str, Any]) -> Iterator[tuple[Place, str]]:
+def _check_row(row: dict[str, Any], place: Place, epochs: int | None, train: str) -> Iterator[tuple[Place, str]]:
+    """An objective; `epochs` of the table `train` are all that its phases have."""
+    yield from _check_phases(row, place, epochs, train) if "phases" in row else _check_terms(row, place)
+
+
+def _check_phases(row: dict[str, Any], place: Place, total: int | None, train: str) -> Iterator[tuple[Place, str]]:
     phases = row["phases"]
     if len(row) > 1 or not isinstance(phases, list) or not all(isinstance(part, dict) for part in phases) or not phases:
         example = "{phases: [{epochs: 30, fitnet: 100}, {kd: 1}]}"
@@ -436,11 +516,9 @@ def _check_phases(row: dict[str, Any], place: Place, data: dict[str, Any]) -> It
         elif not last and (not isinstance(epochs, int) or isinstance(epochs, bool) or epochs < 1):
             yield (*place, "phases", number), f"needs `epochs`, a whole number above 0, not {epochs!r}"
         yield from _check_terms({k: v for k, v in part.items() if k != "epochs"}, (*place, "phases", number))
-    train = data.get("train")
-    total = train.get("epochs", Train().epochs) if isinstance(train, dict) else None
     lengths = [part.get("epochs") for part in phases[:-1]]
-    if isinstance(total, int) and all(isinstance(n, int) for n in lengths) and sum(lengths) >= total:
-        yield place, f"its first phases take {sum(lengths)} epochs; train.epochs is {total}"
+    if total is not None and all(isinstance(n, int) for n in lengths) and sum(lengths) >= total:
+        yield place, f"its first phases take {sum(lengths)} epochs; {train}.epochs is {total}"
 
 
 def _check_terms(terms: dict[str, Any], place: Place) -> Iterator[tuple[Place, str]]:
@@ -452,6 +530,11 @@ def _check_terms(terms: dict[str, Any], place: Place) -> Iterator[tuple[Place, s
             continue
         for setting, text in fill(name, value)[1]:
             yield ((*place, name, setting) if isinstance(value, dict) else (*place, name)), text
+    rules = [name for name in terms if name in METHODS and is_rule(METHODS[name])]
+    if rules and len(rules) == len(terms):
+        yield place, f"{rules[0]} is a rule on gradients; the objective needs a loss too"
+    if len(rules) > 1:
+        yield place, f"takes one rule on gradients, not {' and '.join(rules)}"
 
 
 # --- the editors' schema ---------------------------------------------------------------------------------------------
@@ -469,13 +552,15 @@ def schema() -> dict[str, Any]:
         own = {**Common.model_json_schema()["properties"], **settings.get("properties", {})}
         numeric = ("number", "integer")
         ramped = {k: {"anyOf": [v, ramp]} if v.get("type") in numeric else v for k, v in own.items()}
-        terms[name] = {"anyOf": [{"type": "number", "exclusiveMinimum": 0}, {**settings, "properties": ramped}]}
+        number = {"type": "number", "exclusiveMinimum": 0}
+        terms[name] = {"anyOf": [number, ramp, {**settings, "properties": ramped}]}
     plain_row = {"type": "object", "properties": terms, "additionalProperties": False, "minProperties": 1}
     phase = {**plain_row, "properties": {"epochs": {"type": "integer", "minimum": 1}, **terms}}
     phases = {"phases": {"type": "array", "items": phase, "minItems": 1}}
     row = {"anyOf": [plain_row, {"type": "object", "properties": phases, "required": ["phases"]}]}
     root["properties"]["methods"] = {"type": "object", "additionalProperties": row, "minProperties": 1}
-    for name, short in (("ModelSpec", "model"), ("DatasetSpec", "name")):
+    definitions["TeacherSpec"]["properties"]["objective"] = {"$ref": "#/properties/methods/additionalProperties"}
+    for name, short in (("ModelSpec", "model"), ("TeacherSpec", "model"), ("DatasetSpec", "name")):
         full = {**definitions[name], "required": [short], "additionalProperties": True}
         definitions[name] = {"anyOf": [{"type": "string"}, full]}
     kinds = {"enum": ["cosine", "constant", "step"]}

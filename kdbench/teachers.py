@@ -1,4 +1,7 @@
-"""Teachers: loaded or trained once per (data set, model, recipe, seed), kept with their accuracy, found by key."""
+"""Teachers: loaded or trained once per (data set, model, recipe, seed), kept with their accuracy, found by key.
+
+A teacher may itself be a distilled student (`taught_by`): then its own teacher is obtained first, and so on upwards.
+"""
 
 import json
 from collections.abc import Callable
@@ -15,12 +18,12 @@ from kdbench.checkpoint import Checkpoints
 from kdbench.data import Splits
 from kdbench.errors import UserError
 from kdbench.evaluation import evaluate
-from kdbench.method import Task
 from kdbench.models import Net, build_net
 from kdbench.objective import Objective
 from kdbench.records import finite, write_atomic, write_json
 from kdbench.suite import objective
-from kdbench.training import Hooks, Trial, train_cohort
+from kdbench.training import Hooks, train_cohort
+from kdbench.trials import Trial, start_trial
 
 
 @dataclass
@@ -60,7 +63,9 @@ def freeze(net: Net, device: torch.device) -> Net:
 
 
 def _build(cell: Cell, splits: Splits) -> Net:
-    return build_net(cell.teacher, splits.num_classes, splits.input_size, "teacher", cell.teacher_seed)
+    generation = len(cell.lineage) - 1  # each generation starts from other weights, as born-again nets should
+    seed = (cell.teacher_seed, generation) if generation else (cell.teacher_seed,)
+    return build_net(cell.teacher, splits.num_classes, splits.input_size, "teacher", *seed)
 
 
 def _load(cell: Cell, splits: Splits, folder: Path, device: torch.device) -> Teacher | None:
@@ -84,8 +89,8 @@ def _make(cell: Cell, splits: Splits, folder: Path, device: torch.device, hooks:
     net = _build(cell, splits)
     recipe, seconds, curves = cell.teacher_train, 0.0, {}
     if cell.teacher.checkpoint is None and recipe.epochs:
-        trial = _train(cell, net, splits, folder, device, hooks)
-        seconds, curves = sum(trial.seconds.values()), trial.curves
+        trial, seconds = _train(cell, net, splits, folder, device, hooks)
+        curves = trial.curves
     freeze(net, device)
     [scores] = evaluate([net], splits.test, recipe.precision)
     weights = {name: value.cpu().contiguous() for name, value in net.model.state_dict().items()}
@@ -97,21 +102,25 @@ def _make(cell: Cell, splits: Splits, folder: Path, device: torch.device, hooks:
     return Teacher(net, scores, seconds, cell.teacher_key, cell.teacher_identity)
 
 
-def _train(cell: Cell, net: Net, splits: Splits, folder: Path, device: torch.device, hooks: MakeHooks) -> Trial:
-    """A teacher is a cohort of one that learns from the labels alone."""
+def _train(
+    cell: Cell, net: Net, splits: Splits, folder: Path, device: torch.device, hooks: MakeHooks
+) -> tuple[Trial, float]:
+    """The trained teacher, and the seconds that it and its own teachers took.
+
+    It is a cohort of one that learns from the labels alone, or from its own teacher.
+    """
     recipe, checkpoints = cell.teacher_train, Checkpoints(folder / "checkpoints")
-    labels_only = Objective(objective({BASELINE: 1.0}))
-    trial = Trial(net, labels_only, recipe, device, cell.teacher_seed)
-    if (state := checkpoints.load(cell.teacher_key)) is not None:
-        trial.load_state(state)
+    state, above = checkpoints.load(cell.teacher_key), None
+    if cell.teacher_cell is None:
+        trial = Trial(net, Objective(objective({BASELINE: 1.0})), recipe, device, cell.teacher_seed)
+        if state is not None:
+            trial.load_state(state)
+    else:
+        above = obtain(cell.teacher_cell, splits, folder.parent, device, hooks)
+        trial = start_trial(cell.teacher_cell, net, splits, above.net, device, state)
     own = hooks(cell, trial, checkpoints)
-    if not train_cohort([trial], None, splits, recipe, cell.teacher_seed, own):
+    if not train_cohort([trial], above.net if above else None, splits, recipe, cell.teacher_seed, own):
         raise Stopped
     if trial.status != "done":
         raise UserError(f"teacher {cell.teacher.short} on {cell.dataset.name}: {trial.status}: {trial.reason}")
-    return trial
-
-
-def task_of(splits: Splits, num_steps: int = 1, batch_size: int = 64) -> Task:
-    train = splits.train
-    return Task(splits.num_classes, len(train), train.input_size, num_steps, batch_size, train.targets)
+    return trial, sum(trial.seconds.values()) + (above.seconds if above else 0.0)
