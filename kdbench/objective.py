@@ -42,9 +42,10 @@ class Term(nn.Module):
 
     def _standardised(self, outputs: Outputs) -> Outputs:
         """Logit standardisation (Sun et al. 2024, https://arxiv.org/abs/2403.01427), for any method on logits."""
+        logits: Any = standardise(outputs.logits, population=self.standardise == "population")
         others = {name: getattr(outputs, name) for name in (*VIEWS, "peer")}
-        logits = standardise(outputs.logits, population=self.standardise == "population")
-        return replace(outputs, logits=logits, **{k: self._standardised(v) for k, v in others.items() if v is not None})
+        changed = {name: self._standardised(other) for name, other in others.items() if other is not None}
+        return replace(outputs, **{"logits": logits, **changed})
 
 
 class Objective(nn.Module):

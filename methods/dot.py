@@ -30,7 +30,7 @@ class DOT(Method):
     def combine(self, params: Tensors, task: Tensors, distilled: Tensors, optimizer: torch.optim.Optimizer) -> Tensors:
         [group] = optimizer.param_groups
         v_task, v_kd = (momenta(name, params, optimizer) for name in ("dot_task", "dot_kd"))
-        gradients = torch._foreach_add(task, distilled)
+        gradients = list(torch._foreach_add(task, distilled))
         torch._foreach_add_(gradients, torch._foreach_sub(v_kd, v_task), alpha=self.delta)
         torch._foreach_mul_(v_task, group["momentum"] - self.delta)
         torch._foreach_add_(v_task, task)

@@ -21,12 +21,9 @@ class SimKD(Method):
     """MSE(r(s), t) of the last maps, the mean over all entries (Chen et al., eq. 3). Weight 1, and no other loss.
 
     r: 1x1, 3x3 and 1x1 convolutions with BN and ReLU, inside of the teacher's channels over `factor`. It stays at
-    inference: the student's logits are the teacher's classifier on the spatial mean of r(s). The larger grid is
-    average-pooled.
+    inference: the student's logits are the teacher's classifier on the spatial mean of r(s); both count as parameters
+    of the student. The larger grid is average-pooled.
     """
-
-    weight: Tensor
-    bias: Tensor
 
     def __init__(self, factor: Count = 2) -> None:
         super().__init__()
@@ -42,8 +39,7 @@ class SimKD(Method):
         mid = max(channels // self.narrowing, 1)
         layers = ConvBN(s_channels, mid, relu=True), ConvBN(mid, mid, 3, relu=True), ConvBN(mid, channels, relu=True)
         self.adapter = nn.Sequential(*layers)
-        self.register_buffer("weight", weight.detach().clone())
-        self.register_buffer("bias", bias.detach().clone())
+        self.weight, self.bias = (nn.Parameter(x.detach().clone(), requires_grad=False) for x in (weight, bias))
 
     def infer(self, student: Outputs) -> Tensor:
         return F.linear(self.adapter(student.features[self.s]).mean((2, 3)), self.weight, self.bias)
