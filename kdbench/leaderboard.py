@@ -83,12 +83,13 @@ def table_of(cells: pd.DataFrame, reference: str = REFERENCE) -> pd.DataFrame:
     """Per data set and pair one row per objective, in order of appearance; only cells that are done count.
 
     `gain...`: against the student alone; `reference_gain...`: against the row labelled `reference`. Each with `_low`,
-    `_high` (95% interval), `_n` (common seeds), `_p`, `_p_holm` (corrected over all tests in this table), `_says`.
+    `_high` (95% interval), `_n` (common seeds), `_p`, `_p_holm` (corrected over all tests of the pair), `_says`.
     """
     rows = []
     for group, part in cells.groupby(GROUP, sort=False) if len(cells) else []:
-        rows += list(_rows_of(dict(zip(GROUP, group, strict=True)), part, reference))
-    _correct(rows, reference)
+        found = list(_rows_of(dict(zip(GROUP, group, strict=True)), part, reference))
+        _correct(found, reference)
+        rows += found
     return pd.DataFrame([{k: v for k, v in row.items() if not k.endswith("_difference")} for row in rows])
 
 
@@ -129,7 +130,7 @@ def _gain(name: str, found: statistics.Difference) -> dict[str, Any]:
 
 
 def _correct(rows: list[dict[str, Any]], reference: str) -> None:
-    """Holm over every test of the table, against the student alone and against the reference together."""
+    """Holm over every test of one pair's table, against the student alone and against the reference together."""
     tests = [(row, name) for row in rows for name in ("gain", "reference_gain") if f"{name}_difference" in row]
     corrected = statistics.holm([row[f"{name}_p"] for row, name in tests])
     for (row, name), p in zip(tests, corrected, strict=True):

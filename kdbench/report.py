@@ -93,7 +93,7 @@ def _won_one(rows: list[Row], best: str | None) -> str:
     span = f"95% interval {row['gain_low']:+.2f} to {row['gain_high']:+.2f}"
     if row["gain"] < 0:
         return f"Nothing beats the student alone ({number(base['test_top1'])}%): {best} comes nearest, {row['gain']:+.2f}."
-    return f"{gain}, {span}: {row['gain_says']} (p = {number(row['gain_p_holm'], 3)} corrected over the table)."
+    return f"{gain}, {span}: {row['gain_says']} (p = {number(row['gain_p_holm'], 3)} after correction over the table)."
 
 
 def _won(groups: list[tuple[str, list[Row]]], best: str | None) -> str:
@@ -234,9 +234,14 @@ def remarks(rows: Iterable[Row]) -> list[str]:
     for row in rows:
         for status in NOT_DONE:
             if row[f"n_{status}"]:
-                reason = f": {row['reason']}" if row["reason"] and status != "missing" else ""
+                reason = f": {harmless(row['reason'])}" if row["reason"] and status != "missing" else ""
                 lines.append(f"{row['objective']}: {row[f'n_{status}']} of {row['cells']} cells {status}{reason}")
     return lines
+
+
+def harmless(text: str) -> str:
+    """One line that Markdown does not take for markup."""
+    return " ".join(text.split()).replace("<", "&lt;").replace("|", "\\|")
 
 
 def across(table: pd.DataFrame, ranking: Ranking, reference: str) -> str:
@@ -270,7 +275,7 @@ LEGEND = """\
 **How to read it.** *top-1*: accuracy on the test set after the last epoch, mean ± standard deviation over `n` seeds. \
 *vs student*, *vs REFERENCE*: mean difference on the same seeds and its 95% interval (Student's t; none with one \
 seed; each interval by itself). ▲ better, ▼ worse, ≈ not distinguishable: by the paired t test at 5%, corrected over \
-every test on this page (Holm). The best of many rows looks a little better than it is. *Seeds needed*: for 80% \
+every test of the table (Holm). The best of many rows looks a little better than it is. *Seeds needed*: for 80% \
 power at the observed difference, uncorrected. *chosen*: test accuracy at the epoch chosen on held-out data. *best \
 epoch*: the best test accuracy of any epoch, which is what much of the literature reports; it looks at the test set \
 and decides nothing here. *NLL*, *ECE*: of the last epoch. *agree*: share of test pictures on which student and \
