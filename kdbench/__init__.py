@@ -17,6 +17,7 @@ _HOME = {
     "Batch": "method", "Inapplicable": "method", "Method": "method", "Outputs": "method", "Task": "method",
     "register_method": "registry", "register_dataset": "registry",
     "UserError": "errors", "run": "api", "plan": "api", "leaderboard": "api",
+    "load_student": "export", "load_deployed": "export",
 }  # fmt: skip
 __all__ = sorted(_HOME)
 

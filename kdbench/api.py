@@ -3,7 +3,7 @@
 import os
 import signal
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,8 +13,10 @@ import pandas as pd
 import torch
 from rich.console import Console
 
+from kdbench.cells import cells_of
 from kdbench.errors import UserError
-from kdbench.leaderboard import frame_of, write_leaderboard
+from kdbench.gather import from_folders, from_mlflow, merged
+from kdbench.leaderboard import frame_of, outputs, write_leaderboard
 from kdbench.plan import Plan, make_plan
 from kdbench.progress import Bar
 from kdbench.records import Records
@@ -90,10 +92,19 @@ def _plan(path: Path, options: Options) -> Plan:
     return make_plan(load_suite(path, options.plugins), options.results, options.data, options.only)
 
 
-def make_leaderboard(path: Path, options: Options) -> tuple[pd.DataFrame, str]:
-    made = _plan(path, options)
-    folder = options.results / made.suite.name
-    return write_leaderboard(made.cells, made.records.values(), folder, made.suite.name)
+def make_leaderboard(
+    path: Path, options: Options, also: Sequence[Path] = (), mlflow: str | None = None, **shown: Any
+) -> tuple[pd.DataFrame, str]:
+    """`also`: other results folders; `mlflow`: a store to take records from; `shown`: as for `write_leaderboard`."""
+    suite = load_suite(path, options.plugins)
+    wanted = cells_of(suite, options.only)
+    records = Records(options.results, suite.name).read_many(c.key for c in wanted)
+    records = merged(records, from_folders(also, suite.name))
+    records = merged(records, from_mlflow(mlflow, suite.name) if mlflow else [])
+    known = {c.key for c in wanted}
+    return write_leaderboard(
+        wanted, (r for key, r in records.items() if key in known), options.results / suite.name, suite.name, **shown
+    )
 
 
 def choose_device(name: str) -> torch.device:
@@ -137,7 +148,7 @@ def run_suite(path: Path, options: Options, console: Console | None = None, **en
             table, text = write_leaderboard(made.cells, records.values(), folder, suite.name)
             if tracker is not None:
                 bar.now("completing MLflow")
-                tracker.summary(suite.name, [folder / "leaderboard.md", folder / "leaderboard.csv"], text)
+                tracker.summary(suite.name, outputs(folder), text)
                 tracker.close(5.0 if ended else 60.0)
     counts: dict[str, int] = {}
     for cell in made.cells:

@@ -31,9 +31,36 @@ def parser() -> argparse.ArgumentParser:
         sub.add_argument("suite", type=Path, metavar="SUITE", help="a suite file, e.g. suites/quickstart.yaml")
         _common(sub)
         sub.add_argument("--only", metavar="PATTERN", help="only the cells whose row or title matches (* and ?)")
+    board.add_argument("--also", type=Path, action="append", default=[], metavar="DIR",
+                       help="another results folder to take records from; may be given several times")  # fmt: skip
+    board.add_argument("--from-mlflow", metavar="URI", help="take records from this MLflow store too")
+    board.add_argument("--compare-published", action="store_true", help="put the literature's numbers beside ours")
+    board.add_argument("--reference", default="kd", metavar="ROW",
+                       help="the row that gains are also counted against, beside the student alone (default: kd)")  # fmt: skip
+    exporting = command("export", "write a trained student as one file, checked against the original")
+    exporting.add_argument("key", metavar="KEY", help="a cell's key (see cells.csv), its beginning, or its record's path")
+    exporting.add_argument("--format", choices=["safetensors", "onnx"], default="onnx")
+    exporting.add_argument("--output", type=Path, metavar="FILE", help="default: KEY.onnx or KEY.safetensors")
+    _common(exporting)
+    init = command("init", "look at a folder of pictures and propose a suite for it")
+    init.add_argument("--teacher", required=True, metavar="MODEL")
+    init.add_argument("--student", required=True, nargs="+", metavar="MODEL")
+    init.add_argument("--budget", default="2h", help="how long the run may take, e.g. 30m or 2h (default 2h)")
+    init.add_argument("--output", type=Path, default=Path("suite.yaml"), metavar="FILE", help="default: suite.yaml")
+    init.add_argument("--force", action="store_true", help="replace FILE if it is there")
+    _common(init)
+    recommend = command("recommend", "say which student and method to ship, and how surely it is better")
+    recommend.add_argument("suite", type=Path, metavar="SUITE")
+    recommend.add_argument("--max-latency-ms", type=float, metavar="L", help="of one picture on one CPU thread")
+    recommend.add_argument("--max-params", type=float, metavar="N", help="parameters of the student, e.g. 1e6")
+    _common(recommend)
     listing = command("list", "list what there is")
     listing.add_argument("what", choices=["methods", "models", "datasets", "suites"])
     listing.add_argument("pattern", nargs="?", default="*", help="only names that match (* and ?)")
+    listing.add_argument("--pair", nargs=2, metavar=("TEACHER", "STUDENT"),
+                         help="methods: which apply to these two models, and why the others don't")  # fmt: skip
+    listing.add_argument("--size", type=int, default=32, help="side of the pair's pictures (default 32)")
+    listing.add_argument("--classes", type=int, default=100, help="the pair's number of classes (default 100)")
     _common(listing)
     profiling = command("profile", "measure parameters, MACs and latency of models, side by side")
     profiling.add_argument("models", nargs="+", metavar="MODEL")
@@ -132,7 +159,31 @@ def plan(given: argparse.Namespace) -> int:
 def leaderboard(given: argparse.Namespace) -> int:
     from kdbench.api import make_leaderboard
 
-    show_markdown(make_leaderboard(given.suite, _options(given))[1])
+    shown = {"published": given.compare_published, "reference": given.reference}
+    made = make_leaderboard(given.suite, _options(given), given.also, given.from_mlflow, **shown)
+    show_markdown(made[1])
+    print(f"\nWritten to {given.results / _suite_name(given)}: leaderboard.md, .html, .csv, .tex; cells.csv; plots/")
+    return 0
+
+
+def export(given: argparse.Namespace) -> int:
+    from kdbench.export import export as write
+
+    print(write(given.key, given.format, given.output, given.results)[1])
+    return 0
+
+
+def init(given: argparse.Namespace) -> int:
+    from kdbench.advise import propose
+
+    show_markdown(propose(given.teacher, given.student, given.budget, given.output, given.force, _options(given)))
+    return 0
+
+
+def recommend(given: argparse.Namespace) -> int:
+    from kdbench.advise import recommendation
+
+    print(recommendation(given.suite, _options(given), given.max_latency_ms, given.max_params))
     return 0
 
 
@@ -145,7 +196,8 @@ def sync(given: argparse.Namespace) -> int:
 def listing(given: argparse.Namespace) -> int:
     from kdbench.listing import show_list
 
-    return show_list(given.what, given.pattern, _options(given))
+    pair = (*given.pair, given.size, given.classes) if given.pair else None
+    return show_list(given.what, given.pattern, _options(given), pair)
 
 
 def profile(given: argparse.Namespace) -> int:
@@ -181,5 +233,5 @@ def schema(given: argparse.Namespace) -> int:
 
 COMMANDS = {
     "run": run, "plan": plan, "leaderboard": leaderboard, "sync": sync, "list": listing, "profile": profile,
-    "ui": ui, "schema": schema,
+    "ui": ui, "schema": schema, "export": export, "init": init, "recommend": recommend,
 }  # fmt: skip

@@ -212,6 +212,7 @@ class Engine:
         """Record, weights, mirror; then the checkpoints may go."""
         files = []
         details: Record = {"curves": trial.curves, "cost": self.cost(trial, splits, members)}
+        details |= {"num_classes": splits.num_classes, "input_size": list(splits.input_size)}
         if trial.status == "done":
             state = {name: value.cpu().contiguous() for name, value in trial.weights().items()}
             files = [self.folder / "students" / f"{cell.key}.safetensors"]

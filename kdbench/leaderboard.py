@@ -217,6 +217,12 @@ def write_leaderboard(
     return table, text
 
 
+def outputs(folder: Path) -> list[Path]:
+    """The files of a leaderboard, plots included."""
+    names = ("leaderboard.md", "leaderboard.csv", "leaderboard.tex", "leaderboard.html", "cells.csv")
+    return [path for name in names if (path := folder / name).is_file()] + sorted((folder / "plots").glob("*.*"))
+
+
 def write_parquet(frame: pd.DataFrame, path: Path) -> None:
     """One row per cell, numbers as numbers; nothing is written where pyarrow is not installed."""
     try:

@@ -1,6 +1,8 @@
 """What `plan`, `list`, `profile` and `sync` print."""
 
+import inspect
 import time
+from collections.abc import Iterable
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
@@ -11,11 +13,13 @@ from rich.table import Table
 
 from kdbench.api import Options, choose_device
 from kdbench.api import plan as make
-from kdbench.leaderboard import human
+from kdbench.leaderboard import human, outputs
 from kdbench.plan import Plan
 from kdbench.progress import clock
 from kdbench.records import Record, Records
 from kdbench.registry import DATASETS, METHODS, load_methods, load_plugin
+
+USUAL_PAIR = ("cifar_resnet32x4", "cifar_resnet8x4", 32, 100)
 
 
 def console() -> Console:
@@ -86,13 +90,14 @@ def estimate(made: Plan, device: torch.device) -> float:
     return 2 * made.pictures() / rate + launches * 0.004
 
 
-def show_list(what: str, pattern: str, options: Options) -> int:
+def show_list(what: str, pattern: str, options: Options, pair: tuple[str, str, int, int] | None = None) -> int:
+    """`pair`: teacher, student, side of the pictures and number of classes. Raises UserError for an unknown model."""
     load_methods()
     for path in options.plugins:
         load_plugin(path)
     out = console()
     if what == "methods":
-        out.print(methods_table(pattern))
+        show_methods(out, pattern, pair)
     elif what == "datasets":
         out.print(datasets_table(pattern))
     elif what == "models":
@@ -107,15 +112,72 @@ def show_list(what: str, pattern: str, options: Options) -> int:
     return 0
 
 
-def methods_table(pattern: str) -> Table:
-    made = table("method", "family", "needs", ">year", "paper", "settings")
-    for name in METHODS:
-        method = METHODS[name]
-        if fnmatchcase(name, pattern):
-            settings = ", ".join(f"{k}={v}" for k, v in METHODS.settings(name, {})[0].items())
-            needs = ", ".join(method.needs) or "no teacher"
-            made.add_row(name, method.family, needs, str(method.year or ""), method.paper, settings)
-    return made
+def show_methods(out: Console, pattern: str, pair: tuple[str, str, int, int] | None) -> None:
+    """A line a method; of up to three, what they compute and their settings too. `pair` as in `show_list`."""
+    names = [name for name in METHODS if fnmatchcase(name, pattern)]
+    found = applicability(names, *(pair or USUAL_PAIR))
+    made = table("method", "family", "needs", ">year", "paper", ">adapters", *(["applies"] if pair else []))
+    for name in names:
+        method, (adapters, why_not) = METHODS[name], found[name]
+        needs = ", ".join(method.needs) or "no teacher"
+        if own := [need for need in method.student_needs if need not in (*method.needs, "logits")]:
+            needs += f" (student: {', '.join(own)})"
+        row = [name, method.family, needs, str(method.year or ""), short_link(method.paper), human(adapters)]
+        made.add_row(*row, *([why_not or "yes"] if pair else []))
+    out.print(made)
+    teacher, student = (pair or USUAL_PAIR)[:2]
+    out.print(f"{len(names)} methods; adapters: parameters trained beside the student's, for {teacher} -> {student}")
+    for name in names if len(names) <= 3 else []:
+        settings = ", ".join(f"{k}={v}" for k, v in METHODS.settings(name, {})[0].items()) or "none"
+        about = f"\n{name}: {inspect.getdoc(METHODS[name])}\n\n{METHODS[name].paper}\nsettings: {settings}"
+        out.print(about, markup=False, soft_wrap=True)
+
+
+def short_link(paper: str) -> str:
+    """`arXiv:1503.02531`, or the site; on a terminal it leads to the paper."""
+    short = paper.replace("https://arxiv.org/abs/", "arXiv:")
+    short = short.split("/")[2] if short.startswith("https://") else short
+    return f"[link={paper}]{short}[/link]" if paper else ""
+
+
+def applicability(
+    names: Iterable[str], teacher: str, student: str, side: int, classes: int
+) -> dict[str, tuple[int | None, str]]:
+    """Of each method: the parameters that it trains beside the student's, or None and why it does not apply.
+
+    The nets are built and asked, untrained: some reasons show in values only, not in shapes.
+    """
+    from kdbench.method import Inapplicable, Task
+    from kdbench.objective import Objective, blank_outputs, needs_of, student_needs_of
+    from kdbench.suite import objective
+
+    nets = build_nets({teacher, student}, side, classes)
+    size = sum(p.numel() for p in nets[student].parameters())
+    task = Task(classes, 1000, (3, side, side), targets=torch.arange(1000) % classes)
+    found: dict[str, tuple[int | None, str]] = {}
+    for name in names:
+        built = Objective(objective({name: 1.0}))
+        try:
+            sides = [(student, student_needs_of([name])), (teacher, needs_of([name]))]
+            built.build(*(blank_outputs(nets[net], needs, task, "cpu") for net, needs in sides), task, 0)
+        except Inapplicable as reason:
+            found[name] = None, str(reason).removeprefix(f"{name} ")
+        else:
+            adapters = sum(p.numel() for p in built.parameters() if p.requires_grad)
+            found[name] = adapters + size * ("peer" in METHODS[name].student_needs), ""
+    return found
+
+
+def build_nets(names: Iterable[str], side: int, classes: int) -> dict[str, Any]:
+    """Raises UserError when a model is unknown or can't be built."""
+    from kdbench.errors import UserError, unknown
+    from kdbench.models import build_net, known_models
+    from kdbench.suite import ModelSpec
+
+    wrong = [unknown("model", name, known_models()) for name in names if name.split(".")[0] not in known_models()]
+    if wrong:
+        raise UserError("\n".join(wrong))
+    return {name: build_net(ModelSpec(model=name), classes, (3, side, side)) for name in names}
 
 
 def datasets_table(pattern: str) -> Table:
@@ -130,15 +192,9 @@ def datasets_table(pattern: str) -> Table:
 
 def show_profile(models: list[str], size: int, classes: int, options: Options) -> int:
     """Raises UserError when a model is unknown or can't be built."""
-    from kdbench.errors import UserError, unknown
-    from kdbench.models import build_net, known_models
     from kdbench.profiling import profile
-    from kdbench.suite import ModelSpec
 
-    wrong = [unknown("model", name, known_models()) for name in models if name.split(".")[0] not in known_models()]
-    if wrong:
-        raise UserError("\n".join(wrong))
-    nets: dict[str, Any] = {name: build_net(ModelSpec(model=name), classes, (3, size, size)) for name in models}
+    nets = build_nets(models, size, classes)
     device = choose_device(options.device)
     found = profile(nets, (3, size, size), device)
     kinds = ["cpu"] + (["gpu"] if device.type == "cuda" else [])
@@ -170,8 +226,7 @@ def sync_suite(suite: Path, options: Options) -> int:
     try:
         written = sync(records, name, options.results, options.uri, files_of)
         text = make_leaderboard(suite, options)[1]
-        files = [folder / "leaderboard.md", folder / "leaderboard.csv"]
-        Mirror(name, options.results, options.uri).summary(name, files, text)
+        Mirror(name, options.results, options.uri).summary(name, outputs(folder), text)
     except Exception as error:
         first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         print(f"MLflow ({options.uri}) can't be written: {first}")

@@ -14,7 +14,7 @@ from kdbench.report import Row, headline, rests_on, rows_of, teacher_line
 
 Curves = dict[str, dict[str, list[float]]]  # pair's title -> objective -> mean top-1 after every epoch
 MOST_POINTS = 120  # of a curve on the page
-DIGITS = 4
+DIGITS = 6
 
 
 def curves_of(frame: pd.DataFrame, records: Iterable[Record]) -> Curves:

@@ -188,5 +188,8 @@ def front(points: list[tuple[float, float, str]]) -> list[tuple[float, float, st
 def _front(axes: Axes, points: list[tuple[float, float, str]]) -> None:
     best = front(points)
     axes.step([p[0] for p in best], [p[1] for p in best], where="post", color="#888888", linewidth=0.8)
-    for x, y, name in best:
+    width = max((p[0] for p in points), default=0.0) - min((p[0] for p in points), default=0.0)
+    for place, (x, y, name) in enumerate(best):
+        if place + 1 < len(best) and best[place + 1][0] - x < 0.03 * width:
+            continue  # the next name would be written over it
         axes.annotate(name, (x, y), xytext=(4, 4), textcoords="offset points", fontsize=7)

@@ -1,0 +1,61 @@
+"""Records from elsewhere: other results folders, an MLflow server. Merged by key, so that no cell counts twice."""
+
+import json
+import tempfile
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from kdbench.errors import UserError
+from kdbench.records import Record, Records, is_final
+
+
+def merged(records: dict[str, Record], others: Iterable[Record]) -> dict[str, Record]:
+    """`records` completed by `others`: a finished record is kept before one that isn't, ours before another's."""
+    found = dict(records)
+    for record in others:
+        if not is_final(found.get(record["key"])) and (is_final(record) or record["key"] not in found):
+            found[record["key"]] = record
+    return found
+
+
+def from_folders(folders: Sequence[Path], suite: str) -> list[Record]:
+    """All records of a suite below other results folders. Raises UserError when a folder has none."""
+    found: list[Record] = []
+    for folder in folders:
+        records = Records(folder, suite).read_all()
+        if not records:
+            raise UserError(f"--also {folder}: no record of suite {suite!r} (looked in {folder / suite / 'records'})")
+        found += records
+    return found
+
+
+def from_mlflow(uri: str, suite: str) -> list[Record]:
+    """All records that are mirrored in a suite's experiment. Raises UserError when there is none."""
+    from mlflow import MlflowClient
+
+    try:
+        client = MlflowClient(tracking_uri=uri)
+        experiment = client.get_experiment_by_name(suite)
+        runs: list[str] = []
+        token: str | None = None
+        while experiment is not None:
+            page = client.search_runs([experiment.experiment_id], "tags.`kdbench.complete` = 'yes'", page_token=token)
+            runs += [run.info.run_id for run in page]
+            token = page.token
+            if not token:
+                break
+        with tempfile.TemporaryDirectory() as folder:
+            places = [Path(client.download_artifacts(run, "record.json", str(_made(folder, run)))) for run in runs]
+            found = [json.loads(place.read_text()) for place in places]
+    except Exception as error:
+        first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise UserError(f"--from-mlflow {uri}: {first}") from error
+    if not found:
+        raise UserError(f"--from-mlflow {uri}: no finished cell of suite {suite!r}")
+    return found
+
+
+def _made(folder: str, run: str) -> Path:
+    place = Path(folder) / run
+    place.mkdir()
+    return place
