@@ -19,6 +19,13 @@ from kdbench.profiling import size
 from kdbench.suite import ModelSpec
 
 BIG = "cifar_resnet50"  # slow on a CPU: one picture is enough
+SIDE = 16  # of pictures where the size does not matter: a quarter of the work
+
+
+@pytest.fixture(autouse=True)
+def _one_thread() -> None:
+    """Batches of two pictures have no work for more, and busy neighbours make every wait for the other one long."""
+    torch.set_num_threads(1)
 
 
 @cache
@@ -66,11 +73,11 @@ def test_published_checkpoint_gives_the_formulas_logits(name: str, tmp_path: Pat
 @pytest.mark.parametrize("name", NETS)
 def test_forward_backward_and_features(name: str) -> None:
     net = build(name)
-    images = torch.rand(2, 3, 32, 32)
+    images = torch.rand(2, 3, SIDE, SIDE)
     last, maps = net.forward_intermediates(images)
     assert isinstance(maps, list)
     assert [m.shape[1] for m in maps] == [stage["num_chs"] for stage in net.feature_info]
-    assert [32 // m.shape[-1] for m in maps] == [stage["reduction"] for stage in net.feature_info]
+    assert [SIDE // m.shape[-1] for m in maps] == [stage["reduction"] for stage in net.feature_info]
     logits = net.forward_head(last)
     assert net.forward_head(last, pre_logits=True).shape == (2, net.num_features)
     logits.square().mean().backward()
@@ -81,7 +88,7 @@ def test_forward_backward_and_features(name: str) -> None:
 def test_net_says_what_the_model_says(name: str) -> None:
     """Outputs are the model's own to the bit, whatever else is asked for; its classifier reads the embedding."""
     net = Net(build(name).eval())
-    images = torch.rand(2, 3, 32, 32)
+    images = torch.rand(2, 3, SIDE, SIDE)
     wanted = ("features", "embedding", "preacts", "classifier")
     with torch.no_grad():
         plain = net(images).logits
@@ -110,7 +117,7 @@ def assert_precedes(name: str, before: Tensor, after: Tensor) -> None:
 
 def test_preacts_of_a_wide_resnet_are_what_its_next_batch_norm_makes_of_a_stage() -> None:
     net = Net(build("cifar_wrn_16_1").eval())
-    said = net(torch.rand(2, 3, 32, 32), ("features", "preacts", "norms"))
+    said = net(torch.rand(2, 3, SIDE, SIDE), ("features", "preacts", "norms"))
     norms = [*(net.model.get_submodule(f"block{i}.0.bn1") for i in (1, 2, 3)), net.model.bn1]
     for norm, before, after, both in zip(norms, said.preacts, said.features, said.norms, strict=True):
         assert torch.equal(norm(after), before)
@@ -119,25 +126,25 @@ def test_preacts_of_a_wide_resnet_are_what_its_next_batch_norm_makes_of_a_stage(
 
 def test_a_shufflenetv2_has_no_batch_norm_before_a_whole_map() -> None:
     with pytest.raises(Inapplicable, match="needs a batch norm before each stage's last activation"):
-        Net(build("cifar_shufflenetv2"))(torch.rand(2, 3, 32, 32), ("norms",))
+        Net(build("cifar_shufflenetv2"))(torch.rand(2, 3, SIDE, SIDE), ("norms",))
 
 
 @pytest.mark.parametrize("name", NETS)
 def test_timms_interface(name: str, tmp_path: Path) -> None:
     """features_only, other class counts and channels, reset_classifier, a checkpoint of our own."""
     backbone = build(name, features_only=True, out_indices=(1, 2), in_chans=1)
-    maps = backbone(torch.rand(1, 1, 32, 32))
+    maps = backbone(torch.rand(1, 1, SIDE, SIDE))
     assert [m.shape[1] for m in maps] == backbone.feature_info.channels()
     net = build(name, in_chans=1, num_classes=7).eval()
-    assert net(torch.rand(1, 1, 32, 32)).shape == (1, 7)
+    assert net(torch.rand(1, 1, SIDE, SIDE)).shape == (1, 7)
     torch.save(net.state_dict(), tmp_path / "ours.pth")
     other = timm.create_model(name, in_chans=1, num_classes=7).eval()
     load_weights(other, tmp_path / "ours.pth")
     assert all(torch.equal(a, b) for a, b in zip(net.state_dict().values(), other.state_dict().values(), strict=True))
     net.reset_classifier(3)
-    assert net(torch.rand(1, 1, 32, 32)).shape == (1, 3)
+    assert net(torch.rand(1, 1, SIDE, SIDE)).shape == (1, 3)
     net.reset_classifier(0)
-    assert net(torch.rand(1, 1, 32, 32)).shape == (1, net.num_features)
+    assert net(torch.rand(1, 1, SIDE, SIDE)).shape == (1, net.num_features)
 
 
 @pytest.mark.parametrize("name", ["cifar_resnet8", "cifar_vgg8", "cifar_mobilenetv2", "cifar_shufflenetv2"])

@@ -51,9 +51,8 @@ class WideResNet(StagedNet):
         widths = (16, 16 * width, 32 * width, 64 * width)
         self.conv1 = nn.Conv2d(in_chans, 16, 3, 1, 1, bias=False)
         for stage in (1, 2, 3):
-            chs = [widths[stage - 1]] + [widths[stage]] * ((depth - 4) // 6)
-            strides = [1 if stage == 1 else 2] + [1] * (len(chs) - 2)
-            blocks = [PreActBlock(*sides, stride) for *sides, stride in zip(chs[:-1], chs[1:], strides, strict=True)]
+            blocks = [PreActBlock(widths[stage - 1], widths[stage], 1 if stage == 1 else 2)]
+            blocks += [PreActBlock(widths[stage], widths[stage], 1) for _ in range((depth - 4) // 6 - 1)]
             self.add_module(f"block{stage}", nn.Sequential(*blocks))
         self.bn1 = nn.BatchNorm2d(widths[3])
         self.act1 = nn.ReLU(inplace=True)

@@ -23,9 +23,14 @@ from kdbench.models.taps import AttentionTap, OutputTap, Tap, last_norms, over_w
 from kdbench.seeding import seeded
 
 # Many checkpoints hold the accuracy as a NumPy scalar: plain data, but weights_only asks for each of its parts by name.
-_SCALAR = np.float64(0).__reduce__()[0]
+_SCALAR: Any = np.float64(0).__reduce__()[0]
 _SCALAR_NAMES = ("numpy._core.multiarray.scalar", "numpy.core.multiarray.scalar")  # NumPy 2, NumPy 1
-NUMPY_SCALAR = [*((_SCALAR, name) for name in _SCALAR_NAMES), np.dtype, np.dtypes.Float64DType, np.dtypes.Float32DType]
+NUMPY_SCALAR: list[Any] = [
+    *((_SCALAR, name) for name in _SCALAR_NAMES),
+    np.dtype,
+    np.dtypes.Float64DType,
+    np.dtypes.Float32DType,
+]
 
 
 class Spec(Protocol):
@@ -174,8 +179,8 @@ def load_weights(model: nn.Module, path: Path) -> None:
         state = _read_state(path)
     except Exception as error:
         raise UserError(f"checkpoint {path}: can't be read safely: {_first_line(error)}") from error
-    if hasattr(model, "published_name"):
-        state = {model.published_name(name): value for name, value in state.items()}
+    ours: Any = getattr(model, "published_name", str)
+    state = {ours(name): value for name, value in state.items()}
     own = model.state_dict()
     counters = {k: v for k, v in own.items() if k.endswith("num_batches_tracked")}  # older files have none
     state = counters | state
