@@ -115,7 +115,7 @@ def show_list(what: str, pattern: str, options: Options, pair: tuple[str, str, i
 def show_methods(out: Console, pattern: str, pair: tuple[str, str, int, int] | None) -> None:
     """A line a method; of up to three, what they compute and their settings too. `pair` as in `show_list`."""
     names = [name for name in METHODS if fnmatchcase(name, pattern)]
-    found = applicability(names, *(pair or USUAL_PAIR))
+    found = applicability(names, *(pair or USUAL_PAIR), device="cpu" if pair else "meta")
     made = table("method", "family", "needs", ">year", "paper", ">adapters", *(["applies"] if pair else []))
     for name in names:
         method, (adapters, why_not) = METHODS[name], found[name]
@@ -141,25 +141,28 @@ def short_link(paper: str) -> str:
 
 
 def applicability(
-    names: Iterable[str], teacher: str, student: str, side: int, classes: int
+    names: Iterable[str], teacher: str, student: str, side: int, classes: int, device: str
 ) -> dict[str, tuple[int | None, str]]:
     """Of each method: the parameters that it trains beside the student's, or None and why it does not apply.
 
-    The nets are built and asked, untrained: some reasons show in values only, not in shapes.
+    Some reasons show in values only, not in shapes: `meta` is quick, `cpu` builds the nets and asks them, untrained.
     """
     from kdbench.method import Inapplicable, Task
     from kdbench.objective import Objective, blank_outputs, needs_of, student_needs_of
     from kdbench.suite import objective
 
-    nets = build_nets({teacher, student}, side, classes)
+    with torch.device(device):
+        nets = build_nets({teacher, student}, side, classes)
+        task = Task(classes, 1000, (3, side, side), targets=torch.arange(1000) % classes)
     size = sum(p.numel() for p in nets[student].parameters())
-    task = Task(classes, 1000, (3, side, side), targets=torch.arange(1000) % classes)
     found: dict[str, tuple[int | None, str]] = {}
     for name in names:
         built = Objective(objective({name: 1.0}))
         try:
-            sides = [(student, student_needs_of([name])), (teacher, needs_of([name]))]
-            built.build(*(blank_outputs(nets[net], needs, task, "cpu") for net, needs in sides), task, 0)
+            student_says = blank_outputs(nets[student].to(device), student_needs_of([name]), task, device)
+            teacher_says = blank_outputs(nets[teacher].to(device), needs_of([name]), task, device)
+            with torch.device(device):
+                built.build(student_says, teacher_says, task, 0)
         except Inapplicable as reason:
             found[name] = None, str(reason).removeprefix(f"{name} ")
         else:

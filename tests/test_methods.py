@@ -6,6 +6,7 @@ methods are named, each with its reason.
 
 from collections.abc import Callable
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -18,7 +19,7 @@ from kdbench.models import Net, build_net
 from kdbench.objective import Objective, blank_outputs, needs_of, student_needs_of
 from kdbench.registry import METHODS, load_methods
 from kdbench.seeding import seeded
-from kdbench.suite import ModelSpec, objective
+from kdbench.suite import ModelSpec, load_suite, objective
 from kdbench.teachers import freeze
 from kdbench.trials import all_views, ask, at_least_fp32
 
@@ -58,8 +59,8 @@ NOT_ZERO = {
 }
 # Whether a classifier reads the mean of a map shows in values only, and the meta device has none.
 SHOWS_IN_VALUES = {"catkd", "sdd", "simkd"}
-# What is trained before the student, and then frozen.
-FROZEN = {"ft": ("paraphraser", "decoder")}
+# What is trained before the student and then frozen, or borrowed from the teacher.
+FROZEN = {"ft": ("paraphraser", "decoder"), "simkd": ("weight", "bias")}
 
 every_method = pytest.mark.parametrize("name", list(METHODS))
 every_pair = pytest.mark.parametrize(("teacher", "student"), PAIRS, ids=[f"{t}-{s}" for t, s in PAIRS])
@@ -252,3 +253,25 @@ def test_every_method_applies_somewhere() -> None:
 def test_exceptions_are_registered() -> None:
     """A method that goes takes its exceptions with it."""
     assert {*NOT_ZERO, *SHOWS_IN_VALUES, *FROZEN} <= set(METHODS)
+
+
+def test_all_methods_occur_in_their_suite() -> None:
+    suite = load_suite(Path(__file__).parents[1] / "suites" / "all-methods.yaml")
+    assert {name for phases in suite.objectives.values() for _, terms in phases for name in terms} == set(METHODS)
+
+
+def test_list_says_which_apply_to_a_pair(kdbench: Callable[..., tuple[int, str, str]]) -> None:
+    pair = ("--pair", "cifar_resnet14", "cifar_resnet8", "--size", SIDE, "--classes", 10)
+    code, out, _ = kdbench("list", "methods", *pair)
+    assert code == 0
+    rows = {line.split()[0]: line for line in out.splitlines() if line.split()[0] in METHODS}
+    assert set(rows) == set(METHODS)
+    unlike = {name for name, row in rows.items() if not row.rstrip().endswith(" yes")}
+    assert unlike
+    assert all("needs" in rows[name] for name in unlike)
+
+
+def test_list_tells_a_method_s_settings(kdbench: Callable[..., tuple[int, str, str]]) -> None:
+    name, default = "kd", "temperature=4.0"
+    assert default in kdbench("list", "methods", name)[1]
+    assert default not in kdbench("list", "methods")[1]
