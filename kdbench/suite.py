@@ -142,10 +142,12 @@ def described(row: dict[str, Any]) -> str:
         return ", then ".join(described(part) for part in row["phases"])
     words = []
     for name, given in row.items():
+        if name == "epochs":
+            continue
         table = given if isinstance(given, dict) and "from" not in given else {"weight": given}
         settings = ", ".join(f"{k}={v}" for k, v in table.items() if k != "weight")
         words.append(f"{table.get('weight', 1)} {name}" + (f"({settings})" if settings else ""))
-    return " + ".join(words)
+    return " + ".join(words) + (f" for {row['epochs']} epochs" if "epochs" in row else "")
 
 
 class DatasetSpec(Frozen):

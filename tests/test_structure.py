@@ -1,0 +1,509 @@
+"""What needs more than a loss: phases, ramps, peers, rules on gradients, other views, taught teachers, preparation."""
+
+import json
+from collections import Counter
+
+import pytest
+import torch
+import yaml
+from conftest import TINY
+from safetensors.torch import load_file
+
+import kdbench
+from kdbench.cells import cells_of
+from kdbench.checkpoint import Checkpoints
+from kdbench.data import Splits, load_splits
+from kdbench.data.splits import Loader, to_float
+from kdbench.evaluation import evaluate
+from kdbench.functional import soft_kl
+from kdbench.method import Batch, Outputs
+from kdbench.models import build_net
+from kdbench.objective import Objective, Term, ramp_at
+from kdbench.profiling import count_macs
+from kdbench.suite import ModelSpec, TeacherSpec, fill, load_suite
+from kdbench.teachers import Stopped, freeze, obtain
+from kdbench.training import Hooks, train_cohort
+from kdbench.trials import ask, start_trial, taught_epoch
+
+CPU = torch.device("cpu")
+TEACHER = {"model": "cifar_resnet14", "widths": [4, 4, 8, 8]}
+STUDENT = {"model": "cifar_resnet8", "widths": [2, 2, 4, 4]}
+DROPPING = {"model": "resnet10t", "drop_rate": 0.3, "channels": [4, 8, 8, 8], "stem_width": 4}
+RECIPE = {"epochs": 2, "batch_size": 128, "lr": 0.05, "augment": "crop_flip"}
+KD = {"weight": 0.9, "temperature": 4}
+ROWS = {
+    "ce": {"ce": 1},
+    "kd": {"ce": 0.1, "kd": KD},
+    "dml": {"ce": 1, "dml": 1},
+    "dml+kd": {"ce": 1, "dml": 1, "kd": 1},
+    "dot": {"ce": 0.1, "kd": KD, "dot": {"delta": 0.075}},
+    "function matching": {"function_matching": 1},
+    "fixed teacher": {"fixed_teacher": {"temperature": 2}},
+    "phases": {"phases": [{"epochs": 1, "fitnet": 10}, {"ce": 0.1, "kd": KD, "dot": {}}]},
+    "ramps": {"ce": {"weight": {"from": 1, "to": 0.1}}, "kd": {"temperature": {"from": 8, "to": 2, "curve": "cosine"}}},
+    "prepared": {"ce": 1, "ft": {"form": "paper", "paraphraser_epochs": 1}},
+}
+
+ASSISTANT = {**STUDENT, "widths": [4, 4, 4, 8], "taught_by": TEACHER, "objective": {"ce": 0.1, "kd": KD}}
+PAIRS = [{"teacher": TEACHER, "student": STUDENT}, {"teacher": ASSISTANT, "student": STUDENT}]
+
+
+def no_hooks(*_):
+    return Hooks()
+
+
+@pytest.fixture(autouse=True)
+def _one_thread(_two_threads) -> None:
+    torch.set_num_threads(1)  # these nets are too small to share
+
+
+@pytest.fixture(scope="module")
+def splits(tmp_path_factory) -> Splits:
+    whole = load_splits("digits", {"size": 8}, tmp_path_factory.mktemp("none"))
+    return Splits(whole.train[torch.arange(500)], whole.test[torch.arange(200)], 10)
+
+
+@pytest.fixture(scope="module")
+def teacher(splits):
+    return freeze(build_net(ModelSpec(**TEACHER), 10, splits.input_size, "teacher", 0), CPU)
+
+
+@pytest.fixture(scope="module")
+def ran(tmp_path_factory):
+    """A suite with and without a teacher assistant, after `kdbench.run`: its table, cells, records, results folder."""
+    folder = tmp_path_factory.mktemp("run")
+    rows = {"ce": {"ce": 1}, "kd": {"kd": 1}, "simkd": {"simkd": 1}, "dml": ROWS["dml"]}
+    changes = {"pairs": PAIRS, "methods": rows, "train": {**RECIPE, "epochs": 1}}
+    (folder / "suite.yaml").write_text(yaml.safe_dump({**TINY, **changes}, sort_keys=False))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("kdbench.engine.Engine.profile_seconds", 0.0)
+        table = kdbench.run(folder / "suite.yaml", results=folder, device="cpu")
+    cells = cells_of(load_suite(folder / "suite.yaml"))
+    records = [json.loads((folder / "tiny" / "records" / f"{cell.key}.json").read_text()) for cell in cells]
+    return table, cells, records, folder
+
+
+@pytest.fixture
+def begin(suite_file, splits, teacher):
+    """`begin("dml")`: a trial of that row, as the engine starts it; changes go to the suite."""
+
+    def start(row, state=None, student=STUDENT, **train):
+        pairs = [{"teacher": TEACHER, "student": student}]
+        path = suite_file(
+            methods={"row": ROWS[row] if isinstance(row, str) else row}, pairs=pairs, train={**RECIPE, **train}
+        )
+        [cell] = cells_of(load_suite(path))
+        net = build_net(cell.student, 10, splits.input_size, "student", cell.seed)
+        return start_trial(cell, net, splits, teacher, CPU, state)
+
+    return start
+
+
+@pytest.fixture
+def train(splits, teacher):
+    def run(*trials, hooks=None):
+        return train_cohort(trials, teacher, splits, trials[0].train_spec, 0, hooks)
+
+    return run
+
+
+def assert_same(one, other):
+    for a, b in ((one.net, other.net), (one.objective, other.objective)):
+        ours, theirs = a.state_dict(), b.state_dict()
+        assert ours.keys() == theirs.keys()
+        assert not [name for name in ours if not torch.equal(ours[name], theirs[name])]
+    assert one.curves == other.curves
+
+
+# --- the invariants --------------------------------------------------------------------------------------------------
+
+
+def test_cohort_equals_alone(begin, train):
+    members = {row: begin(row) for row in ROWS}
+    train(*members.values())
+    for row, member in members.items():
+        alone = begin(row)
+        train(alone)
+        assert alone.status == member.status == "done"
+        assert_same(member, alone)
+
+
+@pytest.mark.parametrize("stop_after", [2, 6])  # of 8 steps
+def test_resume_equals_uninterrupted(begin, train, tmp_path, stop_after):
+    """Stopped within an epoch (once in each phase), gone on from a file: the same bits."""
+    rows = [row for row in ROWS if row not in ("ce", "kd")]
+    first, saved, left = {row: begin(row) for row in rows}, Checkpoints(tmp_path / "saved"), [stop_after]
+
+    def stop():
+        left[0] -= 1
+        return left[0] <= 0
+
+    def save(members):
+        for row, member in first.items():
+            if member in members:
+                saved.save(row, member.state())
+
+    assert not train(*first.values(), hooks=Hooks(checkpoint=save, stop=stop))
+    second = {row: begin(row, saved.load(row)) for row in rows}
+    assert {member.done for member in second.values()} == {stop_after}
+    train(*second.values())
+    for row, member in second.items():
+        whole = begin(row)
+        train(whole)
+        assert_same(member, whole)
+
+
+def test_every_row_starts_from_the_same_student(begin):
+    starts = [begin(row).net.state_dict() for row in ROWS]
+    assert all(torch.equal(start[name], starts[0][name]) for start in starts for name in start)
+
+
+# --- phases and ramps ------------------------------------------------------------------------------------------------
+
+
+def test_phases_switch_at_the_right_epoch(begin, train):
+    phased = begin({"phases": [{"epochs": 1, "fitnet": 10}, {"epochs": 2, "at": 10}, {"kd": 1}]}, epochs=4)
+    hints = begin({"fitnet": 10}, epochs=4)
+    after_first = []
+
+    def note(trial):
+        if trial.evaluated == 1:
+            after_first.append({name: value.clone() for name, value in trial.net.state_dict().items()})
+
+    train(phased, hints, hooks=Hooks(epoch=note))
+    one, other = after_first
+    assert all(torch.equal(one[name], other[name]) for name in one)  # the first epoch was hints alone
+    losses = {name: len(curve) for name, curve in phased.curves.items() if name.startswith("loss/")}
+    assert losses == {"loss/total": 4, "loss/fitnet": 1, "loss/at": 2, "loss/kd": 1}
+
+
+def test_only_the_present_phase_asks(begin):
+    objective = begin("phases").objective
+    assert (objective.needs, objective.rule()) == (frozenset({"features"}), None)
+    objective.enter(1)
+    assert objective.needs == frozenset({"logits"})
+    assert objective.rule() is not None
+
+
+def test_a_ramp_by_hand():
+    linear = {"from": 8.0, "to": 2.0, "curve": "linear", "until": 0.5}
+    assert [ramp_at(linear, x) for x in (0.0, 0.25, 0.5, 0.9)] == pytest.approx([8, 5, 2, 2])
+    cosine = {"from": 0.0, "to": 1.0, "curve": "cosine", "until": 1.0}
+    assert [ramp_at(cosine, x) for x in (0.0, 0.25, 0.5, 1.0)] == pytest.approx([0, (1 - 0.5**0.5) / 2, 0.5, 1])
+
+
+def test_weight_and_temperature_follow_their_ramps():
+    given = {"weight": {"from": 1, "to": 0.5}, "temperature": {"from": 8, "to": 2}}
+    term = Term("kd", fill("kd", given)[0])
+    student, teacher = (Outputs(torch.randn(4, 10)) for _ in range(2))
+    for progress, weight, temperature in ((0.0, 1.0, 8.0), (0.5, 0.75, 5.0), (1.0, 0.5, 2.0)):
+        batch = Batch(torch.zeros(4, 3, 8, 8), torch.zeros(4).long(), torch.zeros(4).long(), progress)
+        found, losses = term.losses(student, teacher, batch)
+        expected = temperature**2 * soft_kl(student.logits, teacher.logits, temperature).mean()
+        assert (found, losses["kd"].item()) == pytest.approx((weight, expected.item()))
+
+
+# --- a trainable peer ------------------------------------------------------------------------------------------------
+
+
+def test_peers_teach_each_other(begin, train):
+    one = begin("dml")
+    peer = one.objective.peer
+    before = {name: value.clone() for name, value in peer.state_dict().items()}
+    assert before.keys() == one.net.state_dict().keys()
+    assert not torch.equal(before["model.conv1.weight"], one.net.state_dict()["model.conv1.weight"])
+    owned = {id(p) for p in one.optimizer.param_groups[0]["params"]}
+    assert all(id(p) in owned for p in peer.parameters())
+    train(one)
+    assert all(not torch.equal(before[name], p) for name, p in peer.named_parameters())
+    assert {"loss/dml", "loss/dml_peer", "loss/dml_peer_ce"} < one.curves.keys()
+    assert not any(name.startswith("peer") for name in one.weights())  # it is left behind
+
+
+def test_each_takes_the_other_as_it_stands(begin, splits):
+    """The student's term moves no weight of the peer, and the peer's terms none of the student's."""
+    one = begin("dml")
+    batch = Loader(splits.train, 16, "none", 0).epoch(0).batch(0, 0.0)
+    said = one.say(batch)
+    _, _, losses = one.objective(said, Outputs(batch.images.new_zeros(16, 0)), batch)
+    for name, reached, spared in (
+        ("dml", said.logits, said.peer.logits),
+        ("dml_peer", said.peer.logits, said.logits),
+        ("dml_peer_ce", said.peer.logits, said.logits),
+    ):
+        gradients = torch.autograd.grad(losses[name], (reached, spared), retain_graph=True, allow_unused=True)
+        assert gradients[0].abs().max() > 0
+        assert gradients[1] is None
+    p, q = said.peer.logits.softmax(-1), said.logits.softmax(-1)
+    assert losses["dml"].item() == pytest.approx((p * (p / q).log()).sum(-1).mean().item(), rel=1e-4)
+    assert losses["dml_peer"].item() == pytest.approx((q * (q / p).log()).sum(-1).mean().item(), rel=1e-4)
+
+
+def test_a_peer_leaves_the_students_masks_alone(begin, splits):
+    plain, paired = begin("ce", student=DROPPING), begin({"ce": 1, "dml": 1e-30}, student=DROPPING)
+    epoch = Loader(splits.train, 32, "none", 0).epoch(0)
+    for step in range(2):
+        batch = epoch.batch(step, 0.0)
+        for trial in (plain, paired):
+            trial.step(batch, Outputs(batch.images.new_zeros(32, 0)), 0.01)
+    assert torch.equal(plain.net.model.fc.weight, paired.net.model.fc.weight)
+
+
+# --- a rule on gradients ---------------------------------------------------------------------------------------------
+
+
+def two_momenta(trial, batches, teacher, lr, delta):
+    """DOT as it is written in the paper: two velocities, the weights move by their sum."""
+    params, (group,) = trial.params, trial.optimizer.param_groups
+    m, decay = group["momentum"], group["weight_decay"]
+    v_task, v_kd = ([torch.zeros_like(p) for p in params] for _ in range(2))
+    for batch in batches:
+        task, distilled, _ = trial.objective(trial.say(batch), teacher(batch.images), batch)
+        g_task = torch.autograd.grad(task, params, retain_graph=True)
+        g_kd = torch.autograd.grad(distilled, params)
+        for p, a, b, g, h in zip(params, v_task, v_kd, g_task, g_kd, strict=True):
+            a.mul_(m - delta).add_(g + decay * p.detach())
+            b.mul_(m + delta).add_(h)
+            p.data.sub_(lr * (a + b))
+
+
+def test_dot_is_two_momenta(begin, splits, teacher):
+    dot, by_hand, plain = begin("dot"), begin("kd"), begin("kd")
+    epoch = Loader(splits.train, 64, "none", 0).epoch(0)
+    batches = [epoch.batch(step, 0.0) for step in range(8)]
+    for batch in batches:
+        for trial in (dot, plain):
+            trial.step(batch, ask(teacher, batch, frozenset({"logits"}), "fp32"), 0.05)
+    two_momenta(by_hand, batches, teacher, 0.05, 0.075)
+    pairs = list(zip(dot.params, by_hand.params, plain.params, strict=True))
+    assert all(torch.allclose(ours, theirs, rtol=1e-3, atol=2e-5) for ours, theirs, _ in pairs)
+    assert max((ours - other).detach().abs().max().item() for ours, _, other in pairs) > 1e-2
+
+
+def test_dot_leaves_what_one_loss_reaches(begin, splits, teacher):
+    """The adapter of a hint is reached by the distillation alone: it moves as under plain SGD."""
+    row = {"ce": 1, "fitnet": 10}
+    dot, plain = begin({**row, "dot": {}}), begin(row)
+    batch = Loader(splits.train, 64, "none", 0).epoch(0).batch(0, 0.0)
+    taught = ask(teacher, batch, frozenset({"features"}), "fp32")
+    for trial in (dot, plain):
+        trial.step(batch, taught, 0.05)
+    adapters = [dict(trial.objective.named_parameters()) for trial in (dot, plain)]
+    assert adapters[0]
+    assert all(torch.allclose(p, adapters[1][name], rtol=1e-5, atol=1e-7) for name, p in adapters[0].items())
+    kept = [p for p in dot.params if "dot_kd" in dot.optimizer.state[p]]
+    assert {id(p) for p in kept} <= {id(p) for p in dot.net.parameters()}
+
+
+def test_dot_needs_momentum(kdbench, suite_file):
+    train = {**RECIPE, "optimizer": "adamw", "lr": 0.001}
+    code, out, _ = kdbench("plan", suite_file(methods={"dot": ROWS["dot"]}, train=train))
+    assert code == 0
+    assert "dot needs an optimizer with momentum (sgd)" in out
+
+
+# --- other views -----------------------------------------------------------------------------------------------------
+
+
+def test_views_of_a_batch(splits):
+    loader = Loader(splits.train, 64, "crop_flip", 3)
+    batch, again = (loader.epoch(5).batch(7, p, second=s, mixed=True, plain=True) for p, s in ((0, True), (0.5, False)))
+    assert torch.equal(batch.mixed, again.mixed)
+    assert not torch.equal(batch.mixed, loader.epoch(6).batch(7, 0, mixed=True).mixed)
+    assert torch.equal(batch.plain, to_float(splits.train.pixels[batch.index]))
+    neighbour = torch.cat([batch.images[-1:], batch.images[:-1]])
+    differ = (neighbour - batch.images).abs() > 0.2
+    shares = ((batch.mixed - batch.images) / (neighbour - batch.images))[differ]
+    assert 0 < shares.mean() < 1
+    assert torch.allclose(shares, shares.mean(), atol=1e-4)
+    plain = loader.epoch(5).batch(7, 0.0)
+    assert (plain.second, plain.mixed, plain.plain) == (None, None, None)
+    assert torch.equal(plain.images, batch.images)
+
+
+def test_function_matching_sees_nothing_but_the_mixed_view(begin, splits, teacher):
+    one = begin("function matching")
+    batch = Loader(splits.train, 64, "crop", 0).epoch(0).batch(0, 0.0, mixed=True)
+    seen = Counter()
+    for name, net in (("teacher", teacher), ("student", one.net)):
+        net.register_forward_pre_hook(
+            lambda _, given, name=name: seen.update([(name, torch.equal(given[0], batch.mixed))])
+        )
+    taught = ask(teacher, batch, one.needs, "fp32")
+    said = one.say(batch)
+    teacher._forward_pre_hooks.clear()
+    assert seen == {("teacher", True): 1, ("student", True): 1}
+    _, _, losses = one.objective(said, taught, batch)
+    p, q = teacher(batch.mixed).logits.softmax(-1), said.mixed.logits.softmax(-1)
+    assert losses["function_matching"].item() == pytest.approx((p * (p / q).log()).sum(-1).mean().item(), rel=1e-4)
+
+
+def test_a_fixed_teacher_speaks_of_the_plain_picture(begin, splits, teacher):
+    one = begin("fixed teacher")
+    batch = Loader(splits.train, 64, "crop", 0).epoch(0).batch(0, 0.0, plain=True)
+    taught, said = ask(teacher, batch, one.needs, "fp32"), one.say(batch)
+    assert torch.equal(taught.plain.logits, teacher(batch.plain).logits)
+    assert not torch.equal(taught.plain.logits, teacher(batch.images).logits)
+    _, _, losses = one.objective(said, taught, batch)
+    expected = 4 * soft_kl(said.logits, taught.plain.logits, 2.0).mean()
+    assert losses["fixed_teacher"].item() == pytest.approx(expected.item())
+
+
+# --- teachers that are distilled students ----------------------------------------------------------------------------
+
+
+def test_a_teacher_assistant(ran):
+    """Trained once and kept; the pair without it keeps its key and shares its teacher."""
+    table, cells, records, folder = ran
+    assert len(table) == len(cells) == 8
+    assert set(table["n"]) == {1}
+    plain, taught = cells[0], cells[4]
+    kept = {file.stem: json.loads(file.read_text()) for file in (folder / "teachers").glob("*.json")}
+    assert kept.keys() == {plain.teacher_key, taught.teacher_key}
+    assert "loss/kd" in kept[taught.teacher_key]["curves"]
+    assert "loss/kd" not in kept[plain.teacher_key]["curves"]
+    assert kept[taught.teacher_key]["seconds"] > kept[plain.teacher_key]["seconds"] > 0
+    assert kept[taught.teacher_key]["settings"]["taught_by"] == plain.teacher_identity
+    assert taught.teacher.short == (
+        "cifar_resnet8(widths=[4, 4, 4, 8]) "
+        "(taught by cifar_resnet14(widths=[4, 4, 8, 8]): 0.1 ce + 0.9 kd(temperature=4))"
+    )
+    assert records[4]["settings"]["teacher"] == taught.teacher_identity
+    assert records[4]["versions"]["method_files"].keys() == {"ce", "kd"}  # the row's and its teacher's
+    assert records[4]["teacher_train_seconds"] == kept[taught.teacher_key]["seconds"]
+
+
+def test_keys_of_taught_teachers(suite_file):
+    def cells(objective, pairs=PAIRS):
+        changed = [pairs[0], {**pairs[1], "teacher": {**ASSISTANT, "objective": objective}}]
+        return cells_of(load_suite(suite_file(pairs=changed, methods={"ce": {"ce": 1}})))
+
+    plain, taught = cells(ASSISTANT["objective"])
+    [before] = cells_of(load_suite(suite_file(pairs=PAIRS[:1], methods={"ce": {"ce": 1}})))
+    assert before.key == plain.key
+    assert taught.teacher_cell.teacher_key == plain.teacher_key
+    assert cells({"kd": {"temperature": 4.0, "weight": 0.9}, "ce": {"weight": 0.1}})[1].key == taught.key
+    others = [cells({"ce": 0.1, "kd": {"weight": 0.9, "temperature": 5}}), cells({"ce": 1})]
+    assert len({plain.key, taught.key, *(c[1].key for c in others)}) == 4
+    assert {c[0].key for c in others} == {plain.key}
+    assert all(c[1].cohort != taught.cohort for c in others)
+
+
+def test_born_again_generations_start_from_other_weights(suite_file, splits, tmp_path):
+    """A chain of three nets of one kind, in which each is taught by the one before."""
+    second = {**TEACHER, "taught_by": TEACHER, "objective": {"ce": 1, "kd": 1}}
+    third = {**TEACHER, "taught_by": second, "objective": {"kd": 1}}
+    pairs = [{"teacher": third, "student": STUDENT}]
+    [cell] = cells_of(load_suite(suite_file(pairs=pairs, methods={"ce": {"ce": 1}}, train={**RECIPE, "epochs": 1})))
+    assert len({link.teacher_key for link in cell.lineage}) == len(cell.lineage) == 3
+    starts = []
+
+    def hooks(_, trial, __):
+        starts.append(trial.net.model.conv1.weight.detach().clone())
+        return Hooks()
+
+    obtain(cell, splits, tmp_path, CPU, hooks)
+    assert len(starts) == 3
+    assert not any(torch.equal(starts[i], starts[j]) for i, j in ((0, 1), (0, 2), (1, 2)))
+    assert len(list((tmp_path / "teachers").glob("*.safetensors"))) == 3
+    obtain(cell, splits, tmp_path, CPU, hooks)
+    assert len(starts) == 3  # loaded
+
+
+def test_a_resumed_assistant_ends_with_the_same_bits(suite_file, splits, tmp_path):
+    cell = cells_of(load_suite(suite_file(pairs=PAIRS, methods={"ce": {"ce": 1}}, train=RECIPE)))[1]
+    whole = obtain(cell, splits, tmp_path / "whole", CPU, no_hooks).net.state_dict()
+    left = [6]  # steps of the assistant's own training
+
+    def hooks(being, trial, checkpoints):
+        if being is not cell:
+            return Hooks()
+
+        def stop():
+            left[0] -= 1
+            return left[0] <= 0
+
+        return Hooks(checkpoint=lambda _: checkpoints.save(being.teacher_key, trial.state()), stop=stop)
+
+    with pytest.raises(Stopped):
+        obtain(cell, splits, tmp_path / "cut", CPU, hooks)
+    assert len(list((tmp_path / "cut" / "teachers").glob("*.safetensors"))) == 1  # the assistant's teacher
+    left[0] = 10**6
+    resumed = obtain(cell, splits, tmp_path / "cut", CPU, hooks).net.state_dict()
+    assert left[0] == 10**6 - 2  # of 8 steps
+    assert all(torch.equal(whole[name], resumed[name]) for name in whole)
+
+
+def test_a_teacher_that_cannot_be_taught_is_told_beforehand(kdbench, suite_file):
+    pairs = [{"teacher": {**ASSISTANT, "objective": {"attn": 1}}, "student": STUDENT}]
+    code, out, _ = kdbench("plan", suite_file(pairs=pairs))
+    assert code == 0
+    assert out.count("its teacher cifar_resnet8 can't be taught: needs attention maps") == 2
+    assert ", 0 to train" in out
+
+
+# --- preparation, and what stays at inference ------------------------------------------------------------------------
+
+
+def test_the_paraphraser_is_trained_beforehand_and_then_frozen(begin, train, splits, teacher):
+    row = {"ce": 1, "ft": {"form": "paper", "paraphraser_epochs": 3}}
+    one, other = begin(row), begin({"ce": 1, "ft": {"form": "paper", "paraphraser_epochs": 1}})
+    method = next(term for term in one.objective.terms() if term.name == "ft").method
+    start = {name: p.clone() for name, p in method.paraphraser.state_dict().items()}
+    shorter = next(term for term in other.objective.terms() if term.name == "ft").method
+
+    def error(method):
+        maps = [said.features[method.t] for said, _ in taught_epoch(teacher, one.needs, splits, one.train_spec, 0, 0)]
+        with torch.no_grad():
+            return sum(float((method.decoder(method.paraphraser(x)) - x).square().mean()) for x in maps)
+
+    assert error(method) < error(shorter)
+    train(one)
+    assert all(torch.equal(start[name], p) for name, p in method.paraphraser.state_dict().items())
+
+
+def test_simkd_is_counted_and_kept_as_it_is_deployed(ran, tmp_path):
+    _, cells, records, folder = ran
+    cell, plain, simkd = cells[2], records[0], records[2]
+    # Student: 4 channels on a 2 x 2 grid; teacher: 8 channels, 10 classes; adapter: 4 -> 4 -> 4 -> 8 with BN.
+    convolutions = 4 * 4 + 9 * 4 * 4 + 4 * 8
+    extra = convolutions + 2 * (4 + 4 + 8) + 8 * 10 + 10
+    ours, base = simkd["profile"]["student"], plain["profile"]["student"]
+    assert (ours["params"] - base["params"], simkd["cost"]["adapter_params"]) == (extra, extra)
+    assert ours["macs"] - base["macs"] == convolutions * 2 * 2 + 8 * 10
+    weights = load_file(folder / "tiny" / "students" / f"{cell.key}.safetensors")
+    splits = load_splits("digits", {"size": 8}, tmp_path)
+    teacher = obtain(cell, splits, folder, CPU, no_hooks).net
+    trial = start_trial(cell, build_net(cell.student, 10, splits.input_size, "elsewhere"), splits, teacher, CPU, None)
+    trial.net.model.load_state_dict({k: v for k, v in weights.items() if not k.startswith("method.")})
+    assert trial.deployed.method is not None
+    trial.deployed.method.load_state_dict({k[7:]: v for k, v in weights.items() if k.startswith("method.")})
+    [scores] = evaluate([trial.deployed], splits.test, "fp32")
+    assert scores["top1"] == simkd["scores"]["test_top1"]
+    assert count_macs(trial.deployed, splits.input_size) == ours["macs"]
+
+
+def test_the_peers_cost_is_training_cost(ran):
+    plain, dml = ran[2][0], ran[2][3]
+    assert dml["cost"]["adapter_params"] == plain["profile"]["student"]["params"] > 0
+    assert plain["cost"]["adapter_params"] == 0
+    assert dml["profile"]["student"]["params"] == plain["profile"]["student"]["params"]
+
+
+def test_an_objective_alone_is_what_it_was(splits):
+    """The sum to be minimised is that of all terms, whichever part they stand in."""
+    objective = Objective(((None, {name: fill(name, given)[0] for name, given in ROWS["kd"].items()}),))
+    student, teacher = (Outputs(torch.randn(4, 10)) for _ in range(2))
+    batch = Batch(torch.zeros(4, 3, 8, 8), torch.arange(4), torch.arange(4), 0.0)
+    task, distilled, losses = objective(student, teacher, batch)
+    assert task.item() == pytest.approx(0.1 * losses["ce"].item())
+    assert distilled.item() == pytest.approx(0.9 * losses["kd"].item())
+
+
+def test_short_names_tell_teachers_apart():
+    hints = {"phases": [{"epochs": 1, "at": 9}, {"ce": 1}]}
+    shorts = []
+    for row in ({"ce": 1}, {"kd": {"weight": 2, "temperature": 3}}, hints):
+        shorts.append(TeacherSpec.model_validate({"model": "a", "taught_by": "b", "objective": row}).short)
+    texts = ["1 ce", "2 kd(temperature=3)", "9 at for 1 epochs, then 1 ce"]
+    assert shorts == [f"a (taught by b: {text})" for text in texts]
