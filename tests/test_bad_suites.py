@@ -24,7 +24,12 @@ validation: 0.1
 train: {epochs: 2, lr: 0.1}
 """
 
-# (what to replace in GOOD, by what, the line of the mistake, what its message must say)
+TAUGHT = (
+    "teacher: cifar_resnet14",
+    "teacher: {model: cifar_resnet14, taught_by: {model: cifar_resnet20}, objective: {ce: 0.1, kd: 1}}",
+)
+
+# (what to replace in GOOD, by what, the line of the mistake, what its message must say[, what else to replace])
 MISTAKES = {
     "missing key": ("seeds: [0, 1]\n", "", 1, "seeds: is missing"),
     "wrong type": ("epochs: 2", "epochs: two", 10, "train.epochs"),
@@ -67,19 +72,39 @@ MISTAKES = {
     "tab": ("seeds: [0, 1]", "\tseeds: [0, 1]", 8, "cannot start any token"),
     "milestones after the end": ("lr: 0.1", "schedule: {step: [5]}", 10, "stay below epochs"),
     "warm-up longer than training": ("lr: 0.1", "warmup_epochs: 2", 10, "warmup_epochs must be below"),
-    "missing checkpoint": ("teacher: cifar_resnet14", "teacher: {model: cifar_resnet14, checkpoint: no.pth}", 4, "no.pth"),
+    "no checkpoint": ("teacher: cifar_resnet14", "teacher: {model: cifar_resnet14, checkpoint: x.pth}", 4, "x.pth"),
     "number as key": ("  student: {", "  1: {", 6, "must be text"),
     "bad schedule of a weight": ("{ce: 1}", "{ce: {from: 1, too: 2}}", 6, "methods.student.ce"),
     "pair's training": ("student: cifar_resnet8}", "student: cifar_resnet8, train: {lr: -1}}", 4, "pairs[0].train.lr"),
     "phase too long": ("{ce: 1}", "{phases: [{epochs: 2, kd: 1}, {ce: 1}]}", 6, "train.epochs is 2"),
+    "phases beside a method": ("{ce: 1}", "{phases: [{ce: 1}], kd: 1}", 6, "phases must be a list of objectives"),
+    "method of a phase": ("{ce: 1}", "{phases: [{epochs: 1, kd: 1}, {cee: 1}]}", 6, "phases[1].cee: unknown"),
+    "phase without epochs": ("{ce: 1}", "{phases: [{kd: 1}, {ce: 1}]}", 6, "phases[0]: needs `epochs`"),
+    "unknown teacher's teacher": (TAUGHT[0], TAUGHT[1].replace("resnet20", "resnt20"), 4, "taught_by: unknown model"),
+    "teacher's method": (TAUGHT[0], TAUGHT[1].replace("kd:", "kdd:"), 4, "objective.kdd: unknown method 'kdd'"),
+    "teacher's setting": (TAUGHT[0], TAUGHT[1].replace("kd: 1", "kd: {temprature: 1}"), 4, "mean 'temperature'?"),
+    "taught without objective": (TAUGHT[0], "teacher: {model: cifar_resnet14, taught_by: resnet18}", 4, "go together"),
+    "objective without teacher": (TAUGHT[0], "teacher: {model: cifar_resnet14, objective: {ce: 1}}", 4, "go together"),
+    "taught and loaded": (TAUGHT[0], TAUGHT[1].replace("taught", "checkpoint: x.pth, taught"), 4, "is taken as it is"),
+    "taught, misspelt": (TAUGHT[0], TAUGHT[1].replace("taught", "taugt"), 4, "did you mean 'taught_by'?"),
+    "taught to be wrapped": (TAUGHT[0], TAUGHT[1].replace("kd: 1", "simkd: 1"), 4, "simkd's adapter stays"),
+    "taught for no time": ("lr: 0.1}", "lr: 0.1}\nteacher_train: {epochs: 0}", 4, "nothing can be taught", TAUGHT),
+    "taught student": ("student: cifar_resnet8", "student: {model: cifar_resnet8, taught_by: a}", 4, "only a teacher"),
+    "weight of a rule": ("{ce: 1}", "{ce: 1, kd: 1, dot: 0.5}", 6, "dot is a rule on gradients: it has no loss"),
+    "nothing but a rule": ("{ce: 1}", "{dot: {}}", 6, "the objective needs a loss too"),
+    "setting of a rule": ("{ce: 1}", "{ce: 1, dot: {delta: 2}}", 6, "methods.student.dot.delta"),
+    "standardised maps": ("{ce: 1}", "{ce: 1, at: {standardise: sample}}", 6, "at does not read the teacher's logits"),
 }  # fmt: skip
 
 
 def broken(tmp_path, name):
-    old, new, line, text = MISTAKES[name]
-    assert old in GOOD
+    old, new, line, text, *more = MISTAKES[name]
+    content = GOOD
+    for before, after in [(old, new), *more]:
+        assert before in content
+        content = content.replace(before, after, 1)
     path = tmp_path / "bad.yaml"
-    path.write_text(GOOD.replace(old, new, 1))
+    path.write_text(content)
     return path, line, text
 
 
@@ -153,7 +178,7 @@ def test_aliases_cannot_explode(kdbench, tmp_path):
 
 
 def test_as_a_user_types_it(tmp_path):
-    path, line, text = broken(tmp_path, "unknown model")
+    path, line, _ = broken(tmp_path, "unknown model")
     command = [sys.executable, "-m", "kdbench", "run", str(path)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60, cwd=tmp_path)
     assert done.returncode == 2
@@ -183,7 +208,7 @@ def test_any_data_is_checked_without_a_traceback(tmp_path, changes):
     try:
         load_suite(path)
     except UserError as error:
-        assert all(line.startswith(str(path)) for line in str(error).splitlines() if line.strip()), str(error)
+        assert all(line.startswith(str(path)) for line in str(error).splitlines() if line.strip()), str(error)  # noqa: PT017
 
 
 @settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
