@@ -36,9 +36,9 @@ def parser() -> argparse.ArgumentParser:
     board.add_argument("--from-mlflow", metavar="URI", help="take records from this MLflow store too")
     board.add_argument("--compare-published", action="store_true", help="put the literature's numbers beside ours")
     board.add_argument("--reference", default="kd", metavar="ROW",
-                       help="the row that gains are also counted against, beside the student alone (default: kd)")  # fmt: skip
+                       help="the row to count gains against, beside the student alone (default: kd)")  # fmt: skip
     exporting = command("export", "write a trained student as one file, checked against the original")
-    exporting.add_argument("key", metavar="KEY", help="a cell's key (see cells.csv), its beginning, or its record's path")
+    exporting.add_argument("key", metavar="KEY", help="a cell's key (see cells.csv) or its record's path")
     exporting.add_argument("--format", choices=["safetensors", "onnx"], default="onnx")
     exporting.add_argument("--output", type=Path, metavar="FILE", help="default: KEY.onnx or KEY.safetensors")
     _common(exporting)
@@ -181,7 +181,7 @@ def init(given: argparse.Namespace) -> int:
 
 
 def recommend(given: argparse.Namespace) -> int:
-    from kdbench.advise import recommendation
+    from kdbench.recommend import recommendation
 
     print(recommendation(given.suite, _options(given), given.max_latency_ms, given.max_params))
     return 0
@@ -223,7 +223,7 @@ def schema(given: argparse.Namespace) -> int:
     import json
 
     from kdbench.registry import load_plugin
-    from kdbench.suite import schema
+    from kdbench.schema import schema
 
     for path in given.plugin:
         load_plugin(path)

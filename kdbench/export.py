@@ -162,7 +162,9 @@ def shapes_of(record: Record) -> tuple[int, tuple[int, int, int]]:
 # --- files -----------------------------------------------------------------------------------------------------------
 
 
-def export(key: str | Path, format: str, output: Path | None = None, results: Path = Path("results")) -> tuple[Path, str]:
+def export(
+    key: str | Path, format: str, output: Path | None = None, results: Path = Path("results")
+) -> tuple[Path, str]:
     """Write the student of a cell as one file and compare the file's logits with the student's.
 
     Returns the file and a line about it. Raises UserError when the logits differ by more than 1e-4.
@@ -181,7 +183,9 @@ def export(key: str | Path, format: str, output: Path | None = None, results: Pa
     takes = "x".join(map(str, student.input_size))
     plain = format == "safetensors" and student.deployed.method is None
     what = "takes normalised pictures, as timm models do" if plain else "takes pictures in 0..1, normalises them itself"
-    line = f"{path}: {record['student']} ({record['label']}, {record['scores']['test_top1']:.2f}% top-1), {takes}, {what}"
+    line = (
+        f"{path}: {record['student']} ({record['label']}, {record['scores']['test_top1']:.2f}% top-1), {takes}, {what}"
+    )
     return path, f"{line}; logits differ from the student's by {difference:.1g}"
 
 

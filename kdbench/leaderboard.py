@@ -37,6 +37,7 @@ def frame_of(records: Iterable[Record], labels: dict[str, str] | None = None) ->
             **{f"cost_{k}": v for k, v in (record.get("cost") or {}).items()},
             **{name: made.get(name) for name in MADE_BY},
             "objective": json.dumps(objective, sort_keys=True),
+            "recipe": json.dumps(record["settings"], sort_keys=True),
             "finished": record.get("finished"),
         })  # fmt: skip
     return pd.DataFrame(rows)
@@ -95,7 +96,10 @@ def table_of(cells: pd.DataFrame, reference: str = REFERENCE) -> pd.DataFrame:
 
 def _rows_of(group: dict[str, Any], part: pd.DataFrame, reference: str) -> Iterator[dict[str, Any]]:
     done = part[part["status"] == "done"]
-    others = {"gain": scores(done[done["alone"].astype(bool)]), "reference_gain": scores(done[done["label"] == reference])}
+    others = {
+        "gain": scores(done[done["alone"].astype(bool)]),
+        "reference_gain": scores(done[done["label"] == reference]),
+    }
     numbers = [name for name in done.columns if str(name).startswith(SCORES) and len(done)]
     means = done.groupby("label", sort=False)[numbers].mean(numeric_only=True)
     for label, row in part.groupby("label", sort=False):
@@ -104,7 +108,7 @@ def _rows_of(group: dict[str, Any], part: pd.DataFrame, reference: str) -> Itera
         found |= {f"n_{status}": int((row["status"] == status).sum()) for status in NOT_DONE}
         found["reason"] = next((r for r in row["reason"] if isinstance(r, str) and r), "")
         if label in means.index:
-            found |= means.loc[label].to_dict()
+            found |= {str(k): v for k, v in means.loc[label].items()}
             found["std"] = float(ours.std(ddof=1)) if len(ours) > 1 else math.nan
             for name, other in others.items():
                 itself = found["alone"] if name == "gain" else label == reference
@@ -112,6 +116,7 @@ def _rows_of(group: dict[str, Any], part: pd.DataFrame, reference: str) -> Itera
                 if not itself and not twice:
                     found |= _gain(name, statistics.paired(ours, other))
         found["settings"] = next((text for text in row.get("objective", []) if isinstance(text, str)), "")
+        found["recipe"] = next((text for text in row.get("recipe", []) if isinstance(text, str)), "")
         yield found
 
 
@@ -165,9 +170,13 @@ def sources(cells: pd.DataFrame) -> tuple[dict[str, list[str]], list[str]]:
         for name in known:
             values = sorted({str(value) for value in part[name].dropna()})
             if len(values) > 1:
-                warnings.append(f"{title(group)}: cells of {len(values)} different {name}s are compared: {', '.join(values)}")
+                warnings.append(
+                    f"{title(group)}: cells of {len(values)} different {name}s are compared: {', '.join(values)}"
+                )
     if dirty := [commit for commit in found.get("commit", []) if commit.endswith("-dirty")]:
-        warnings.append(f"some cells were made with uncommitted changes ({', '.join(dirty)}): the commit does not say all")
+        warnings.append(
+            f"some cells were made with uncommitted changes ({', '.join(dirty)}): the commit does not say all"
+        )
     return found, warnings
 
 
@@ -192,7 +201,7 @@ def write_leaderboard(
     `reference`: the row that gains are also counted against; `published`: put the literature's numbers beside ours;
     `links`: key -> address of the cell's MLflow run. Returns the table and the Markdown.
     """
-    from kdbench import page, report
+    from kdbench import latex, page, report
 
     records = list(records)
     frame = with_missing(frame_of(records), cells)
@@ -203,7 +212,7 @@ def write_leaderboard(
     files = {
         "leaderboard.md": text,
         "leaderboard.csv": table.to_csv(index=False),
-        "leaderboard.tex": report.latex(table, suite),
+        "leaderboard.tex": latex.latex(table, suite),
         "leaderboard.html": page.html(table, frame, records, suite, reference, links or {}),
         "cells.csv": frame.to_csv(index=False),
     }
@@ -226,7 +235,7 @@ def outputs(folder: Path) -> list[Path]:
 def write_parquet(frame: pd.DataFrame, path: Path) -> None:
     """One row per cell, numbers as numbers; nothing is written where pyarrow is not installed."""
     try:
-        import pyarrow  # type: ignore[import-not-found,unused-ignore]  # noqa: F401
+        import pyarrow  # noqa: F401
     except ImportError:
         return
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -25,9 +25,7 @@ def curves_of(frame: pd.DataFrame, records: Iterable[Record]) -> Curves:
         if curve := by_key.get(cell["key"]):
             pair = title(cell[name] for name in GROUP)
             gathered.setdefault(pair, {}).setdefault(str(cell["label"]), []).append(curve)
-    return {
-        pair: {label: _mean(curves) for label, curves in rows.items()} for pair, rows in gathered.items()
-    }
+    return {pair: {label: _mean(curves) for label, curves in rows.items()} for pair, rows in gathered.items()}
 
 
 def _mean(curves: list[list[float]]) -> list[float]:
@@ -90,7 +88,7 @@ def _row(row: Row, base: Row, runs: list[Any]) -> Row:
         "adapters": "cost_adapter_params", "params": "student_params", "macs": "student_macs",
         "ms": "student_cpu_ms_b1", "gpu_ms": "student_gpu_ms_b1",
     }  # fmt: skip
-    shown = {short: _round(row.get(name)) for short, name in names.items()}
+    shown: Row = {short: _round(row.get(name)) for short, name in names.items()}
     for cost in ("step_ms", "alone_seconds"):
         shown[cost] = _round(row.get(f"cost_{cost}", math.nan) / (base.get(f"cost_{cost}") or math.nan))
     for short, name in (("student", "gain"), ("reference", "reference_gain")):

@@ -23,7 +23,7 @@ from kdbench.report import Row, rows_of
 from kdbench.statistics import Ranking
 
 MOST_PAIRS = 6  # figures of single pairs; a large suite's others are on the page
-STYLE = {"svg.fonttype": "none", "svg.hashsalt": "kdbench", "font.size": 9, "axes.spines.top": False,
+STYLE: Any = {"svg.fonttype": "none", "svg.hashsalt": "kdbench", "font.size": 9, "axes.spines.top": False,
          "axes.spines.right": False, "figure.constrained_layout.use": True}  # fmt: skip
 COLOURS = {1: "#1b7f3b", 0: "#777777", -1: "#b3261e"}  # better, not distinguishable, worse
 
@@ -53,7 +53,7 @@ def save(figure: Figure, path: Path) -> list[Path]:
     files = []
     for kind, options in (("png", {"dpi": 150}), ("svg", {"metadata": {"Date": None}})):
         content = BytesIO()
-        figure.savefig(content, format=kind, **options)  # type: ignore[arg-type]
+        figure.savefig(content, format=kind, **options)
         files.append(path.with_name(f"{path.name}.{kind}"))
         write_atomic(files[-1], content.getvalue())
     return files
@@ -104,7 +104,7 @@ def plot_curves(axes: Axes, rows: list[Row], curves: dict[str, list[float]]) -> 
 
 
 def latency_figure(groups: list[tuple[str, list[Row]]]) -> Figure:
-    """Accuracy against latency on one CPU thread, one panel per data set: every student's best row, and the teachers."""
+    """Accuracy against latency on one CPU thread, a panel per data set: every student's best row, and the teachers."""
     datasets = list(dict.fromkeys(rows[0]["dataset"] for _, rows in groups))[:6]
     figure = Figure(figsize=(4.6 * min(len(datasets), 3), 3.6 * math.ceil(len(datasets) / 3)))
     panels = np.atleast_1d(figure.subplots(math.ceil(len(datasets) / 3), min(len(datasets), 3), squeeze=False)).ravel()
@@ -127,7 +127,11 @@ def _latency_points(rows: list[Row]) -> list[tuple[float, float, str]]:
     alone = [r for r in rows if r["alone"] and r is not best]
     shown = [(r, f"{r['student']}, {r['objective']}") for r in (best, *alone)]
     points = [(r.get("student_cpu_ms_b1", math.nan), r["test_top1"], name) for r, name in shown]
-    teacher = (best.get("teacher_cpu_ms_b1", math.nan), best.get("teacher_top1", math.nan), f"{best['teacher']} (teacher)")
+    teacher = (
+        best.get("teacher_cpu_ms_b1", math.nan),
+        best.get("teacher_top1", math.nan),
+        f"{best['teacher']} (teacher)",
+    )
     return [*points, teacher]
 
 

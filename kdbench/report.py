@@ -1,4 +1,4 @@
-"""The leaderboard as text: the headline in plain words, Markdown for GitHub and terminals, LaTeX for papers."""
+"""The leaderboard as text: the headline in plain words, and Markdown for GitHub and terminals."""
 
 import math
 from collections.abc import Iterable
@@ -35,7 +35,7 @@ def gain_text(row: Row, name: str) -> str:
 
 def rows_of(table: pd.DataFrame) -> list[tuple[str, list[Row]]]:
     """(title, rows) of every comparison."""
-    groups = table.groupby(GROUP, sort=False) if len(table) else []
+    groups: Any = table.groupby(GROUP, sort=False) if len(table) else []
     return [(title(g), [{str(k): v for k, v in r.items()} for r in part.to_dict("records")]) for g, part in groups]
 
 
@@ -74,7 +74,9 @@ def _compared(table: pd.DataFrame, groups: list[tuple[str, list[Row]]]) -> str:
     objectives = table["objective"].nunique()
     where = f"on {groups[0][0]}" if len(groups) == 1 else f"on {len(groups)} pairs of data set, teacher and student"
     plural = "seed" if many == "1" else "seeds"
-    return f"{objectives} objectives were compared {where}, with {many} {plural} each ({done} of {cells} cells are done)."
+    return (
+        f"{objectives} objectives were compared {where}, with {many} {plural} each ({done} of {cells} cells are done)."
+    )
 
 
 def _won_one(rows: list[Row], best: str | None) -> str:
@@ -92,7 +94,9 @@ def _won_one(rows: list[Row], best: str | None) -> str:
         return f"{gain}: {row['gain_says']}."
     span = f"95% interval {row['gain_low']:+.2f} to {row['gain_high']:+.2f}"
     if row["gain"] < 0:
-        return f"Nothing beats the student alone ({number(base['test_top1'])}%): {best} comes nearest, {row['gain']:+.2f}."
+        return (
+            f"Nothing beats the student alone ({number(base['test_top1'])}%): {best} comes nearest, {row['gain']:+.2f}."
+        )
     return f"{gain}, {span}: {row['gain_says']} (p = {number(row['gain_p_holm'], 3)} after correction over the table)."
 
 
@@ -170,7 +174,7 @@ def accuracy(row: Row, reference: str) -> dict[str, str]:
         "best epoch": number(row.get("test_top1_best")),
     }
     for name in row:
-        if name.startswith("published"):
+        if name.startswith("published") or name == "ours - published":
             shown[name.replace("_", " ")] = row[name] if isinstance(row[name], str) else number(row[name])
     return shown
 
@@ -203,7 +207,9 @@ def in_words(rows: list[Row], reference: str) -> list[str]:
             if found := [r["objective"] for r in tested if claims(r, name) == claim]:
                 lines.append(f"{word} {other}: {', '.join(found)}.")
         if unsure := [_with_need(r, name) for r in tested if not claims(r, name)]:
-            lines.append(f"Not distinguishable from {other} at this n (seeds that would be needed): {', '.join(unsure)}.")
+            lines.append(
+                f"Not distinguishable from {other} at this n (seeds that would be needed): {', '.join(unsure)}."
+            )
         if single := [r["objective"] for r in rows if r["n"] and r.get(f"{name}_n") == 1]:
             lines.append(f"One seed only, so no interval and no test against {other}: {', '.join(single)}.")
         if flat := [r["objective"] for r in rows if r.get(f"{name}_n", 0) > 1 and r not in tested]:
@@ -261,7 +267,9 @@ def across(table: pd.DataFrame, ranking: Ranking, reference: str) -> str:
         f"Over {ranking.pairs} pairs, ± half of the rank's 95% interval; a tie is a difference within {EQUAL} points. "
         f"{friedman}Two average ranks closer than {ranking.critical:.2f} (Nemenyi, 5%) can't be told apart."
     )
-    left = f" Not ranked, since without a score on every pair: {', '.join(ranking.left_out)}." if ranking.left_out else ""
+    left = (
+        f" Not ranked, since without a score on every pair: {', '.join(ranking.left_out)}." if ranking.left_out else ""
+    )
     return f"{grid(shown)}\n\n{text}{left}"
 
 
@@ -283,49 +291,3 @@ teacher give the same class. *step*: one training step against the student alone
 training alone on the device named above, teacher's forward included. *MiB*: the most memory of the process until \
 then. *adapters*: parameters that the method adds while training. *params*, *MACs* (FLOPs = 2 x MACs), *CPU ms* (one \
 picture, one thread): the student's at inference."""
-
-
-# --- LaTeX -----------------------------------------------------------------------------------------------------------
-
-
-def latex(table: pd.DataFrame, suite: str) -> str:
-    """A booktabs table, objectives x pairs: best bold, second underlined, the spread small. Needs `booktabs`."""
-    groups = rows_of(table)
-    names = list(dict.fromkeys(r["objective"] for _, rows in groups for r in rows))
-    columns = [_latex_column(rows) for _, rows in groups]
-    heads = [[escape(part) for part in _parts(name)] for name, _ in groups]
-    lines = [
-        f"% {suite}: top-1 after the last epoch, mean and standard deviation over the seeds; needs \\usepackage{{booktabs}}",
-        f"\\begin{{tabular}}{{l{'r' * len(groups)}}}",
-        "\\toprule",
-        *(" & ".join([what, *(head[place] for head in heads)]) + " \\\\" for place, what in enumerate(
-            ("Data", "Teacher", "Student"))),
-        "\\midrule",
-        *(" & ".join([escape(name), *(column.get(name, "--") for column in columns)]) + " \\\\" for name in names),
-        "\\bottomrule",
-        "\\end{tabular}",
-    ]  # fmt: skip
-    return "\n".join(lines) + "\n"
-
-
-def _parts(name: str) -> list[str]:
-    dataset, pair = name.split(": ", 1)
-    return [dataset, *pair.split(" → ", 1)]
-
-
-def _latex_column(rows: list[Row]) -> dict[str, str]:
-    done = [r for r in rows if r["n"] and math.isfinite(r.get("test_top1", math.nan))]
-    shown = {r["objective"]: number(r["test_top1"]) for r in done}
-    places = sorted(set(map(float, shown.values())), reverse=True)  # as printed: what looks equal is marked alike
-    found = {}
-    for row in done:
-        text = shown[row["objective"]]
-        mark = {0: "\\textbf{%s}", 1: "\\underline{%s}"}.get(places.index(float(text)), "%s")
-        spread = f" {{\\tiny $\\pm$ {row['std']:.2f}}}" if math.isfinite(row["std"]) else ""
-        found[row["objective"]] = mark % text + spread
-    return found
-
-
-def escape(text: str) -> str:
-    special = {"\\": "\\textbackslash{}", "~": "\\textasciitilde{}", "^": "\\textasciicircum{}"}
-    return "".join(special.get(c, f"\\{c}" if c in "&%$#_{}" else c) for c in text)
