@@ -1,0 +1,189 @@
+"""The literature's numbers: the files, which row stands for which objective, and when a difference is computed."""
+
+import json
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+
+from kdbench import published
+from kdbench.cells import cells_of, objective_identity
+from kdbench.errors import UserError
+from kdbench.leaderboard import frame_of, table_of
+from kdbench.models import known_models
+from kdbench.published import add_published, load, published_for, recipes, same_training
+from kdbench.suite import load_suite, objective
+
+FILES = ("cifar100", "imagenet", "tiny-imagenet")
+PAIRS = [
+    "wrn_40_2 -> wrn_16_2", "wrn_40_2 -> wrn_40_1", "resnet56 -> resnet20", "resnet110 -> resnet20",
+    "resnet110 -> resnet32", "resnet32x4 -> resnet8x4", "vgg13 -> vgg8", "vgg13 -> mobilenetv2",
+    "resnet50 -> mobilenetv2", "resnet50 -> vgg8", "resnet32x4 -> shufflenetv1", "resnet32x4 -> shufflenetv2",
+    "wrn_40_2 -> shufflenetv1",
+]  # fmt: skip
+
+
+def terms(row: dict[str, Any]) -> Any:
+    return objective_identity(objective(row))
+
+
+def number(pair: str, row: dict[str, Any]) -> published.Published | None:
+    teacher, student = (f"cifar_{name}" for name in pair.split(" -> "))
+    return published_for("cifar100", teacher, student, terms(row))
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_every_row_is_an_accuracy_with_its_source(name: str) -> None:
+    table = load(name)
+    assert tuple(table.columns) == published.COLUMNS
+    assert table["top1"].between(20, 95).all()
+    assert (table["std"].dropna() < 1).all()
+    assert set(table["protocol"]) <= {"last", "best", "unstated"}
+    assert (table[["teacher", "student", "method", "setting", "source"]] != "").all(axis=None)
+    assert not table.duplicated().any()
+
+
+def test_an_unknown_file_is_a_clear_error() -> None:
+    with pytest.raises(UserError, match="unknown published data set 'cifar10'; did you mean 'cifar100'"):
+        load("cifar10")
+
+
+def test_other_settings_are_marked() -> None:
+    """Names of teachers and recipes that the reference marks never stand in the CRD setting."""
+    crd = load("cifar100").query("setting == 'crd'")
+    assert not crd["source"].str.contains("SSKD|HSAKD|SemCKD|SimKD|OFA|mmrazor").any()
+    assert not crd["method"].isin(["ReviewKD", "MLKD", "MLKD+LSKD", "SSKD", "SimKD f=2"]).any()
+
+
+def test_all_13_pairs_have_the_benchmarks_rows_and_one_teacher_each() -> None:
+    crd = load("cifar100").query("setting == 'crd'")
+    teachers = crd[crd["method"] == "teacher"].groupby("teacher")["top1"].unique()
+    assert {name: list(values) for name, values in teachers.items()} == {
+        "wrn_40_2": [75.61], "resnet56": [72.34], "resnet110": [74.31], "resnet32x4": [79.42], "vgg13": [74.64],
+        "resnet50": [79.34],
+    }  # fmt: skip
+    for pair in PAIRS:
+        assert all(f"cifar_{name}" in known_models() for name in pair.split(" -> "))
+        for row in ({"ce": 1}, {"ce": 0.1, "kd": 0.9}, {"ce": 1, "crd": 0.8}, {"ce": 1, "pkt": 30000}):
+            assert number(pair, row) is not None, (pair, row)
+
+
+@pytest.mark.parametrize(("pair", "row", "top1", "protocol"), [
+    ("resnet56 -> resnet20", {"ce": 1}, 69.06, "last"),
+    ("resnet56 -> resnet20", {"ce": 0.1, "kd": {"weight": 0.9, "temperature": 4}}, 70.66, "last"),
+    ("resnet56 -> resnet20", {"ce": 1, "dkd": {"beta": 2}}, 71.97, "best"),
+    ("resnet32x4 -> shufflenetv2", {"ce": 1, "dkd": {"beta": 8}}, 77.07, "best"),
+    ("resnet32x4 -> resnet8x4", {"ce": 1, "dist": {"weight": 2}}, 76.31, "best"),
+    ("vgg13 -> vgg8", {"ce": 1, "at": {"weight": 1000, "stages": [-4, -3, -2, -1]}}, 71.43, "last"),
+])  # fmt: skip
+def test_the_number_of_an_objective(pair: str, row: dict[str, Any], top1: float, protocol: str) -> None:
+    found = number(pair, row)
+    assert found is not None
+    assert (found.top1, found.protocol) == (top1, protocol)
+
+
+@pytest.mark.parametrize(("pair", "row"), [
+    ("resnet56 -> resnet20", {"ce": 1, "dkd": {"beta": 8}}),  # published with beta 2 there
+    ("resnet56 -> resnet20", {"ce": 0.1, "kd": {"weight": 0.9, "temperature": 2}}),
+    ("vgg13 -> vgg8", {"ce": 1, "at": 1000}),  # published with four stages
+    ("resnet56 -> resnet8", {"ce": 1}),
+    ("wrn_40_2 -> wrn_40_1", {"ce": 1, "fsp": 50}),
+])  # fmt: skip
+def test_what_the_literature_does_not_have_has_no_number(pair: str, row: dict[str, Any]) -> None:
+    assert number(pair, row) is None
+
+
+def test_only_our_names_on_our_data_sets_are_looked_up() -> None:
+    assert published_for("cifar100", "resnet50", "cifar_vgg8", terms({"ce": 1})) is None
+    assert published_for("digits", "cifar_resnet50", "cifar_vgg8", terms({"ce": 1})) is None
+
+
+def test_every_recipe_stands_for_rows_of_its_source() -> None:
+    table = load("cifar100").query("setting == 'crd'")
+    for row in recipes()["cifar100"]["rows"]:
+        assert ((table["method"] == row["method"]) & table["source"].str.contains(row["source"], regex=False)).any()
+
+
+# --- beside ours -----------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def board(suite_file: Callable[..., Path]) -> Callable[..., dict[str, dict[str, Any]]]:
+    """The leaderboard with published numbers, label -> row, of cells that all scored 70.0 (last), 71.0 (best)."""
+
+    def make(**changes: Any) -> dict[str, dict[str, Any]]:
+        benchmark = recipes()["cifar100"]["train"]
+        suite = {
+            "datasets": ["cifar100"],
+            "pairs": [{"teacher": "cifar_resnet56", "student": "cifar_resnet20"}],
+            "methods": {"student": {"ce": 1}, "dkd": {"ce": 1, "dkd": {"beta": 2}}, "rld": {"ce": 1, "rld": 1}},
+            "train": benchmark, **changes,
+        }  # fmt: skip
+        records = [
+            {"key": c.key, "dataset": c.dataset.name, "teacher": c.teacher.short, "student": c.student.short,
+             "label": c.label, "seed": c.seed, "status": "done", "settings": c.identity,
+             "scores": {"test_top1": 70.0, "test_top1_best": 71.0}}
+            for c in cells_of(load_suite(suite_file(**suite)))
+        ]  # fmt: skip
+        table = add_published(table_of(frame_of(records)))
+        return {row["objective"]: row for row in table.to_dict("records")}
+
+    return make
+
+
+def test_each_paper_is_met_with_its_own_protocol(board: Callable[..., dict[str, dict[str, Any]]]) -> None:
+    rows = board()
+    assert rows["student"]["ours - published"] == pytest.approx(70.0 - 69.06)
+    assert rows["student"]["published_protocol"] == "last epoch"
+    assert "RepDistiller" in rows["student"]["published_source"]
+    assert rows["dkd"]["ours - published"] == pytest.approx(71.0 - 71.97)
+    assert rows["dkd"]["published_protocol"] == "best test epoch"
+    assert math.isnan(rows["rld"]["published"])
+    assert rows["rld"]["published_source"] == ""
+
+
+@pytest.mark.parametrize("change", [
+    {"train": {"epochs": 6}}, {"validation": 0.1}, {"teacher_train": {"epochs": 300}},
+    {"train": {"lr": 0.1}}, {"train": {"augment": "flip"}},
+])  # fmt: skip
+def test_other_training_has_no_difference(
+    board: Callable[..., dict[str, dict[str, Any]]], change: dict[str, Any]
+) -> None:
+    if "train" in change:
+        schedule = {"kind": "cosine"} if "epochs" in change["train"] else recipes()["cifar100"]["train"]["schedule"]
+        change = {"train": {**recipes()["cifar100"]["train"], **change["train"], "schedule": schedule}}
+    row = board(**change)["student"]
+    assert row["published"] == 69.06
+    assert math.isnan(row["ours - published"])
+    assert row["published_protocol"] == "last epoch; other training than ours"
+
+
+def test_slow_students_have_their_own_rate(board: Callable[..., dict[str, dict[str, Any]]]) -> None:
+    pair = {"teacher": "cifar_wrn_40_2", "student": "cifar_shufflenetv1"}
+    assert math.isnan(board(pairs=[pair])["student"]["ours - published"])
+    slow = board(pairs=[{**pair, "train": {"lr": 0.01}}])["student"]
+    assert slow["ours - published"] == pytest.approx(70.0 - 70.50)
+
+
+def test_another_net_under_a_known_name_is_not_compared(board: Callable[..., dict[str, dict[str, Any]]]) -> None:
+    narrow = {"model": "cifar_resnet20", "widths": [4, 4, 8, 8]}
+    row = board(pairs=[{"teacher": "cifar_resnet56", "student": narrow}])["student"]
+    assert math.isnan(row["published"])
+
+
+def test_rows_without_a_finished_cell_and_an_empty_table() -> None:
+    assert add_published(pd.DataFrame({"objective": ["kd"], "recipe": [""]}))["published_source"].tolist() == [""]
+    assert "ours - published" in add_published(pd.DataFrame())
+
+
+def test_precision_may_differ() -> None:
+    train = {**recipes()["cifar100"]["train"], "precision": "bf16"}
+    recipe = {
+        "dataset": {"name": "cifar100"}, "validation": 0.0, "student": {"model": "cifar_resnet20"}, "train": train,
+        "teacher": {"model": {"model": "cifar_resnet56", "checkpoint": "abc"}},
+    }  # fmt: skip
+    assert same_training(recipe)
+    assert not same_training(json.loads(json.dumps(recipe)) | {"dataset": {"name": "digits"}})
