@@ -10,7 +10,9 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
-from kdbench.suite import DatasetSpec, ModelSpec, Phases, Suite, TeacherSpec, TeacherTrain, Train, objective
+from kdbench.specs import DatasetSpec, ModelSpec, TeacherSpec, TeacherTrain, Train
+from kdbench.suite import Suite
+from kdbench.terms import Phases, objective
 
 # The one method that the engine knows by name: plain labels. Teachers learn from it, and gains are counted against it.
 BASELINE = "ce"

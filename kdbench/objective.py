@@ -13,7 +13,7 @@ from kdbench.functional import standardise
 from kdbench.method import VIEWS, Batch, EpochOf, Inapplicable, Method, Outputs, Task, is_rule
 from kdbench.registry import METHODS
 from kdbench.seeding import derive, seeded
-from kdbench.suite import Phase, Terms
+from kdbench.terms import Phase, Terms
 
 
 class Term(nn.Module):

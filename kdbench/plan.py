@@ -17,7 +17,8 @@ from kdbench.objective import Objective, blank_outputs, needs_of, student_needs_
 from kdbench.profiling import count_macs
 from kdbench.records import Record, Records, is_final
 from kdbench.registry import DATASETS, DataInfo
-from kdbench.suite import DatasetSpec, ModelSpec, Suite, Train
+from kdbench.specs import DatasetSpec, ModelSpec, Train
+from kdbench.suite import Suite
 from kdbench.trials import momentum_of
 
 

@@ -21,7 +21,7 @@ from kdbench.evaluation import evaluate
 from kdbench.models import Net, build_net
 from kdbench.objective import Objective
 from kdbench.records import finite, write_atomic, write_json
-from kdbench.suite import objective
+from kdbench.terms import objective
 from kdbench.training import Hooks, train_cohort
 from kdbench.trials import Trial, start_trial
 

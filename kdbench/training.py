@@ -21,7 +21,7 @@ from kdbench.data.splits import Epoch, Loader, Splits
 from kdbench.evaluation import evaluate, predictions
 from kdbench.method import VIEWS, Batch, Outputs
 from kdbench.models import Net
-from kdbench.suite import Train
+from kdbench.specs import Train
 from kdbench.trials import Trial, ask
 
 

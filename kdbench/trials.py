@@ -15,7 +15,7 @@ from kdbench.method import VIEWS, Batch, Method, Outputs, Task
 from kdbench.models import Net, build_net
 from kdbench.objective import Deployed, Objective, blank_outputs, needs_of, own_needs, student_needs_of
 from kdbench.seeding import RandomState, derive
-from kdbench.suite import Train
+from kdbench.specs import Train
 
 Gradients = Sequence[Tensor | None]  # one for each parameter; None where the loss does not reach it
 

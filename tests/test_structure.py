@@ -20,8 +20,10 @@ from kdbench.method import Batch, Outputs
 from kdbench.models import build_net
 from kdbench.objective import Objective, Term, ramp_at
 from kdbench.profiling import count_macs
-from kdbench.suite import ModelSpec, TeacherSpec, fill, load_suite
+from kdbench.specs import ModelSpec, TeacherSpec
+from kdbench.suite import load_suite
 from kdbench.teachers import Stopped, freeze, obtain
+from kdbench.terms import fill
 from kdbench.training import Hooks, train_cohort
 from kdbench.trials import ask, start_trial, taught_epoch
 
