@@ -146,7 +146,7 @@ def measure(suite: Path, folder: Folder, device: torch.device) -> Costs:
     """Train every row for a few steps on noise of the right size, in the engine's own loop, and read its clocks."""
     cells = [cell for cell in cells_of(load_suite(suite)) if cell.seed == 0]
     cells = [replace(cell, train=cell.train.model_copy(update={"epochs": 2, "warmup_epochs": 0.0})) for cell in cells]
-    splits = noise(folder, 3 * BATCH).to(device)
+    splits = noise(folder, 2 * BATCH).to(device)
     first, costs = cells[0], Costs()
     teacher = build_net(first.teacher, splits.num_classes, splits.input_size, "teacher", 0).to(device)
     alone = next(cell for cell in cells if cell.is_alone)

@@ -15,7 +15,7 @@ from rich.console import Console
 
 from kdbench.cells import cells_of
 from kdbench.errors import UserError
-from kdbench.gather import from_folders, from_mlflow, merged
+from kdbench.gather import from_folders, from_mlflow, from_results, merged
 from kdbench.leaderboard import frame_of, outputs, write_leaderboard
 from kdbench.plan import Plan, make_plan
 from kdbench.progress import Bar
@@ -98,7 +98,7 @@ def make_leaderboard(
     """`also`: other results folders; `mlflow`: a store to take records from; `shown`: as for `write_leaderboard`."""
     suite = load_suite(path, options.plugins)
     wanted = cells_of(suite, options.only)
-    records = Records(options.results, suite.name).read_many(c.key for c in wanted)
+    records = from_results(options.results, suite.name, (c.key for c in wanted))
     records = merged(records, from_folders(also, suite.name))
     records = merged(records, from_mlflow(mlflow, suite.name) if mlflow else [])
     known = {c.key for c in wanted}

@@ -2,11 +2,26 @@
 
 import json
 import tempfile
+from array import array
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from kdbench.errors import UserError
 from kdbench.records import Record, Records, is_final
+
+
+def slim(record: Record) -> Record:
+    """The record without what no leaderboard shows, most of its curves: ten thousand must fit into memory."""
+    top1 = (record.get("curves") or {}).get("test_top1")
+    curves = {"test_top1": array("f", top1)} if top1 and None not in top1 else {}
+    return {**record, "curves": curves, "settings": {"objective": record["settings"].get("objective")}}
+
+
+def from_results(results: Path, suite: str, keys: Iterable[str]) -> dict[str, Record]:
+    """The records of `keys`, slim."""
+    store = Records(results, suite)
+    found = ((key, store.read(key)) for key in keys)
+    return {key: slim(record) for key, record in found if record is not None}
 
 
 def merged(records: dict[str, Record], others: Iterable[Record]) -> dict[str, Record]:
@@ -26,7 +41,7 @@ def from_folders(folders: Sequence[Path], suite: str) -> list[Record]:
         if not records:
             raise UserError(f"--also {folder}: no record of suite {suite!r} (looked in {folder / suite / 'records'})")
         found += records
-    return found
+    return [slim(record) for record in found]
 
 
 def from_mlflow(uri: str, suite: str) -> list[Record]:
@@ -52,7 +67,7 @@ def from_mlflow(uri: str, suite: str) -> list[Record]:
         raise UserError(f"--from-mlflow {uri}: {first}") from error
     if not found:
         raise UserError(f"--from-mlflow {uri}: no finished cell of suite {suite!r}")
-    return found
+    return [slim(record) for record in found]
 
 
 def _made(folder: str, run: str) -> Path:

@@ -2,14 +2,11 @@
 
 import math
 
-import pandas as pd
-
-from kdbench.report import Row, number, rows_of
+from kdbench.report import Groups, Row, number
 
 
-def latex(table: pd.DataFrame, suite: str) -> str:
+def latex(groups: Groups, suite: str) -> str:
     """A booktabs table, objectives x pairs: best bold, second underlined, the spread small. Needs `booktabs`."""
-    groups = rows_of(table)
     names = list(dict.fromkeys(r["objective"] for _, rows in groups for r in rows))
     columns = [_latex_column(rows) for _, rows in groups]
     heads = [[escape(part) for part in _parts(name)] for name, _ in groups]

@@ -208,12 +208,13 @@ def write_leaderboard(
     table = table_of(frame, reference)
     if published:
         table = importlib.import_module("kdbench.published").add_published(table)
-    text = report.markdown(table, frame, suite, reference)
+    groups, curves = report.rows_of(table), page.curves_of(frame, records)
+    text = report.markdown(table, groups, frame, suite, reference)
     files = {
         "leaderboard.md": text,
         "leaderboard.csv": table.to_csv(index=False),
-        "leaderboard.tex": latex.latex(table, suite),
-        "leaderboard.html": page.html(table, frame, records, suite, reference, links or {}),
+        "leaderboard.tex": latex.latex(groups, suite),
+        "leaderboard.html": page.html(table, groups, frame, curves, suite, reference, links or {}),
         "cells.csv": frame.to_csv(index=False),
     }
     for name, content in files.items():
@@ -222,7 +223,7 @@ def write_leaderboard(
     if plots:
         from kdbench.plots import write_plots
 
-        write_plots(table, page.curves_of(frame, records), folder / "plots")
+        write_plots(table, groups, curves, folder / "plots")
     return table, text
 
 

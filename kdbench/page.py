@@ -10,7 +10,7 @@ import pandas as pd
 
 from kdbench.leaderboard import GROUP, claims, ranking_of, sources, title
 from kdbench.records import Record, finite
-from kdbench.report import Row, headline, rests_on, rows_of, teacher_line
+from kdbench.report import Groups, Row, headline, rests_on, teacher_line
 
 Curves = dict[str, dict[str, list[float]]]  # pair's title -> objective -> mean top-1 after every epoch
 MOST_POINTS = 120  # of a curve on the page
@@ -21,10 +21,9 @@ def curves_of(frame: pd.DataFrame, records: Iterable[Record]) -> Curves:
     """Mean test top-1 of the finished cells after every epoch, in percent."""
     by_key = {r["key"]: (r.get("curves") or {}).get("test_top1") for r in records if r["status"] == "done"}
     gathered: dict[str, dict[str, list[list[float]]]] = {}
-    for cell in frame.to_dict("records"):
-        if curve := by_key.get(cell["key"]):
-            pair = title(cell[name] for name in GROUP)
-            gathered.setdefault(pair, {}).setdefault(str(cell["label"]), []).append(curve)
+    for key, label, *group in frame[["key", "label", *GROUP]].itertuples(index=False):
+        if curve := by_key.get(key):
+            gathered.setdefault(title(group), {}).setdefault(str(label), []).append(curve)
     return {pair: {label: _mean(curves) for label, curves in rows.items()} for pair, rows in gathered.items()}
 
 
@@ -41,23 +40,23 @@ def thinned(curve: list[float]) -> list[tuple[int, float]]:
 
 def html(
     table: pd.DataFrame,
+    groups: Groups,
     frame: pd.DataFrame,
-    records: Iterable[Record],
+    curves: Curves,
     suite: str,
     reference: str,
     links: dict[str, str],
 ) -> str:
     """The whole page. `links`: key -> address of the cell's MLflow run."""
     found, warnings = sources(frame)
-    curves = curves_of(frame, records)
     runs = _runs(frame, links)
     data = {
         "suite": suite,
         "reference": reference,
-        "headline": headline(table),
+        "headline": headline(table, groups),
         "warnings": warnings,
         "rests_on": rests_on(found, frame).replace("**", ""),
-        "pairs": [_pair(name, rows, curves.get(name, {}), runs) for name, rows in rows_of(table)],
+        "pairs": [_pair(name, rows, curves.get(name, {}), runs) for name, rows in groups],
         "ranking": _ranking(table),
     }
     text = json.dumps(finite(data), allow_nan=False, separators=(",", ":"), ensure_ascii=False)
@@ -105,11 +104,11 @@ def _row(row: Row, base: Row, runs: list[Any]) -> Row:
 def _runs(frame: pd.DataFrame, links: dict[str, str]) -> dict[tuple[str, str], list[Any]]:
     """(pair's title, objective) -> its cells: seed, status, score, reason, key, address of the MLflow run."""
     found: dict[tuple[str, str], list[Any]] = {}
-    for cell in frame.to_dict("records"):
-        score = _round(cell.get("test_top1"))
-        reason = cell["reason"] if isinstance(cell.get("reason"), str) else ""
-        shown = [cell["seed"], cell["status"], score, reason, cell["key"], links.get(cell["key"], "")]
-        found.setdefault((title(cell[name] for name in GROUP), str(cell["label"])), []).append(shown)
+    columns = ["label", "seed", "status", "test_top1", "reason", "key", *GROUP]
+    for label, seed, status, score, reason, key, *group in frame.reindex(columns=columns).itertuples(index=False):
+        text = reason if isinstance(reason, str) else ""
+        shown = [int(seed), status, _round(score), text, key, links.get(key, "")]
+        found.setdefault((title(group), str(label)), []).append(shown)
     return found
 
 

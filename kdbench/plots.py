@@ -19,19 +19,21 @@ from matplotlib.figure import Figure
 
 from kdbench.leaderboard import claims, ranking_of
 from kdbench.records import write_atomic
-from kdbench.report import Row, rows_of
+from kdbench.report import Groups, Row
 from kdbench.statistics import Ranking
 
-MOST_PAIRS = 6  # figures of single pairs; a large suite's others are on the page
+MOST_PAIRS = 4  # figures of single pairs; a large suite's others are on the page
 STYLE: Any = {"svg.fonttype": "none", "svg.hashsalt": "kdbench", "font.size": 9, "axes.spines.top": False,
          "axes.spines.right": False, "figure.constrained_layout.use": True}  # fmt: skip
 COLOURS = {1: "#1b7f3b", 0: "#777777", -1: "#b3261e"}  # better, not distinguishable, worse
 
 
-def write_plots(table: pd.DataFrame, curves: dict[str, dict[str, list[float]]], folder: Path) -> list[Path]:
+def write_plots(
+    table: pd.DataFrame, groups: Groups, curves: dict[str, dict[str, list[float]]], folder: Path
+) -> list[Path]:
     """Write every plot that the results allow; returns the files."""
     written: list[Path] = []
-    groups = [(name, [r for r in rows if math.isfinite(r.get("test_top1", math.nan))]) for name, rows in rows_of(table)]
+    groups = [(name, [r for r in rows if math.isfinite(r.get("test_top1", math.nan))]) for name, rows in groups]
     groups = [(name, rows) for name, rows in groups if rows]
     with rc_context(STYLE):
         for number, (name, rows) in enumerate(groups[:MOST_PAIRS], 1):
@@ -103,7 +105,7 @@ def plot_curves(axes: Axes, rows: list[Row], curves: dict[str, list[float]]) -> 
         axes.legend(frameon=False, fontsize=7)
 
 
-def latency_figure(groups: list[tuple[str, list[Row]]]) -> Figure:
+def latency_figure(groups: Groups) -> Figure:
     """Accuracy against latency on one CPU thread, a panel per data set: every student's best row, and the teachers."""
     datasets = list(dict.fromkeys(rows[0]["dataset"] for _, rows in groups))[:6]
     figure = Figure(figsize=(4.6 * min(len(datasets), 3), 3.6 * math.ceil(len(datasets) / 3)))

@@ -10,6 +10,7 @@ from kdbench.leaderboard import GROUP, NOT_DONE, claims, human, ranking_of, sour
 from kdbench.statistics import EQUAL, Ranking, wins_ties_losses
 
 Row = dict[str, Any]
+Groups = list[tuple[str, list[Row]]]  # (title, rows) of every comparison
 STUDENT = "the student alone"
 
 
@@ -33,8 +34,7 @@ def gain_text(row: Row, name: str) -> str:
     return f"{gain:+.2f} [{low:+.2f}, {high:+.2f}] {'≈▲▼'[claims(row, name)]}"
 
 
-def rows_of(table: pd.DataFrame) -> list[tuple[str, list[Row]]]:
-    """(title, rows) of every comparison."""
+def rows_of(table: pd.DataFrame) -> Groups:
     groups: Any = table.groupby(GROUP, sort=False) if len(table) else []
     return [(title(g), [{str(k): v for k, v in r.items()} for r in part.to_dict("records")]) for g, part in groups]
 
@@ -42,9 +42,8 @@ def rows_of(table: pd.DataFrame) -> list[tuple[str, list[Row]]]:
 # --- the headline ----------------------------------------------------------------------------------------------------
 
 
-def headline(table: pd.DataFrame) -> list[str]:
+def headline(table: pd.DataFrame, groups: Groups) -> list[str]:
     """Three sentences: what was compared, what won by how much and how surely, what it costs."""
-    groups = rows_of(table)
     if not any(r["n"] for _, rows in groups for r in rows):
         return ["No cell is done yet."]
     best = winner(table)
@@ -67,7 +66,7 @@ def winner(table: pd.DataFrame) -> str | None:
     return str(means.idxmax()) if means.notna().any() else None
 
 
-def _compared(table: pd.DataFrame, groups: list[tuple[str, list[Row]]]) -> str:
+def _compared(table: pd.DataFrame, groups: Groups) -> str:
     seeds = sorted({int(n) for n in table.loc[table["n"] > 0, "n"]})
     many = f"{seeds[0]}" if len(seeds) == 1 else f"{seeds[0]} to {seeds[-1]}"
     done, cells = int(table["n"].sum()), int(table["cells"].sum())
@@ -100,7 +99,7 @@ def _won_one(rows: list[Row], best: str | None) -> str:
     return f"{gain}, {span}: {row['gain_says']} (p = {number(row['gain_p_holm'], 3)} after correction over the table)."
 
 
-def _won(groups: list[tuple[str, list[Row]]], best: str | None) -> str:
+def _won(groups: Groups, best: str | None) -> str:
     if best is None:
         return "There is no result beside the student alone."
     ours = {name: r for name, rows in groups for r in rows if r["objective"] == best and r["n"]}
@@ -117,7 +116,7 @@ def _won(groups: list[tuple[str, list[Row]]], best: str | None) -> str:
     )
 
 
-def _costs(groups: list[tuple[str, list[Row]]], best: str | None) -> str:
+def _costs(groups: Groups, best: str | None) -> str:
     steps, hours, adapters = [], [], []
     for _, rows in groups:
         base = next((r for r in rows if r["alone"] and r["n"]), {})
@@ -136,11 +135,11 @@ def _costs(groups: list[tuple[str, list[Row]]], best: str | None) -> str:
 # --- Markdown --------------------------------------------------------------------------------------------------------
 
 
-def markdown(table: pd.DataFrame, cells: pd.DataFrame, suite: str, reference: str) -> str:
-    parts = [f"# Leaderboard: {suite}\n", " ".join(headline(table)) + "\n"]
+def markdown(table: pd.DataFrame, groups: Groups, cells: pd.DataFrame, suite: str, reference: str) -> str:
+    parts = [f"# Leaderboard: {suite}\n", " ".join(headline(table, groups)) + "\n"]
     found, warnings = sources(cells)
     parts += [f"> **Warning.** {line[0].upper()}{line[1:]}.\n" for line in warnings]
-    for name, rows in rows_of(table):
+    for name, rows in groups:
         parts += [f"## {name}\n", teacher_line(rows) + "\n"]
         if any(r["n"] for r in rows):
             parts += [grid([accuracy(r, reference) for r in rows if r["n"]]) + "\n"]
