@@ -179,8 +179,8 @@ def load_methods() -> None:
         import methods
 
         raise UserError(
-            f"no method is registered: 'methods' was found at {methods.__path__}; "
-            "is kdbench installed, and does another folder named 'methods' stand before it?"
+            f"no method is registered: 'methods' was found at {methods.__file__ or list(methods.__path__)}; "
+            "is kdbench installed, and does something else named 'methods' stand before it?"
         )
 
 
