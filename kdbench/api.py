@@ -72,8 +72,12 @@ def run(suite: str | Path, **options: Any) -> pd.DataFrame:
 
 
 def leaderboard(suite: str | Path, **options: Any) -> pd.DataFrame:
-    """The leaderboard of what is done so far; also written to the suite's results folder."""
-    return make_leaderboard(Path(suite), _options(options))[0]
+    """The leaderboard of what is done so far; also written to the suite's results folder.
+
+    Beside the options of `run`: `also` (other results folders), `mlflow` (a store), `reference`, `published`.
+    """
+    own = {k: options.pop(k) for k in ("also", "mlflow", "reference", "published") if k in options}
+    return make_leaderboard(Path(suite), _options(options), **own)[0]
 
 
 def cells(suite: str | Path, **options: Any) -> pd.DataFrame:

@@ -170,9 +170,7 @@ def sources(cells: pd.DataFrame) -> tuple[dict[str, list[str]], list[str]]:
         for name in known:
             values = sorted({str(value) for value in part[name].dropna()})
             if len(values) > 1:
-                warnings.append(
-                    f"{title(group)}: cells of {len(values)} different {name}s are compared: {', '.join(values)}"
-                )
+                warnings.append(f"{title(group)}: cells are compared that differ in {name}: {', '.join(values)}")
     if dirty := [commit for commit in found.get("commit", []) if commit.endswith("-dirty")]:
         warnings.append(
             f"some cells were made with uncommitted changes ({', '.join(dirty)}): the commit does not say all"

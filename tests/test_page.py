@@ -1,0 +1,191 @@
+"""The HTML page in a real browser, from a file: it sorts, filters, draws, complains of nothing and asks nobody."""
+
+import json
+import re
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from grids import drawn, grid
+
+from kdbench.leaderboard import write_leaderboard
+from kdbench.page import thinned
+
+CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
+DRIVER = shutil.which("chromedriver")
+FLAGS = (
+    "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking "
+    "--disable-component-update --disable-sync --disable-dev-shm-usage"
+).split()
+EVIL = "RuntimeError: <img src=x onerror=alert(1)></script><b>"
+
+
+@pytest.fixture(scope="module")
+def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Three pairs, with a row that was skipped and a cell that failed."""
+    folder = tmp_path_factory.mktemp("page")
+    _, cells = grid(folder, pairs=3, seeds=4)
+    records = drawn(cells, {"kd": 2.0, "rkd": -2.0}, spread=0.05)
+    for made in records:
+        if made["label"] == "sp":
+            made |= {"status": "skipped", "reason": "needs maps", "scores": {}, "profile": {}, "cost": {}}
+    records[1] |= {"status": "failed", "reason": EVIL, "scores": {}, "curves": {}}
+    links = {made["key"]: f"http://127.0.0.1:5000/#/runs/{made['key']}" for made in records}
+    write_leaderboard(cells, records, folder, "grid", plots=False, links=links)
+    return folder / "leaderboard.html"
+
+
+@pytest.fixture(scope="module")
+def driver(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    if CHROMIUM is None or DRIVER is None:
+        pytest.skip("no Chromium with its driver here (Debian: apt-get install chromium chromium-driver)")
+    webdriver = pytest.importorskip("selenium.webdriver", reason="selenium is not installed")
+    options = webdriver.ChromeOptions()
+    options.binary_location = CHROMIUM
+    for flag in [*FLAGS, "--window-size=1280,1000", f"--user-data-dir={tmp_path_factory.mktemp('chromium')}"]:
+        options.add_argument(flag)
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
+    made = webdriver.Chrome(options=options, service=webdriver.ChromeService(DRIVER))
+    yield made
+    made.quit()
+
+
+@pytest.fixture
+def browser(driver: Any, page: Path) -> Any:
+    for kind in ("browser", "performance"):
+        driver.get_log(kind)  # what came before
+    driver.set_window_size(1280, 1000)
+    driver.get(page.as_uri())
+    return driver
+
+
+def column(browser: Any, number: int) -> list[str]:
+    script = f"return [...document.querySelectorAll('tr.main')].map(r => r.children[{number}].textContent)"
+    return list(browser.execute_script(script))
+
+
+def click(browser: Any, css: str, number: int = 0) -> None:
+    browser.execute_script(f"document.querySelectorAll({css!r})[{number}].click()")
+
+
+def type_filter(browser: Any, text: str) -> None:
+    field = browser.find_element("id", "filter")
+    field.clear()
+    field.send_keys(text)
+
+
+def test_quiet_and_alone(browser: Any, page: Path) -> None:
+    click(browser, "tr.main", 1)
+    assert browser.get_log("browser") == []
+    events = [json.loads(entry["message"])["message"] for entry in browser.get_log("performance")]
+    asked = {e["params"]["request"]["url"] for e in events if e["method"] == "Network.requestWillBeSent"}
+    assert {url for url in asked if not url.startswith("data:")} == {page.as_uri()}
+    assert browser.execute_script("return performance.getEntriesByType('resource').length") == 0
+
+
+def test_sorts(browser: Any) -> None:
+    heads = browser.execute_script("return [...document.querySelectorAll('th')].map(h => h.textContent)")
+    place = heads.index("top-1 %")
+    click(browser, "th button", place)
+    scores = [float(text.split(" ")[0]) for text in column(browser, place) if text != "–"]
+    assert scores == sorted(scores, reverse=True)
+    assert len(scores) == 9
+    assert column(browser, place)[-3:] == ["–"] * 3  # skipped rows stand last in either order
+    click(browser, "th button", place)
+    assert [float(text.split(" ")[0]) for text in column(browser, place)[:9]] == sorted(scores)
+    assert browser.execute_script("return document.querySelectorAll('th')[arguments[0]].ariaSort", place) == "ascending"
+    click(browser, "th button", 0)
+    assert column(browser, 0) == sorted(column(browser, 0))
+
+
+def test_filters(browser: Any) -> None:
+    assert len(column(browser, 0)) == 12
+    type_filter(browser, "better")
+    assert {name.split(" ")[0] for name in column(browser, 0)} == {"kd"}
+    type_filter(browser, "resnet14 rkd")
+    assert column(browser, 0) == ["rkd"]
+    type_filter(browser, "nothing like this")
+    assert column(browser, 0) == []
+
+
+def test_one_pair(browser: Any) -> None:
+    script = "const s = document.getElementById('pair'); s.value = '1'; s.dispatchEvent(new Event('change'))"
+    browser.execute_script(script)
+    assert len(column(browser, 0)) == 4
+    assert "cifar_resnet14" in browser.find_element("id", "plotted").text
+    assert "90.00% top-1" in browser.find_element("id", "about").text
+
+
+def test_shows_plots(browser: Any) -> None:
+    for name, mark, least in (("latency", "circle", 10), ("cost", "circle", 3), ("curves", "polyline", 3),
+                              ("ranks", "polyline", 3)):  # fmt: skip
+        assert len(browser.find_elements("css selector", f"#{name} {mark}")) >= least, name
+        assert browser.find_element("id", name).size["height"] > 80
+    bad = "return [...document.querySelectorAll('svg *')].filter(e => /NaN|undefined/.test(e.outerHTML)).length"
+    assert browser.execute_script(bad) == 0
+
+
+def test_hover_tells_n_interval_and_settings(browser: Any) -> None:
+    actions = pytest.importorskip("selenium.webdriver").ActionChains(browser)
+    actions.move_to_element(browser.find_elements("css selector", "tr.main td.name")[1]).perform()
+    tip = browser.find_element("id", "tip").text
+    for part in ("kd: 3 of 4 cells done", "over 3 seeds", "95% interval +", '"temperature": 4'):
+        assert part in tip
+
+
+def test_a_row_opens_on_its_seeds_and_runs(browser: Any) -> None:
+    click(browser, "tr.main", 1)
+    more = browser.find_element("css selector", "tr.more")
+    assert "seed 0" in more.text
+    assert EVIL in more.text  # as text
+    links = [a.get_attribute("href") for a in more.find_elements("css selector", "a")]
+    assert len(links) == 4
+    assert all(link.startswith("http://127.0.0.1:5000/#/runs/") for link in links)
+    click(browser, "tr.main", 1)
+    assert not browser.find_elements("css selector", "tr.more")
+
+
+@pytest.mark.parametrize("width", [360, 1280])
+def test_fits_the_screen(browser: Any, width: int) -> None:
+    size = {"width": width, "height": 740, "deviceScaleFactor": 1, "mobile": width < 500}
+    browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
+    try:
+        assert browser.execute_script("return document.documentElement.scrollWidth") <= width
+    finally:
+        browser.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
+
+
+def test_dark(browser: Any) -> None:
+    paint = "return getComputedStyle(document.body).backgroundColor"
+    bright = browser.execute_script(paint)
+    dark = [{"name": "prefers-color-scheme", "value": "dark"}]
+    browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": dark})
+    assert bright == "rgb(255, 255, 255)"
+    assert max(map(int, re.findall(r"\d+", browser.execute_script(paint)))) < 60
+    browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": []})
+
+
+def test_the_page_without_a_result(tmp_path: Path, driver: Any) -> None:
+    _, cells = grid(tmp_path)
+    write_leaderboard(cells, [], tmp_path, "grid", plots=False)
+    driver.get_log("browser")
+    driver.get((tmp_path / "leaderboard.html").as_uri())
+    assert driver.find_element("id", "headline").text == "No cell is done yet."
+    assert len(column(driver, 0)) == 4
+    assert driver.get_log("browser") == []
+
+
+def test_the_file_is_self_contained(page: Path) -> None:
+    text = page.read_text()
+    assert not re.search(r"""(src|href)=["']?(https?:)?//""", text)
+    assert EVIL not in text  # no markup from a record reaches the file
+    assert "default-src 'none'" in text
+
+
+def test_curves_are_thinned_and_keep_their_end() -> None:
+    assert thinned([1.0, 2.0]) == [(1, 1.0), (2, 2.0)]
+    long = thinned([float(x) for x in range(1000)])
+    assert len(long) <= 120
+    assert long[-1] == (1000, 999.0)
