@@ -311,16 +311,23 @@ def test_views_of_a_batch(splits):
     loader = Loader(splits.train, 64, "crop_flip", 3)
     batch, again = (loader.epoch(5).batch(7, p, second=s, mixed=True, plain=True) for p, s in ((0, True), (0.5, False)))
     assert torch.equal(batch.mixed, again.mixed)
-    assert not torch.equal(batch.mixed, loader.epoch(6).batch(7, 0, mixed=True).mixed)
     assert torch.equal(batch.plain, to_float(splits.train.pixels[batch.index]))
-    neighbour = torch.cat([batch.images[-1:], batch.images[:-1]])
-    differ = (neighbour - batch.images).abs() > 0.2
-    shares = ((batch.mixed - batch.images) / (neighbour - batch.images))[differ]
-    assert 0 < shares.mean() < 1
-    assert torch.allclose(shares, shares.mean(), atol=1e-4)
+    others = [loader.epoch(6).batch(7, 0, mixed=True), loader.epoch(5).batch(6, 0, mixed=True)]
+    others.append(Loader(splits.train, 64, "crop_flip", 4).epoch(5).batch(7, 0, mixed=True))
+    shares = [share_of(one) for one in (batch, *others)]
+    assert all(0 < share < 1 for share in shares)
+    assert len({round(share, 3) for share in shares}) == 4  # drawn anew for every seed, epoch and step
     plain = loader.epoch(5).batch(7, 0.0)
     assert (plain.second, plain.mixed, plain.plain) == (None, None, None)
     assert torch.equal(plain.images, batch.images)
+
+
+def share_of(batch):
+    """The share of its neighbour that each picture of the mixed view holds: one number for the batch."""
+    step = torch.cat([batch.images[-1:], batch.images[:-1]]) - batch.images
+    shares = ((batch.mixed - batch.images) / step)[step.abs() > 0.2]
+    assert torch.allclose(shares, shares.mean(), atol=1e-4)
+    return float(shares.mean())
 
 
 def test_function_matching_sees_nothing_but_the_mixed_view(begin, splits, teacher):
@@ -377,7 +384,7 @@ def test_a_teacher_assistant(ran):
 
 def test_keys_of_taught_teachers(suite_file):
     def cells(objective, pairs=PAIRS):
-        changed = [pairs[0], {**pairs[1], "teacher": {**ASSISTANT, "objective": objective}}]
+        changed = [pairs[0], {**pairs[1], "teacher": {**pairs[1]["teacher"], "objective": objective}}]
         return cells_of(load_suite(suite_file(pairs=changed, methods={"ce": {"ce": 1}})))
 
     plain, taught = cells(ASSISTANT["objective"])
@@ -385,7 +392,11 @@ def test_keys_of_taught_teachers(suite_file):
     assert before.key == plain.key
     assert taught.teacher_cell.teacher_key == plain.teacher_key
     assert cells({"kd": {"temperature": 4.0, "weight": 0.9}, "ce": {"weight": 0.1}})[1].key == taught.key
-    others = [cells({"ce": 0.1, "kd": {"weight": 0.9, "temperature": 5}}), cells({"ce": 1})]
+    wider = {**ASSISTANT, "taught_by": {**TEACHER, "widths": [4, 4, 8, 16]}}
+    others = [
+        cells({"ce": 0.1, "kd": {"weight": 0.9, "temperature": 5}}),
+        cells(ASSISTANT["objective"], [PAIRS[0], {"teacher": wider, "student": STUDENT}]),
+    ]
     assert len({plain.key, taught.key, *(c[1].key for c in others)}) == 4
     assert {c[0].key for c in others} == {plain.key}
     assert all(c[1].cohort != taught.cohort for c in others)
