@@ -25,17 +25,39 @@ def gram(x: Tensor) -> Tensor:
     return x @ x.transpose(-1, -2)
 
 
+def rows(x: Tensor) -> Tensor:
+    """[B, ...] -> [B, D] in the order in which it lies in memory, for what does not depend on it: inner products."""
+    return x.flatten(1) if x.is_contiguous() else x.movedim(1, -1).flatten(1)
+
+
 def distances(x: Tensor, squared: bool = False) -> Tensor:
     """Euclidean distances between the rows, [B, D] -> [B, B], with a diagonal of exactly 0 and a finite gradient.
 
     A matrix product, not broadcast pairs. Rows are centred first: that changes no distance and keeps the digits that
     |a|^2 + |b|^2 - 2ab would cancel when the rows share a large mean.
     """
-    products = gram(x - x.mean(0, keepdim=True))
+    square = _squares(gram(x - x.mean(0)))
+    return square if squared else off_diagonal(square.clamp(min=1e-12).sqrt())
+
+
+def products_and_squares(x: Tensor) -> tuple[Tensor, Tensor]:
+    """`gram(x)` and `distances(x, squared=True)` of [B, D] for one product of that size."""
+    mean = x.mean(0)
+    centred = x - mean
+    products = gram(centred)
+    along = centred @ mean
+    return products + along + along[:, None] + mean @ mean, _squares(products)
+
+
+def _squares(products: Tensor) -> Tensor:
+    """Inner products of centred rows, [B, B] -> squared distances between them."""
     norms = products.diagonal()
-    square = (norms[:, None] + norms[None, :] - 2 * products).clamp(min=1e-12)
-    off_diagonal = ~torch.eye(len(x), dtype=torch.bool, device=x.device)
-    return (square if squared else square.sqrt()) * off_diagonal
+    return off_diagonal((norms[:, None] + norms - 2 * products).clamp(min=1e-12))
+
+
+def off_diagonal(x: Tensor) -> Tensor:
+    """[B, B] with a diagonal of exactly 0."""
+    return x * ~torch.eye(len(x), dtype=torch.bool, device=x.device)
 
 
 def mean_off_diagonal(x: Tensor) -> Tensor:

@@ -3,6 +3,7 @@
 from typing import Literal
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from kdbench import Batch, Method, Outputs, Task, register_method
@@ -38,10 +39,11 @@ class ActivationBoundaries(Method):
         losses = []
         for i, ((s, t), connector) in enumerate(zip(self.pairs, self.connectors, strict=True)):
             u = connector(student.preacts[s])
-            signed = torch.where(teacher.preacts[t] > 0, u, -u)
-            error = torch.relu(self.margin - signed).square()
+            with torch.no_grad():  # the nearest response that costs nothing: one's own, or the margin
+                goal = torch.where(teacher.preacts[t] > 0, u.clamp(min=self.margin), u.clamp(max=-self.margin))
             if self.form == "mean":
-                losses.append(error.mean())
+                losses.append(F.mse_loss(u, goal))
             else:
-                losses.append(2.0 ** (i - len(self.pairs) + 1) * 3e-3 * error.sum() / len(error))
+                error = F.mse_loss(u, goal, reduction="sum") / len(u)
+                losses.append(2.0 ** (i - len(self.pairs) + 1) * 3e-3 * error)
         return {"ab": torch.stack(losses).sum()}

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from kdbench import Batch, Method, Outputs, Task, register_method
-from kdbench.functional import distances, gram
+from kdbench.functional import products_and_squares, rows
 from kdbench.method import NonNegative, Stage
 from kdbench.stages import embeddings, pair_stages
 
@@ -48,7 +48,7 @@ class HKD(Method):
     def forward(self, student: Outputs, teacher: Outputs, batch: Batch) -> dict[str, Tensor]:
         if self.on == "embedding":
             return {"hkd": divergence(*embeddings(student, teacher))}
-        stages = [divergence(student.features[s].flatten(1), teacher.features[t].flatten(1)) for s, t in self.pairs]
+        stages = [divergence(rows(student.features[s]), rows(teacher.features[t])) for s, t in self.pairs]
         return {"hkd": torch.stack([self.weight(i) * stage for i, stage in enumerate(stages)]).sum()}
 
 
@@ -59,8 +59,10 @@ def divergence(s: Tensor, t: Tensor) -> Tensor:
 
 
 def kernels(x: Tensor) -> Tensor:  # [B, D] -> [2, B, B], rows sum to 1
-    cosines = gram(x / (x.norm(dim=1, keepdim=True) + EPS))
+    products, squares = products_and_squares(x)
+    norms = products.diagonal().clamp(min=EPS**2).sqrt() + EPS
+    cosines = products / norms / norms[:, None]
     similar = ((cosines + 1) / 2).clamp(min=EPS)  # opposite vectors would give log 0
-    near = 1 / (1 + (distances(x, squared=True) + EPS).sqrt())
+    near = 1 / (1 + (squares + EPS).sqrt())
     both = torch.stack((similar, near))
     return both / both.sum(2, keepdim=True)

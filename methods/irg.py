@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from kdbench import Batch, Inapplicable, Method, Outputs, Task, register_method
-from kdbench.functional import distances
+from kdbench.functional import distances, rows
 from kdbench.method import NonNegative, Stage
 from kdbench.stages import embeddings, pair_stages
 
@@ -69,7 +69,7 @@ class IRG(Method):
 
 
 def edges(x: Tensor) -> Tensor:  # [B, ...] -> [B, B]
-    d = distances(x.flatten(1), squared=True)
+    d = distances(rows(x), squared=True)
     return d / (d.max() + EPS)
 
 

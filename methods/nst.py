@@ -29,7 +29,7 @@ class NeuronSelectivityTransfer(Method):
         losses = []
         for s, t in self.pairs:
             s_map, t_map = pool_to_smaller(student.features[s], teacher.features[t])
-            losses.append(discrepancy(unit(s_map.flatten(2)), unit(t_map.flatten(2))))
+            losses.append(discrepancy(s_map.flatten(2), t_map.flatten(2)))
         return {"nst": torch.stack(losses).sum()}
 
 
@@ -37,6 +37,11 @@ def discrepancy(s: Tensor, t: Tensor) -> Tensor:
     """[B, C_s, N], [B, C_t, N] -> squared discrepancy (scalar), from C x C or N x N Grams, whichever is smaller."""
     if s.shape[2] <= max(s.shape[1], t.shape[1]):
         # sum_cc' <a_c, b_c'>^2 = <A^T A, B^T B>: the three terms are one square.
-        s_kernel, t_kernel = gram(s.transpose(1, 2)) / s.shape[1], gram(t.transpose(1, 2)) / t.shape[1]
-        return (s_kernel - t_kernel).square().sum((1, 2)).mean()
-    return gram(t).square().mean() + gram(s).square().mean() - 2 * (s @ t.transpose(1, 2)).square().mean()
+        s, t = unit(s).transpose(1, 2), unit(t).transpose(1, 2)
+        return (gram(s) / s.shape[2] - gram(t) / t.shape[2]).square().sum((1, 2)).mean()
+    # Products are brought to unit length, not the maps: they are the smaller ones.
+    s_products, t_products, mixed = gram(s), gram(t), s @ t.transpose(1, 2)
+    s_scale, t_scale = (x.diagonal(0, 1, 2).clamp(min=1e-24).rsqrt() for x in (s_products, t_products))
+    terms = (s_scale, s_products, s_scale), (t_scale, t_products, t_scale), (s_scale, mixed, t_scale)
+    same_s, same_t, cross = ((a[:, :, None] * x * b[:, None]).square().mean() for a, x, b in terms)
+    return same_t + same_s - 2 * cross

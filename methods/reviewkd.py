@@ -1,6 +1,7 @@
 """Knowledge review: deep and shallow maps of the student, fused step by step, meet the teacher's stages."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -74,7 +75,7 @@ class Fusion(nn.Module):
         super().__init__()
         self.enter = ConvBN(in_channels, width)
         self.leave = ConvBN(width, out_channels, kernel=3)
-        self.attend: nn.Module = nn.Identity() if deepest else nn.Conv2d(2 * width, 2, 1)
+        self.attend: Any = None if deepest else nn.Conv2d(2 * width, 2, 1)
         for part in (self.enter, self.leave):
             nn.init.kaiming_uniform_(part.conv.weight, a=1)
 
@@ -82,12 +83,19 @@ class Fusion(nn.Module):
         """x [B, C, H, W] and the deeper review -> the output on the teacher's `grid`, and the review so far."""
         z = self.enter(x)
         if review is not None:
-            review = F.interpolate(review, z.shape[2:], mode="nearest")
-            a, b = torch.sigmoid(self.attend(torch.cat([z, review], 1))).split(1, dim=1)
-            z = z * a + review * b
+            # A 1x1 convolution of both joined is the sum of one of each; the review's is made before it grows.
+            of_z, of_review = self.attend.weight.chunk(2, 1)
+            attention = F.conv2d(z, of_z, self.attend.bias) + grown(F.conv2d(review, of_review), z)
+            a, b = torch.sigmoid(attention).split(1, dim=1)
+            z = z * a + grown(review, z) * b
         if z.shape[2:] != grid:
             z = F.interpolate(z, grid, mode="nearest")
         return self.leave(z), z
+
+
+def grown(x: Tensor, like: Tensor) -> Tensor:
+    """A map [B, C, H, W] on the grid of `like`."""
+    return F.interpolate(x, like.shape[2:], mode="nearest")
 
 
 def hcl(s: Tensor, t: Tensor) -> Tensor:

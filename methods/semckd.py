@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from kdbench import Batch, Method, Outputs, Task, register_method
-from kdbench.functional import gram, pool_to_smaller, unit
+from kdbench.functional import gram, pool_to_smaller, rows, unit
 from kdbench.method import Positive, Stage
 from kdbench.stages import ConvBN, pair_stages
 
@@ -50,7 +50,7 @@ class SemCKD(Method):
         return torch.softmax(torch.stack(q, 1) @ torch.stack(k, 2) / self.soft, dim=-1)
 
     def similarities(self, maps: Tensor) -> Tensor:  # [B, C, H, W] -> [B, batch_size]
-        groups = [gram(rows) for rows in maps.flatten(1).split(self.width)]
+        groups = [gram(group) for group in rows(maps).split(self.width)]
         return torch.cat([F.pad(g, (0, self.width - len(g))) for g in groups])
 
     def errors(self, student: Outputs, teacher: Outputs, s: int, t: int) -> Tensor:  # [B]
@@ -58,8 +58,8 @@ class SemCKD(Method):
         return (self.regressors[f"{s}-{t}"](s_map) - t_map).square().flatten(1).mean(1)
 
     def forward(self, student: Outputs, teacher: Outputs, batch: Batch) -> dict[str, Tensor]:
-        rows = [torch.stack([self.errors(student, teacher, s, t) for t in self.t], 1) for s in self.s]
-        return {"semckd": (self.attention(student, teacher) * torch.stack(rows, 1)).sum(2).mean()}
+        errors = [torch.stack([self.errors(student, teacher, s, t) for t in self.t], 1) for s in self.s]
+        return {"semckd": (self.attention(student, teacher) * torch.stack(errors, 1)).sum(2).mean()}
 
 
 def perceptron(width: int) -> nn.Sequential:

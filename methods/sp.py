@@ -3,7 +3,7 @@
 from torch import Tensor
 
 from kdbench import Batch, Method, Outputs, Task, register_method
-from kdbench.functional import gram, unit
+from kdbench.functional import gram, rows, unit
 from kdbench.method import Stage
 from kdbench.stages import pair_stages
 
@@ -24,5 +24,5 @@ class SimilarityPreserving(Method):
 
     def forward(self, student: Outputs, teacher: Outputs, batch: Batch) -> dict[str, Tensor]:
         s, t = student.features[self.s], teacher.features[self.t]
-        difference = unit(gram(s.flatten(1))) - unit(gram(t.flatten(1)))
+        difference = unit(gram(rows(s))) - unit(gram(rows(t)))
         return {"sp": difference.square().mean()}

@@ -42,17 +42,17 @@ class VID(Method):
             if not self.fixed_var:
                 self.log_scales.append(nn.Parameter(torch.full((channels,), start, device=student.logits.device)))
 
-    def variance(self, place: int, like: Tensor) -> Tensor:  # [1, C, 1, 1], or a scalar
+    def variance(self, place: int, like: Tensor) -> Tensor:  # [C], or a scalar
         if self.fixed_var:
             return torch.full_like(like[0, 0, 0, 0], self.start_var)
-        return (F.softplus(self.log_scales[place]) + self.eps)[:, None, None]
+        return F.softplus(self.log_scales[place]) + self.eps
 
     def forward(self, student: Outputs, teacher: Outputs, batch: Batch) -> dict[str, Tensor]:
         losses = []
         for place, (s, t) in enumerate(self.pairs):
             s_map, t_map = pool_to_smaller(student.features[s], teacher.features[t])
             var = self.variance(place, t_map)
-            error = (self.predictors[place](s_map) - t_map).square()
+            error = (self.predictors[place](s_map) - t_map).square().mean((0, 2, 3))
             losses.append((error / var + var.log()).mean() / 2)
         return {"vid": torch.stack(losses).sum()}
 
