@@ -16,7 +16,7 @@ from kdbench.functional import soft_kl
     family="structure",
 )
 class DML(Method):
-    """mean KL(peer || student), and the peer's own loss CE(peer) + mean KL(student || peer) (Zhang et al., eq. 3-5).
+    """mean KL(peer || student), and the peer's own loss CE(peer) + mean KL(student || peer) (Zhang et al. 2018).
 
     The peer is the same net with other initial weights; it sees the same batches and the same optimizer, and is left
     behind after the training. Each takes the other's probabilities as they stand: no gradient through them. Both are

@@ -11,7 +11,7 @@ PAPER = "https://arxiv.org/abs/2106.05237"
 
 @register_method("function_matching", needs="mixed", paper=PAPER, year=2022, family="structure")
 class FunctionMatching(Method):
-    """T^2 mean_b KL(softmax(t/T) || softmax(s/T)), both on the mixed-up view (Beyer et al. 2022, section 3).
+    """T^2 mean_b KL(softmax(t/T) || softmax(s/T)), both on the mixed-up view (Beyer et al. 2022).
 
     No labels and no other loss: weight 1. Pictures are mixed after augmentation with a share drawn evenly from 0..1,
     one for a batch. T = 1 (ImageNet); the paper takes 1, 2, 5 or 10 elsewhere, and many epochs.
