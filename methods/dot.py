@@ -11,8 +11,8 @@ from kdbench.method import Share, Tensors
 class DOT(Method):
     """A rule, no loss: v_task = (m - D) v_task + g_task, v_kd = (m + D) v_kd + g_kd, step -lr (v_task + v_kd).
 
-    m is the optimizer's momentum, D is `delta` (Zhao et al. 2023; the authors' 0.075 for CIFAR-100); weight decay counts
-    with the task. A parameter that only one of the two losses reaches keeps m. Two gradients take two backward passes.
+    m is the optimizer's momentum, D is `delta` (Zhao et al. 2023; the authors' 0.075 for CIFAR-100); weight decay is
+    the task's. A parameter that only one of the two losses reaches keeps m. Two gradients take two backward passes.
 
     SGD itself stays: its buffer is v = v_task + v_kd when it is given g_task + g_kd + D (v_kd - v_task), both v as they
     were before this step.
