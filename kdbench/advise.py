@@ -123,6 +123,9 @@ def suite_text(
     data = {"name": "folder", "path": str(folder.root), "size": folder.size}
     pairs = [f"  - {flow({'teacher': teacher, 'student': student})}" for student in students]
     warmup = min(5, epochs // 10)
+    held_out = "0.1  # of the training pictures, held out to choose by; the test pictures decide nothing"
+    if not folder.can_hold_out:
+        held_out = "0.0  # there are too few pictures to hold some out to choose by"
     train = {"epochs": epochs, "batch_size": BATCH, "lr": 0.05, "schedule": "cosine", "warmup_epochs": warmup,
              "augment": "crop_flip"}  # fmt: skip
     return "\n".join([
@@ -136,7 +139,7 @@ def suite_text(
         "methods:  # rows of the leaderboard: weighted sums; see `kdbench list methods` for more",
         *(f"  {flow({label: terms})[1:-1]}" for label, terms in rows.items()),
         f"seeds: {list(range(seeds))}  # more seeds, narrower intervals",
-        "validation: 0.1  # of the training pictures, held out to choose by; the test pictures decide nothing",
+        f"validation: {held_out}",
         f"train: {flow(train)}",
         "",
     ])  # fmt: skip

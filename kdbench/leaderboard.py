@@ -17,7 +17,7 @@ GROUP = ["dataset", "teacher", "student"]  # what is compared with each other: o
 REFERENCE = "kd"  # the label of the row that gains are counted against, beside the student alone
 NOT_DONE = ("diverged", "failed", "skipped", "missing")
 MADE_BY = ("commit", "kdbench", "torch", "timm", "device")  # what may differ between records and should not
-SCORES = ("test_", "teacher_", "student_", "cost_")
+SCORES = ("test_", "validation_", "teacher_", "student_", "cost_")
 
 
 def frame_of(records: Iterable[Record], labels: dict[str, str] | None = None) -> pd.DataFrame:

@@ -20,6 +20,11 @@ def number(value: Any, digits: int = 2, sign: bool = False) -> str:
     return f"{value:+.{digits}f}" if sign else f"{value:.{digits}f}"
 
 
+def chance(p: float) -> str:
+    """`= 0.031` or `< 0.001`"""
+    return "< 0.001" if p < 0.001 else f"= {p:.3f}"
+
+
 def plus_minus(value: Any, spread: Any) -> str:
     return number(value) if spread is None or not math.isfinite(spread) else f"{value:.2f} ± {spread:.2f}"
 
@@ -96,7 +101,7 @@ def _won_one(rows: list[Row], best: str | None) -> str:
         return (
             f"Nothing beats the student alone ({number(base['test_top1'])}%): {best} comes nearest, {row['gain']:+.2f}."
         )
-    return f"{gain}, {span}: {row['gain_says']} (p = {number(row['gain_p_holm'], 3)} after correction over the table)."
+    return f"{gain}, {span}: {row['gain_says']} (p {chance(row['gain_p_holm'])} after correction over the table)."
 
 
 def _won(groups: Groups, best: str | None) -> str:
@@ -261,7 +266,7 @@ def across(table: pd.DataFrame, ranking: Ranking, reference: str) -> str:
             line[f"mean vs {other}"] = number(gains.mean(), sign=True) if len(gains) else ""
             line[f"won/tied/lost vs {other}"] = f"{wins}/{ties}/{losses}" if len(gains) else ""
         shown.append(line)
-    friedman = f"Friedman's test that all are alike: p = {number(ranking.p, 3)}. " if math.isfinite(ranking.p) else ""
+    friedman = f"Friedman's test that all are alike: p {chance(ranking.p)}. " if math.isfinite(ranking.p) else ""
     text = (
         f"Over {ranking.pairs} pairs, ± half of the rank's 95% interval; a tie is a difference within {EQUAL} points. "
         f"{friedman}Two average ranks closer than {ranking.critical:.2f} (Nemenyi, 5%) can't be told apart."

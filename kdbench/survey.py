@@ -37,6 +37,12 @@ class Folder:
         return f"{len(self.counts)} classes, {self.num_train} pictures to train on, {self.num_test} to test"
 
     @property
+    def can_hold_out(self) -> bool:
+        """Is a tenth of the training pictures enough for one of every class?"""
+        least = min(train for train, _ in self.counts.values())
+        return self.num_train // 10 >= len(self.counts) and least >= 2
+
+    @property
     def size(self) -> int:
         """The side that the suite brings pictures to: the largest usual one that the median picture fills."""
         return max([size for size in SIZES if size <= self.sides[1]], default=SIZES[0])

@@ -1,0 +1,185 @@
+"""From a folder of pictures to an exported student in three commands; and what is said on the way."""
+
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from grids import drawn, grid, record
+from PIL import Image
+from sklearn.datasets import load_digits
+
+from kdbench.advise import Costs, fit, proposed_rows, seconds_of, suite_text
+from kdbench.api import Options
+from kdbench.errors import UserError
+from kdbench.export import load_deployed
+from kdbench.recommend import recommendation
+from kdbench.records import write_json
+from kdbench.suite import load_suite
+from kdbench.survey import Folder, about, inspect
+
+
+def photos(root: Path, count: int = 240, side: int = 64) -> Path:
+    """Digits as small photographs, a folder per class."""
+    digits = load_digits()
+    for number in range(count):
+        part = "val" if number % 4 == 0 else "train"
+        path = root / part / f"digit_{digits.target[number]}" / f"{number}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray((digits.images[number] * 15).astype(np.uint8)).resize((side, side)).save(path)
+    return root
+
+
+def test_three_commands_from_photographs_to_onnx(kdbench, tmp_path, monkeypatch):
+    """Init's answer names the second and third command, recommend's the line that exports."""
+    root = photos(tmp_path / "my photos", 240, 64)
+    suite = tmp_path / "mine.yaml"
+    monkeypatch.setattr("kdbench.advise.EPOCHS", (1, 2))
+    monkeypatch.setattr("kdbench.advise.BATCH", 16)
+    models = ("--teacher", "cifar_resnet14", "--student", "cifar_resnet8")
+    code, out, err = kdbench("init", "--data", root, *models, "--budget", "1d", "--output", suite)
+    assert code == 0, err
+    assert "10 classes, 180 pictures to train on, 60 to test" in out
+    assert f"kdbench run {suite}" in out
+    text = suite.read_text()
+    assert text.startswith("# Which student to ship")
+    made = load_suite(suite)
+    assert list(made.objectives) == list(proposed_rows())
+    assert made.datasets[0].settings["size"] == 64
+    shorter = {**yaml.safe_load(text), "seeds": [0], "methods": {k: proposed_rows()[k] for k in ("student", "kd")}}
+    suite.write_text(yaml.safe_dump(shorter))
+    code, out, err = kdbench("run", suite)
+    assert code == 0, err
+    code, out, _ = kdbench("recommend", suite)
+    assert code == 0
+    key = re.search(r"kdbench export (\w+) --format onnx", out)[1]
+    pytest.importorskip("onnxruntime", reason="ONNX needs the extra `export`")
+    file = tmp_path / "student.onnx"
+    assert kdbench("export", key, "--format", "onnx", "--output", file)[0] == 0
+    assert file.stat().st_size > 1000
+    assert load_deployed(key, tmp_path / "results")(torch.zeros(1, 3, 64, 64)).shape == (1, 10)
+
+
+def test_a_folder_with_flaws(tmp_path):
+    root = photos(tmp_path / "p", 60, 40)
+    (root / "train" / "digit_3" / "bad.jpg").write_bytes(b"no picture")
+    for number in range(60):
+        Image.new("RGB", (50, 90)).save(root / "train" / "digit_1" / f"more{number}.png")
+    found = inspect(root)
+    assert [path.name for path in found.broken] == ["bad.jpg"]
+    assert found.sides == (40, 50, 50)
+    assert found.size == 48
+    text = "\n".join(about(found))
+    assert "1 can't be decoded (remove or replace them before the run)" in text
+    assert "far from equal" in text
+
+
+@pytest.mark.parametrize(("made", "message"), [("", "is not a folder"), ("train val", "needs two class folders")])
+def test_no_pictures(tmp_path, made, message):
+    for part in made.split():
+        (tmp_path / part).mkdir()
+    with pytest.raises(UserError, match=message):
+        inspect(tmp_path)
+
+
+def test_mistakes_write_nothing(kdbench, tmp_path):
+    root, suite = photos(tmp_path / "p", 60, 32), tmp_path / "suite.yaml"
+    options = ("--data", root, "--student", "cifar_resnet8", "--output", suite)
+    assert "did you mean" in kdbench("init", "--teacher", "cifar_resnet66", *options)[2].lower()
+    assert "say it like" in kdbench("init", "--teacher", "cifar_resnet14", *options, "--budget", "soon")[2]
+    code, _, err = kdbench("init", "--teacher", "cifar_resnet14", *options, "--budget", "0.1s")
+    assert code == 2
+    assert "the budget is too small" in err
+    assert not suite.exists()
+    suite.write_text("mine")
+    assert "is there already" in kdbench("init", "--teacher", "cifar_resnet14", *options)[2]
+    assert suite.read_text() == "mine"
+
+
+def test_holds_out_only_where_every_class_can_be():
+    for counts, expected in (({"a": (40, 1), "b": (40, 1)}, True), ({"a": (9, 1), "b": (5, 1)}, False),
+                             ({"a": (99, 1), "b": (1, 1)}, False)):  # fmt: skip
+        folder = Folder(Path("p"), counts, (32, 32, 32), 1, ())
+        assert folder.can_hold_out is expected
+        text = suite_text(folder, "t", ["s"], {"x": {"ce": 1}}, 1, 1, "")
+        assert yaml.safe_load(text)["validation"] == (0.1 if expected else 0.0)
+
+
+def test_budgets():
+    assert [seconds_of(text) for text in ("90s", "30m", "1.5h", "1d")] == [90, 1800, 5400, 86400]
+
+
+def test_what_a_suite_costs_by_hand():
+    """1,000 pictures: 900 to train on, 15 steps an epoch; 2 epochs, 3 seeds, 2 rows, 1 student."""
+    folder = Folder(Path(), {"a": (500, 50), "b": (500, 50)}, (32, 32, 32), 1, ())
+    costs = Costs(0.1, 0.5, 0.01, 0.001, {("s", "x"): 0.2, ("s", "y"): 0.3, ("s", "z"): 9.0})
+    steps, looks = 30, 2 * 200 * 0.001
+    by_hand = steps * 0.51 + looks + 3 * (steps * (0.1 + 0.01 + 0.2 + 0.3) + 2 * looks)
+    assert costs.seconds(folder, ["x", "y"], 3, 2) == pytest.approx(1.2 * by_hand)
+
+
+def test_what_fits_the_budget_fits():
+    folder = Folder(Path(), {"a": (500, 50), "b": (500, 50)}, (32, 32, 32), 1, ())
+    rows = [f"row{n}" for n in range(6)]
+    costs = Costs(0.1, 0.5, 0.01, 0.001, {("s", row): 0.2 for row in rows})
+    before = (0, 0, 0)
+    for limit in (600, 1200, 2400, 5000, 20000, 1e9):
+        chosen, seeds, epochs = fit(costs, folder, rows, limit)
+        assert costs.seconds(folder, chosen, seeds, epochs) <= limit
+        assert chosen == rows[: len(chosen)]
+        assert (seeds, len(chosen)) >= before[:2]
+        before = (seeds, len(chosen), epochs)
+    assert before == (3, 6, 240)
+    with pytest.raises(UserError, match="too small"):
+        fit(costs, folder, rows, 1)
+
+
+def results_of(tmp_path, gains, **changes):
+    path, cells = grid(tmp_path, ["student", "kd", "rkd"], pairs=2, seeds=5)
+    for cell, made in zip(cells, drawn(cells, gains, 0.1), strict=True):
+        big = cell.student.model == "cifar_resnet14"
+        made["profile"]["student"] = {"params": 2e5 if big else 1e5, "macs": 1e7, "cpu_ms_b1": 4.0 if big else 2.0}
+        made["scores"]["test_top1"] += 3.0 if big else 0.0
+        made["scores"] |= changes
+        write_json(tmp_path / "grid" / "records" / f"{made['key']}.json", made)
+    return path, Options(results=tmp_path)
+
+
+def test_recommends_what_is_best_within_the_limits(tmp_path):
+    path, options = results_of(tmp_path, {"kd": 2.0, "rkd": 0.5})
+    text = recommendation(path, options)
+    assert "Ship cifar_resnet14 trained with kd" in text
+    assert "better than the student alone" in text
+    assert "Chosen on the test pictures, so its score is a little too good" in text
+    assert "Ship cifar_resnet8 trained with kd" in recommendation(path, options, max_latency_ms=3)
+    assert "Ship cifar_resnet8 trained with kd" in recommendation(path, options, max_params=1e5)
+    assert "no student is within the limits; the fastest, cifar_resnet8" in recommendation(path, options, 1.0)
+
+
+def test_says_when_a_teacher_is_not_worth_it(tmp_path):
+    path, options = results_of(tmp_path, {"kd": -2.0, "rkd": -0.5})
+    assert "nothing to gain from a teacher" in recommendation(path, options)
+    path, options = results_of(tmp_path, {"kd": 0.05, "rkd": -0.5})
+    text = recommendation(path, options)
+    assert "plain training does as well" in text or "nothing to gain" in text
+
+
+def test_chooses_on_held_out_pictures_where_there_are_some(tmp_path):
+    path, cells = grid(tmp_path, ["student", "kd"], seeds=2)
+    held_out = {("student", 0): 60, ("student", 1): 61, ("kd", 0): 72, ("kd", 1): 71}
+    for cell in cells:
+        made = record(cell, 70.0 + (cell.label == "student"))
+        made["scores"]["validation_top1"] = held_out[cell.label, cell.seed]
+        write_json(tmp_path / "grid" / "records" / f"{made['key']}.json", made)
+    text = recommendation(path, Options(results=tmp_path))
+    assert "trained with kd" in text
+    best = next(cell for cell in cells if cell.label == "kd" and cell.seed == 0)
+    assert f"kdbench export {best.key}" in text
+
+
+def test_before_the_run(tmp_path):
+    path, _ = grid(tmp_path)
+    with pytest.raises(UserError, match="first: kdbench run"):
+        recommendation(path, Options(results=tmp_path))

@@ -1,0 +1,131 @@
+"""A trained student, loaded again and written as one file, says what it said when it was measured."""
+
+import json
+import warnings
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors import safe_open
+
+import kdbench
+from kdbench.data import load_splits
+from kdbench.errors import UserError
+from kdbench.evaluation import evaluate
+from kdbench.export import export, load_deployed, load_student, shapes_of
+from kdbench.tracking import Mirror
+
+METHODS = {"student": {"ce": 1}, "simkd": {"simkd": 1}}
+
+
+@pytest.fixture(scope="module")
+def results(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The tiny suite, trained once: a plain student, and one whose method leaves layers in it."""
+    import yaml
+    from conftest import TINY
+
+    from kdbench.engine import Engine
+
+    folder = tmp_path_factory.mktemp("export")
+    path = folder / "suite.yaml"
+    path.write_text(yaml.safe_dump({**TINY, "methods": METHODS}))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Engine, "profile_seconds", 0.0)
+        kdbench.run(path, results=folder / "results", device="cpu")
+    return folder / "results"
+
+
+def record_of(results: Path, label: str) -> dict:
+    records = [json.loads(path.read_text()) for path in (results / "tiny" / "records").glob("*.json")]
+    return next(record for record in records if record["label"] == label)
+
+
+@pytest.mark.parametrize("label", METHODS)
+def test_the_loaded_student_scores_what_the_record_says(results: Path, label: str) -> None:
+    record = record_of(results, label)
+    net = load_deployed(record["key"], results).deployed
+    [scores] = evaluate([net], load_splits("digits", {}, Path()).test, "fp32")
+    assert scores["top1"] == pytest.approx(record["scores"]["test_top1"], abs=1e-9)
+    assert scores["nll"] == pytest.approx(record["scores"]["test_nll"], rel=1e-5)
+
+
+def test_the_timm_model_takes_normalised_pictures(results: Path) -> None:
+    key = record_of(results, "student")["key"]
+    model, deployed = kdbench.load_student(key[:8], results), load_deployed(key, results)
+    images = torch.rand(3, *deployed.input_size)
+    cfg = model.pretrained_cfg
+    mean, std = (torch.tensor(cfg[name]).view(1, 3, 1, 1) for name in ("mean", "std"))
+    assert not model.training
+    torch.testing.assert_close(model((images - mean) / std), deployed(images))
+    by_path = load_student(results / "tiny" / "records" / f"{key}.json")
+    torch.testing.assert_close(by_path.state_dict(), model.state_dict())
+
+
+def test_layers_that_stay_are_not_dropped_silently(results: Path) -> None:
+    with pytest.raises(UserError, match="simkd leaves layers in its student"):
+        load_student(record_of(results, "simkd")["key"], results)
+
+
+@pytest.mark.parametrize("label", METHODS)
+def test_onnx_gives_the_same_logits(results: Path, label: str, tmp_path: Path) -> None:
+    onnxruntime = pytest.importorskip("onnxruntime", reason="ONNX needs the extra `export`")
+    record, path = record_of(results, label), tmp_path / "student.onnx"
+    written, line = export(record["key"], "onnx", path, results)
+    assert "0..1" in line
+    images = torch.rand(7, *shapes_of(record)[1])  # another batch size than the exporter saw
+    [logits] = onnxruntime.InferenceSession(written).run(None, {"images": images.numpy()})
+    expected = load_deployed(record["key"], results)(images)
+    torch.testing.assert_close(torch.from_numpy(logits), expected, atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize("label", METHODS)
+def test_safetensors(results: Path, label: str, tmp_path: Path) -> None:
+    record, path = record_of(results, label), tmp_path / "student.safetensors"
+    export(record["key"], "safetensors", path, results)
+    with safe_open(path, "pt") as file:
+        about, names = file.metadata(), set(file.keys())
+    assert json.loads(about["model"])["model"] == "cifar_resnet8"
+    assert (about["num_classes"], json.loads(about["input_size"])) == ("10", [3, 8, 8])
+    assert any(name.startswith("method.") for name in names) == (label == "simkd")
+
+
+def test_a_file_that_differs_is_not_left(results: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("kdbench.export.write_safetensors", lambda *a: a[2].write_bytes(b"") * 1.0 + 1.0)
+    path = tmp_path / "student.safetensors"
+    with pytest.raises(UserError, match="differ from the student's by 1"):
+        export(record_of(results, "student")["key"], "safetensors", path, results)
+    assert not path.exists()
+
+
+def test_records_without_shapes_ask_the_data_set(results: Path) -> None:
+    record = record_of(results, "student")
+    old = {k: v for k, v in record.items() if k not in ("num_classes", "input_size")}
+    assert shapes_of(record) == shapes_of(old) == (10, (3, 8, 8))
+
+
+def test_from_mlflow(results: Path) -> None:
+    key, uri = record_of(results, "student")["key"], f"sqlite:///{results / 'mlflow.db'}"
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        run = Mirror("tiny", results, uri).find(key)[0].info.run_id
+        by_run, by_key = (load_student(name, tracking_uri=uri) for name in (run, key))
+        with pytest.raises(UserError, match="has no student"):
+            load_student("nonsense", tracking_uri=uri)
+    expected = load_student(key, results).state_dict()
+    torch.testing.assert_close(by_run.state_dict(), expected)
+    torch.testing.assert_close(by_key.state_dict(), expected)
+
+
+def test_mistakes(results: Path, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="no record for key 'zzz'"):
+        load_student("zzz", results)
+    with pytest.raises(UserError, match="2 records"):
+        load_student("", results)
+    with pytest.raises(UserError, match="no such record"):
+        load_student(tmp_path / "none.json")
+    failed = tmp_path / "tiny" / "records"
+    failed.mkdir(parents=True)
+    record = {**record_of(results, "student"), "status": "failed"}
+    (failed / f"{record['key']}.json").write_text(json.dumps(record))
+    with pytest.raises(UserError, match="is failed: it left no student"):
+        load_student(record["key"], tmp_path)
