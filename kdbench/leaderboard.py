@@ -11,7 +11,9 @@ import pandas as pd
 
 from kdbench import statistics
 from kdbench.cells import Cell, alone
+from kdbench.errors import UserError
 from kdbench.records import Record, write_atomic
+from kdbench.tracking import addresses_of
 
 GROUP = ["dataset", "teacher", "student"]  # what is compared with each other: one data set, one pair
 REFERENCE = "kd"  # the label of the row that gains are counted against, beside the student alone
@@ -197,7 +199,7 @@ def write_leaderboard(
     """Write `leaderboard.{md,csv,tex,html}` (one row per objective), `cells.{csv,parquet}` and `plots/`.
 
     `reference`: the row that gains are also counted against; `published`: put the literature's numbers beside ours;
-    `links`: key -> address of the cell's MLflow run. Returns the table and the Markdown.
+    `links`: key -> address of the cell's MLflow run (default: those the mirror noted). Returns table and Markdown.
     """
     from kdbench import latex, page, report
 
@@ -205,14 +207,14 @@ def write_leaderboard(
     frame = with_missing(frame_of(records), cells)
     table = table_of(frame, reference)
     if published:
-        table = importlib.import_module("kdbench.published").add_published(table)
+        table = with_published(table)
     groups, curves = report.rows_of(table), page.curves_of(frame, records)
     text = report.markdown(table, groups, frame, suite, reference)
     files = {
         "leaderboard.md": text,
         "leaderboard.csv": table.to_csv(index=False),
         "leaderboard.tex": latex.latex(groups, suite),
-        "leaderboard.html": page.html(table, groups, frame, curves, suite, reference, links or {}),
+        "leaderboard.html": page.html(table, groups, frame, curves, suite, reference, links or addresses_of(folder)),
         "cells.csv": frame.to_csv(index=False),
     }
     for name, content in files.items():
@@ -223,6 +225,15 @@ def write_leaderboard(
 
         write_plots(table, groups, curves, folder / "plots")
     return table, text
+
+
+def with_published(table: pd.DataFrame) -> pd.DataFrame:
+    """The table with the literature's numbers beside ours. Raises UserError where they are not installed."""
+    try:
+        published = importlib.import_module("kdbench.published")
+    except ModuleNotFoundError as error:
+        raise UserError("this installation holds no published numbers (kdbench.published)") from error
+    return published.add_published(table)
 
 
 def outputs(folder: Path) -> list[Path]:

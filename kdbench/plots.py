@@ -32,6 +32,8 @@ def write_plots(
     table: pd.DataFrame, groups: Groups, curves: dict[str, dict[str, list[float]]], folder: Path
 ) -> list[Path]:
     """Write every plot that the results allow; returns the files."""
+    for path in [*folder.glob("*.png"), *folder.glob("*.svg")]:  # of an earlier state of the suite
+        path.unlink()
     written: list[Path] = []
     groups = [(name, [r for r in rows if math.isfinite(r.get("test_top1", math.nan))]) for name, rows in groups]
     groups = [(name, rows) for name, rows in groups if rows]

@@ -19,6 +19,7 @@ from filelock import FileLock
 from kdbench.records import Record
 
 RETRY = 30.0  # seconds until an absent server is asked again
+UI = "http://127.0.0.1:5000"  # where `kdbench ui` shows a local store
 PATIENCE = 60.0  # seconds that the end of a run waits for the mirror to catch up
 
 
@@ -51,6 +52,8 @@ class Mirror:
                 if found.lifecycle_stage == "deleted":
                     self.client.restore_experiment(self.experiment)
         self.runs: dict[str, str] = {}
+        self.addresses = results / suite / "mlflow.jsonl"
+        self.address = (uri if uri.startswith("http") else UI).rstrip("/")
 
     def describe(self, text: str) -> None:
         self.client.set_experiment_tag(self.experiment, "mlflow.note.content", text)
@@ -72,7 +75,15 @@ class Mirror:
                 run = self.client.create_run(self.experiment, tags={"kdbench.key": key, **tags}, run_name=name)
                 self.runs[key] = run.info.run_id
                 self._params(self.runs[key], params)
+            self._remember(key)
         return self.runs[key]
+
+    def _remember(self, key: str) -> None:
+        """Where a browser finds the run, for the leaderboard's page."""
+        self.addresses.parent.mkdir(parents=True, exist_ok=True)
+        address = f"{self.address}/#/experiments/{self.experiment}/runs/{self.runs[key]}"
+        with self.addresses.open("a") as file:
+            file.write(json.dumps([key, address]) + "\n")
 
     def _params(self, run_id: str, params: dict[str, Any]) -> None:
         from mlflow.entities import Param
@@ -120,6 +131,15 @@ class Mirror:
     def has_complete(self, key: str) -> bool:
         runs = self.find(key)
         return len(runs) == 1 and runs[0].data.tags.get("kdbench.complete") == "yes"
+
+
+def addresses_of(folder: Path) -> dict[str, str]:
+    """Key -> address of the cell's latest MLflow run, as far as the mirror noted them in the suite's folder."""
+    try:
+        lines = (folder / "mlflow.jsonl").read_text().splitlines()
+    except OSError:
+        return {}
+    return dict(json.loads(line) for line in lines if line.endswith("]"))
 
 
 def run_name(record: Record) -> str:

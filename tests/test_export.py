@@ -4,6 +4,7 @@ import json
 import warnings
 from pathlib import Path
 
+import pandas as pd
 import pytest
 import torch
 from safetensors import safe_open
@@ -114,6 +115,19 @@ def test_from_mlflow(results: Path) -> None:
     expected = load_student(key, results).state_dict()
     torch.testing.assert_close(by_run.state_dict(), expected)
     torch.testing.assert_close(by_key.state_dict(), expected)
+
+
+def test_a_leaderboard_from_mlflow_alone(results: Path, tmp_path: Path) -> None:
+    uri = f"sqlite:///{results / 'mlflow.db'}"
+    table = kdbench.leaderboard(results.parent / "suite.yaml", results=tmp_path, mlflow=uri)
+    mine = kdbench.leaderboard(results.parent / "suite.yaml", results=results)
+    pd.testing.assert_frame_equal(table, mine)
+    assert list(mine["n"]) == [1, 1]
+    page = (results / "tiny" / "leaderboard.html").read_text()
+    runs = [line.split('"')[3] for line in (results / "tiny" / "mlflow.jsonl").read_text().splitlines()]
+    assert sum(address in page for address in runs) == 2  # all but the summary's
+    with pytest.raises(UserError, match="no finished cell of suite 'tiny'"):
+        kdbench.leaderboard(results.parent / "suite.yaml", results=tmp_path, mlflow=f"sqlite:///{tmp_path / 'new.db'}")
 
 
 def test_mistakes(results: Path, tmp_path: Path) -> None:
