@@ -78,7 +78,7 @@ class Trial:
             if "peer" in needs and peer is not None:
                 with self.method_random:
                     said = replace(said, peer=peer(batch.images))
-        return at_least_fp32(said)
+        return at_least_fp32(said).map(with_gradient_in_its_layout)
 
     def backward(self, task: Tensor, distilled: Tensor) -> None:
         """Gradients of the sum; or what the objective's rule makes of those of its two parts (DOT)."""
@@ -187,6 +187,13 @@ def make_optimizer(params: list[nn.Parameter], train: Train) -> torch.optim.Opti
     return torch.optim.SGD(
         params, train.lr, train.momentum, weight_decay=train.weight_decay, nesterov=train.nesterov, foreach=True
     )
+
+
+def with_gradient_in_its_layout(x: Tensor) -> Tensor:
+    """Some losses return a map's gradient in another order than the map's, on which convolutions are slow."""
+    if x.ndim == 4 and x.requires_grad and x.is_contiguous(memory_format=torch.channels_last):
+        x.register_hook(lambda gradient: gradient.contiguous(memory_format=torch.channels_last))
+    return x
 
 
 def at_least_fp32(outputs: Outputs) -> Outputs:

@@ -30,7 +30,7 @@ from kdbench.teachers import freeze
 from kdbench.trials import Trial, ask
 
 CLASSES, PICTURES, SHAPE, BATCH = 100, 50_000, (3, 32, 32), 64
-TRAIN = Train(batch_size=BATCH, lr=1e-4, precision="bf16")
+TRAIN = Train(batch_size=BATCH, lr=1e-9, precision="bf16")
 
 
 def student_net(*seed: object) -> Net:
