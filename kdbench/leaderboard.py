@@ -207,7 +207,7 @@ def write_leaderboard(
     frame = with_missing(frame_of(records), cells)
     table = table_of(frame, reference)
     if published:
-        table = with_published(table)
+        table = with_published(table, cells)
     groups, curves = report.rows_of(table), page.curves_of(frame, records)
     text = report.markdown(table, groups, frame, suite, reference)
     files = {
@@ -227,13 +227,17 @@ def write_leaderboard(
     return table, text
 
 
-def with_published(table: pd.DataFrame) -> pd.DataFrame:
+def with_published(table: pd.DataFrame, cells: Iterable[Cell]) -> pd.DataFrame:
     """The table with the literature's numbers beside ours. Raises UserError where they are not installed."""
+    names = Names()
+    recipes = {(*names(cell), cell.label): json.dumps(cell.identity) for cell in cells}
+    places = table[[*GROUP, "objective"]].itertuples(index=False, name=None)
+    told = table.assign(recipe=[recipes.get(place, "") for place in places])
     try:
         published = importlib.import_module("kdbench.published")
     except ModuleNotFoundError as error:
         raise UserError("this installation holds no published numbers (kdbench.published)") from error
-    return published.add_published(table)
+    return published.add_published(told).drop(columns="recipe")
 
 
 def outputs(folder: Path) -> list[Path]:

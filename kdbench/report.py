@@ -178,7 +178,7 @@ def accuracy(row: Row, reference: str) -> dict[str, str]:
         "best epoch": number(row.get("test_top1_best")),
     }
     for name in row:
-        if name.startswith("published") or name == "ours - published":
+        if name in ("published", "ours - published", "published_protocol"):
             shown[name.replace("_", " ")] = row[name] if isinstance(row[name], str) else number(row[name])
     return shown
 

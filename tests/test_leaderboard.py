@@ -181,6 +181,17 @@ def test_ten_thousand_records(tmp_path):
     assert time.process_time() - start < 6
 
 
+def test_published_numbers_stand_beside_ours(tmp_path):
+    """The comparable recipe is the CRD benchmark's; this grid trains otherwise, so no difference is formed."""
+    _, cells = grid(tmp_path, ["student", "kd"], pairs=3, datasets=["cifar100"])
+    table, text = write_leaderboard(cells, drawn(cells, {}), tmp_path / "out", "grid", published=True, plots=False)
+    kd = row_of(table[table["student"] == "cifar_resnet20"], "kd")
+    assert kd["published"] == 70.66  # Tian et al. 2020, table 1
+    assert math.isnan(kd["ours - published"])
+    assert "70.66" in text
+    assert "other training than ours" in text
+
+
 def test_command(kdbench, tmp_path):
     path, cells = grid(tmp_path, ["student", "kd"])
     for one in drawn(cells, {}):
