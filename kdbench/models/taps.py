@@ -138,7 +138,7 @@ def stage_ends(model: Any) -> list[tuple[Any, Any]]:
     Found for nets whose stages end in act3 or act2 of a residual block or in an activation (ResNets). A net of another
     build may say so itself with a method `stage_ends()`. Raises Inapplicable for the rest.
     """
-    if hasattr(model, "stage_ends"):
+    if callable(getattr(model, "stage_ends", None)):  # (timm's MobileNetV3 has a list of that name)
         return model.stage_ends()
     info = getattr(model, "feature_info", None) or []
     names = [stage["module"] for stage in (info if isinstance(info, list) else info.info)]
