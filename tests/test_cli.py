@@ -1,0 +1,114 @@
+"""The command line as a user types it."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import yaml
+from conftest import TINY
+
+ROOT = Path(__file__).parents[1]
+
+
+def test_help_is_quick_to_import():
+    """`kdbench --help` may not import what takes seconds."""
+    code = "import sys; from kdbench.cli import parser; parser().format_help(); print(*sys.modules)"
+    modules = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
+    heavy = {"torch", "timm", "mlflow", "pandas", "numpy", "pydantic", "scipy", "rich", "yaml"}
+    assert not heavy & set(modules)
+
+
+def test_every_command_has_help(kdbench):
+    for command in ("run", "plan", "leaderboard", "list", "profile", "ui", "sync", "schema"):
+        with pytest.raises(SystemExit) as stop:
+            __import__("kdbench.cli", fromlist=["main"]).main([command, "--help"])
+        assert stop.value.code == 0
+
+
+def test_plan_shows_cells_and_time(kdbench, suite_file, tmp_path):
+    code, out, _ = kdbench("plan", suite_file(seeds=[0, 1, 2]))
+    assert code == 0
+    assert "tiny: 6 cells, 0 done, 6 to train in 3 cohorts" in out
+    assert "roughly" in out
+    assert not (tmp_path / "results").exists()
+
+
+def test_lists(kdbench, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    methods = kdbench("list", "methods")[1]
+    assert all(name in methods for name in ("ce", "kd", "fitnet", "at", "rkd", "sp"))
+    assert "cifar_resnet8x4" in kdbench("list", "models", "cifar_*")[1]
+    assert "fashion_mnist" in kdbench("list", "datasets")[1]
+    assert "quickstart.yaml" in kdbench("list", "suites")[1]
+
+
+def test_profile(kdbench):
+    code, out, _ = kdbench("profile", "cifar_resnet8", "cifar_resnet20", "--size", "16", "--classes", "10")
+    assert code == 0
+    assert "78" in out
+    code, _, err = kdbench("profile", "resnt18")
+    assert code == 2
+    assert "did you mean 'resnet18'" in err
+
+
+def test_schema_describes_suites(kdbench):
+    schema = json.loads(kdbench("schema")[1])
+    assert {"datasets", "pairs", "methods", "seeds", "train"} <= set(schema["properties"])
+
+
+def test_an_unknown_device_is_one_line(kdbench, suite_file):
+    from kdbench.cli import main
+
+    assert main(["run", str(suite_file()), "--device", "cuda:77"]) == 2
+
+
+def test_missing_data_say_what_to_put_where(kdbench, suite_file, tmp_path, monkeypatch):
+    monkeypatch.setattr("torchvision.datasets.CIFAR100.url", "http://127.0.0.1:9/cifar-100-python.tar.gz")
+    suite = suite_file(datasets=["cifar100"], pairs=[{"teacher": "cifar_resnet14", "student": "cifar_resnet8"}])
+    code, _, err = kdbench("run", suite, "--data", tmp_path / "empty")
+    assert code == 2
+    assert "put cifar-100-python/" in err
+    assert "Traceback" not in err
+
+
+def test_interrupted_and_continued(tmp_path):
+    """SIGTERM saves state and exits 143; the same command goes on and ends with the numbers of an undisturbed run."""
+    suite = tmp_path / "suite.yaml"
+    suite.write_text(yaml.safe_dump({**TINY, "train": {**TINY["train"], "epochs": 30}}))
+    command = [sys.executable, "-m", "kdbench", "run", str(suite), "--device", "cpu"]
+    undisturbed = tmp_path / "undisturbed"
+    subprocess.run([*command, "--results", undisturbed], check=True, capture_output=True, timeout=300)
+    results = tmp_path / "results"
+    process = subprocess.Popen([*command, "--results", results], stderr=subprocess.PIPE, text=True)
+    assert process.stderr is not None
+    for line in process.stderr:
+        if "to train" in line:
+            break
+    time.sleep(2)
+    process.send_signal(signal.SIGTERM)
+    process.communicate(timeout=120)
+    assert process.returncode in (143, 0)  # 0 if it had ended before
+    again = subprocess.run([*command, "--results", results], capture_output=True, text=True, timeout=300)
+    assert again.returncode == 0, again.stderr
+    assert scores(results) == scores(undisturbed)
+
+
+def scores(results: Path):
+    records = [json.loads(path.read_bytes()) for path in (results / "tiny" / "records").glob("*.json")]
+    return {r["key"]: (r["scores"], r["curves"]) for r in records}
+
+
+def test_shadowed_methods_folder(tmp_path):
+    """Another folder named `methods` before ours is a clear error, not an empty list."""
+    (tmp_path / "methods").mkdir()
+    (tmp_path / "methods" / "__init__.py").write_text("")
+    environment = {**os.environ, "PYTHONPATH": str(tmp_path)}
+    command = [sys.executable, "-m", "kdbench", "list", "methods"]
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, cwd=ROOT.parent, timeout=60)
+    assert done.returncode == 2
+    assert "no method is registered" in done.stderr
