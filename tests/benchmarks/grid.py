@@ -1,0 +1,123 @@
+"""A cohort against one by one, and against the field's plain loop (see plain_loop.py).
+
+    KDBENCH_DATA=DIR python tests/benchmarks/grid.py [--teacher T --student S] [--members 1 3 9 15] [--rounds 5]
+
+`cohort`: M objectives in lock-step, bf16, one pass of the data, one forward of the teacher. `one by one`: the same code
+with one member at a time. `plain`: the plain loop, one method after another. In every round each of the three makes a
+few steps of every method in turn, and ratios are taken within the round: medians, least and most. Evaluation is left
+out everywhere (the plain loop would lose more: it evaluates every method by itself). The last columns say what a cohort's
+step is spent on, and the price of its last member over a student's own step (ce's).
+"""
+
+import argparse
+import time
+from itertools import islice
+from typing import Any
+
+import torch
+from common import MORE, NINE, frozen_teacher, machine, median, net, pictures, report, spread, trial, wait
+from plain_loop import PREFETCHED, PlainLoop, frozen_plain
+
+from kdbench.data import Splits
+from kdbench.data.splits import Loader
+from kdbench.models import Net
+from kdbench.registry import load_methods
+from kdbench.suite import Train
+from kdbench.training import lock_step
+from kdbench.trials import Trial
+
+
+class Cohort:
+    """The engine's own lock-step over `trials`; `run(steps)` goes on where it stopped."""
+
+    def __init__(self, trials: list[Trial], teacher: Net, splits: Splits, train: Train, device: torch.device) -> None:
+        self.trials, self.teacher, self.device = trials, teacher, device
+        self.loader = Loader(splits.train, train.batch_size, train.augment, seed=0)
+        self.epoch, self.step = self.loader.epoch(0), 0
+
+    def run(self, steps: int) -> None:
+        for _ in range(steps):
+            lock_step(self.trials, self.teacher, self.epoch, self.step, 0.5, self.loader.steps, self.device)
+            self.step = (self.step + 1) % (self.loader.steps - 1)
+
+
+def seconds(runner: Any, steps: int, device: torch.device) -> float:
+    """Of one step. The plain loop first uses up what its workers made while it waited for its turn."""
+    runner.run(PREFETCHED if isinstance(runner, PlainLoop) else 0)
+    wait(device)
+    start = time.perf_counter()
+    runner.run(steps)
+    wait(device)
+    return (time.perf_counter() - start) / steps
+
+
+def measure(given: argparse.Namespace, device: torch.device) -> list[dict[str, Any]]:
+    splits = pictures()
+    shown = splits.to(device)
+    train = Train(batch_size=given.batch, lr=1e-4, precision=given.precision, augment="crop_flip")
+    slow = train.model_copy(update={"precision": "fp32"})
+    teacher, rows = frozen_teacher(given.teacher, splits, device), {**NINE, **MORE}
+    names = list(islice(rows, max(given.members)))
+    make = lambda name, spec: trial(given.student, rows[name], teacher, shown, spec, device)  # noqa: E731
+    cohorts = {m: Cohort([make(n, train) for n in names[:m]], teacher, shown, train, device) for m in given.members}
+    alone = {n: Cohort([make(n, train)], teacher, shown, train, device) for n in names}
+    own = frozen_plain(net(given.teacher, splits, "teacher").to(device))
+    plain = {} if given.no_plain else {n: PlainLoop(make(n, slow), own, splits, slow, device) for n in names}
+    everyone = [*cohorts.values(), *alone.values(), *plain.values()]
+    for runner in everyone:
+        runner.run(2)  # warm: workers, the optimizers' buffers, kernels chosen by shape
+    times: dict[str, list[float]] = {}
+    for _ in range(given.rounds):
+        for kind, runners in (("alone", alone), ("plain", plain), ("cohort", cohorts)):
+            for name, runner in runners.items():
+                times.setdefault(f"{kind} {name}", []).append(seconds(runner, given.steps, device))
+    return [row(m, names, times, cohorts[m], given) for m in given.members]
+
+
+def row(m: int, names: list[str], times: dict[str, list[float]], cohort: Cohort, given: argparse.Namespace) -> Any:
+    def total(kind: str) -> list[float]:
+        return [sum(parts) for parts in zip(*(times[f"{kind} {n}"] for n in names[:m]), strict=True)]
+
+    own = times[f"cohort {m}"]
+    spent = cohort.trials
+    share = sum(t.seconds["step"] for t in spent), spent[-1].seconds["teacher"], spent[-1].seconds["data"]
+    teacher = max(t.seconds["teacher"] for t in spent)
+    whole = share[0] + teacher + share[2]
+    found = {
+        "members": m,
+        "cohort's step, s": median(own),
+        "images/s a member": given.batch / median(own),
+        "x one by one": spread([a / b for a, b in zip(total("alone"), own, strict=True)]),
+    }
+    if not given.no_plain:
+        found["x plain loop"] = spread([a / b for a, b in zip(total("plain"), own, strict=True)])
+        found["plain, images/s a method"] = given.batch * m / median(total("plain"))
+    ce = spent[0].seconds["step"] / spent[0].done
+    return found | {
+        "students": f"{share[0] / whole:.0%}",
+        "teacher": f"{teacher / whole:.0%}",
+        "data": f"{share[2] / whole:.2%}",
+        "last member / ce": spent[-1].seconds["step"] / spent[-1].done / ce,
+    }
+
+
+def main() -> None:
+    options = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    options.add_argument("--teacher", default="cifar_resnet32x4")
+    options.add_argument("--student", default="cifar_resnet8x4")
+    options.add_argument("--members", type=int, nargs="+", default=[1, 3, 9, 15])
+    options.add_argument("--batch", type=int, default=64)
+    options.add_argument("--rounds", type=int, default=5)
+    options.add_argument("--steps", type=int, default=2)
+    options.add_argument("--precision", default="bf16")
+    options.add_argument("--device", default="cpu")
+    options.add_argument("--no-plain", action="store_true", help="leave the plain loop out")
+    given = options.parse_args()
+    load_methods()
+    device = torch.device(given.device)
+    about = {"pair": f"{given.teacher} -> {given.student}", "batch": given.batch, "rounds": given.rounds}
+    report("grid", {**about, **machine(device)}, measure(given, device))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,88 @@
+"""How the field's code trains: one method after another, each with its own data loader and its own teacher.
+
+Pictures are PIL images, cropped, flipped and normalised one by one by torchvision in two worker processes; arithmetic
+is fp32 in the default memory layout; every step reads the loss and two accuracies back with `.item()`. Losses and nets
+are ours, so that only the loop differs. The teacher's forward asks for what the method needs and no more (published
+loops ask for all of it).
+"""
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, Dataset
+from torchvision import transforms
+
+from kdbench.data import Splits
+from kdbench.method import Batch
+from kdbench.models import Net
+from kdbench.suite import Train
+from kdbench.trials import Trial
+
+PREFETCHED = 4  # batches: two by each of two workers, PyTorch's default
+MEAN, STD = (0.5071, 0.4867, 0.4408), (0.2675, 0.2565, 0.2761)
+
+
+class Pictures(Dataset[tuple[Tensor, int, int]]):
+    def __init__(self, splits: Splits) -> None:
+        self.pixels, self.targets = splits.train.pixels.cpu().numpy(), splits.train.targets.tolist()
+        self.transform = transforms.Compose([
+            transforms.ToPILImage(),
+            transforms.RandomCrop(32, padding=4),
+            transforms.RandomHorizontalFlip(),
+            transforms.ToTensor(),
+            transforms.Normalize(MEAN, STD),
+        ])  # fmt: skip
+
+    def __len__(self) -> int:
+        return len(self.targets)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, int, int]:
+        return self.transform(self.pixels[index]), self.targets[index], index
+
+
+class PlainLoop:
+    """One method's training; `run(steps)` goes on where it stopped, so that it can be interleaved with others."""
+
+    def __init__(self, trial: Trial, teacher: Net, splits: Splits, train: Train, device: torch.device) -> None:
+        self.student, self.objective, self.device = trial.net, trial.objective, device
+        self.student.to(memory_format=torch.contiguous_format)
+        self.teacher = teacher
+        for model in (self.student, self.teacher):
+            model.mean.zero_(), model.std.fill_(1)  # the loader has normalised already
+        self.optimizer = torch.optim.SGD(trial.params, train.lr, train.momentum, weight_decay=train.weight_decay)
+        self.loader = DataLoader(
+            Pictures(splits), train.batch_size, shuffle=True, num_workers=2, persistent_workers=True,
+            pin_memory=device.type == "cuda",
+        )  # fmt: skip
+        self.batches = self.forever()
+        self.meters: dict[str, float] = {}
+
+    def forever(self) -> Iterator[Any]:
+        while True:
+            yield from self.loader
+
+    def run(self, steps: int) -> None:
+        for _ in range(steps):
+            images, target, index = (x.to(self.device) for x in next(self.batches))
+            batch = Batch(images, target, index, 0.5)
+            said = self.student(images, self.objective.student_needs)
+            with torch.no_grad():
+                taught = self.teacher(images, self.objective.needs)
+            task, distilled, _ = self.objective(said, taught, batch)
+            loss = task + distilled
+            self.meters["loss"] = loss.item()
+            for k in (1, 5):
+                right = (said.logits.topk(k, dim=1).indices == target[:, None]).any(1)
+                self.meters[f"top{k}"] = right.float().mean().item()
+            self.optimizer.zero_grad()
+            loss.backward()
+            self.optimizer.step()
+
+
+def frozen_plain(net: Net) -> Net:
+    """A teacher of its own for the loop: eval mode, fp32, default layout."""
+    for parameter in nn.Module.parameters(net):
+        parameter.requires_grad_(False)
+    return net.eval()
