@@ -21,15 +21,18 @@ from kdbench.data import Splits, load_splits
 from kdbench.method import Inapplicable
 from kdbench.models import build_net
 from kdbench.plan import Plan
-from kdbench.profiling import peak_memory_mb, profile
+from kdbench.profiling import free_memory, peak_memory_mb, profile
 from kdbench.progress import Bar
 from kdbench.records import Record, Records, finite, is_final, write_atomic
 from kdbench.teachers import Stopped, Teacher, obtain
 from kdbench.tracking import Tracker
-from kdbench.training import Hooks, OutOfMemory, count_parameters, train_cohort
+from kdbench.training import Hooks, OutOfMemory, count_parameters, is_out_of_memory, train_cohort
 from kdbench.trials import Trial, start_trial
 from kdbench.versions import versions
 
+# Members join a cohort while more than this share of the memory is free: their optimizers' buffers, and one member's
+# activations (members take turns, so these are needed once), come with the first step.
+RESERVE = 0.25
 CHECKPOINT_EVERY = 20.0  # seconds: an epoch's end saves state when so much work would be lost
 
 
@@ -92,20 +95,13 @@ class Engine:
             lock.release()
 
     def cohort(self, cells: Sequence[Cell]) -> None:
-        """Train the cells in lock-step and write a record for each. What does not fit into memory is split."""
+        """Train the cells in lock-step and write a record for each. What does not fit into memory follows them."""
         if not cells:
             return
         splits = self.splits(cells[0])
         self.bar.now(f"{cells[0].dataset.name} · teacher {cells[0].teacher.short}")
         teacher = obtain(cells[0], splits, self.results, self.device, self.teacher_hooks)
-        trials: dict[str, Trial] = {}
-        for cell in cells:
-            try:
-                trials[cell.key] = self.trial(cell, splits, teacher)
-            except Inapplicable as reason:
-                self.skip(cell, str(reason))
-            except Exception as error:
-                self.write(cell, teacher, status="failed", reason=f"{type(error).__name__}: {error}")
+        trials, later = self.gather(cells, splits, teacher)
         ready = [cell for cell in cells if cell.key in trials]
         try:
             finished = self.train(ready, trials, teacher, splits)
@@ -118,11 +114,33 @@ class Engine:
             self.bar.say(f"out of memory with {len(ready)} members: the cohort goes on in two halves")
             self.cohort(ready[:half])
             self.cohort(ready[half:])
+            self.cohort(later)
             return
         if not finished:
             raise Stopped
         for cell in ready:
             self.finish(cell, trials[cell.key], teacher, splits, len(ready))
+        trials.clear()
+        self.cohort(later)
+
+    def gather(
+        self, cells: Sequence[Cell], splits: Splits, teacher: Teacher
+    ) -> tuple[dict[str, Trial], Sequence[Cell]]:
+        """The members by key, as many as there is memory for; and the cells for which there is none yet."""
+        trials: dict[str, Trial] = {}
+        for place, cell in enumerate(cells):
+            if trials and free_memory(self.device) < RESERVE:
+                self.bar.say(f"memory is short: {len(trials)} of {len(cells)} members train first")
+                return trials, list(cells[place:])
+            try:
+                trials[cell.key] = self.trial(cell, splits, teacher)
+            except Inapplicable as reason:
+                self.skip(cell, str(reason))
+            except Exception as error:
+                if trials and is_out_of_memory(error):
+                    return trials, list(cells[place:])
+                self.write(cell, teacher, status="failed", reason=f"{type(error).__name__}: {error}")
+        return trials, []
 
     def train(self, cells: Sequence[Cell], trials: dict[str, Trial], teacher: Teacher, splits: Splits) -> bool:
         first = cells[0] if cells else None

@@ -1,6 +1,7 @@
 """A suite from file to leaderboard, as a user runs it."""
 
 import json
+import shutil
 import textwrap
 
 import mlflow
@@ -253,3 +254,39 @@ def test_without_mlflow_the_run_goes_on_and_sync_completes_it(kdbench, suite_fil
     assert "2 written" in out
     assert "0 written" in kdbench("sync", suite_file(), "--tracking-uri", uri)[1]
     check_mirror(uri, records())
+
+
+def test_a_cohort_that_does_not_fit_goes_on_in_parts(kdbench, suite_file, records, tmp_path, monkeypatch):
+    """Same numbers, whether memory is ample, short from the second member on, or runs out in a step."""
+    rows = {"student": {"ce": 1}, "kd": {"ce": 0.1, "kd": 0.9}, "sp": {"ce": 1, "sp": 100}}
+    assert kdbench("run", suite_file(methods=rows))[0] == 0
+    ample = {place: numbers(record) for place, record in records().items()}
+    sizes = {record["cost"]["cohort_size"] for record in records().values()}
+    assert sizes == {3}
+    for case in ("short", "runs out"):
+        monkeypatch.undo()
+        monkeypatch.setattr("kdbench.engine.Engine.profile_seconds", 0.0)
+        monkeypatch.setattr("kdbench.plots.write_plots", lambda *a: [])
+        if case == "short":
+            monkeypatch.setattr("kdbench.engine.free_memory", lambda device: 0.1)
+        else:
+            runs_out_with_several(monkeypatch)
+        shutil.rmtree(tmp_path / "results" / "tiny")
+        code, _, err = kdbench("run", suite_file(methods=rows))
+        assert code == 0
+        assert "memory" in err
+        assert {place: numbers(record) for place, record in records().items()} == ample
+        assert {record["cost"]["cohort_size"] for record in records().values()} == {1}
+
+
+def runs_out_with_several(monkeypatch):
+    from kdbench import training
+
+    step = training.lock_step
+
+    def short(members, *arguments):
+        if len(members) > 1:
+            raise training.OutOfMemory
+        step(members, *arguments)
+
+    monkeypatch.setattr(training, "lock_step", short)

@@ -1,4 +1,4 @@
-"""What the benchmarks share: pictures, a cohort made by the engine's own parts, medians, one line of JSON and a table."""
+"""What the benchmarks share: pictures, members made of the engine's own parts, medians, a line of JSON and a table."""
 
 import json
 import os

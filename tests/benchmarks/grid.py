@@ -5,8 +5,8 @@
 `cohort`: M objectives in lock-step, bf16, one pass of the data, one forward of the teacher. `one by one`: the same code
 with one member at a time. `plain`: the plain loop, one method after another. In every round each of the three makes a
 few steps of every method in turn, and ratios are taken within the round: medians, least and most. Evaluation is left
-out everywhere (the plain loop would lose more: it evaluates every method by itself). The last columns say what a cohort's
-step is spent on, and the price of its last member over a student's own step (ce's).
+out everywhere (the plain loop would lose more: it evaluates every method by itself). The last columns say what a
+cohort's step is spent on, and the price of its last member over a student's own step (ce's).
 """
 
 import argparse
