@@ -39,7 +39,7 @@ class Cell:
     seed: int
     validation: float
 
-    @cached_property
+    @property
     def identity(self) -> dict[str, Any]:
         """Everything that decides the number, defaults filled in, and nothing else."""
         return {
@@ -169,8 +169,13 @@ def _dump(spec: Train) -> dict[str, Any]:
     return json.loads(_dump_text(spec))
 
 
+@lru_cache(maxsize=256)
+def _dataset_text(spec: DatasetSpec) -> str:
+    return json.dumps({"name": spec.name, **spec.settings})
+
+
 def _dataset(spec: DatasetSpec) -> dict[str, Any]:
-    return {"name": spec.name, **json.loads(json.dumps(spec.settings))}
+    return json.loads(_dataset_text(spec))
 
 
 def _model(spec: ModelSpec) -> dict[str, Any]:

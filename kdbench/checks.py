@@ -39,6 +39,28 @@ def check(document: Document) -> Iterator[tuple[Place, str]]:
                 yield (name, number), f"stands here twice (also as {name}[{texts.index(text)}])"
 
 
+def check_models(document: Document) -> Iterator[tuple[Place, str]]:
+    """Models that timm does not know; apart from the rest, since timm takes seconds to import."""
+    from kdbench.models import known_models
+
+    for place, spec in _models(document.data):
+        name = spec.get("model") if isinstance(spec, dict) else spec
+        if isinstance(name, str) and name.split(".")[0] not in known_models():
+            yield place, unknown("model", name, known_models())
+
+
+def _models(data: dict[str, Any]) -> Iterator[tuple[Place, Any]]:
+    """Every student, every teacher, and upwards those who taught it."""
+    for number, pair in enumerate(_list(data, "pairs")):
+        if isinstance(pair, dict):
+            yield ("pairs", number, "student"), pair.get("student")
+            place: Place = ("pairs", number, "teacher")
+            spec = pair.get("teacher")
+            while spec is not None:
+                yield place, spec
+                place, spec = (*place, "taught_by"), spec.get("taught_by") if isinstance(spec, dict) else None
+
+
 def _list(data: dict[str, Any], name: str) -> list[Any]:
     return data[name] if isinstance(data.get(name), list) else []
 
@@ -72,16 +94,11 @@ def _epochs(data: dict[str, Any], *tables: str) -> int | None:
 def _check_model(
     document: Document, spec: Any, place: Place, kind: type[ModelSpec] = ModelSpec
 ) -> Iterator[tuple[Place, str]]:
-    from kdbench.models import known_models
-
-    name = spec.get("model") if isinstance(spec, dict) else spec
     for option in spec if isinstance(spec, dict) else ():
         if kind is ModelSpec and option in ("taught_by", "objective"):
             yield (*place, option), "only a teacher can be taught"
         elif option not in kind.model_fields and get_close_matches(option, kind.model_fields, n=1, cutoff=0.86):
             yield (*place, option), unknown("entry", option, kind.model_fields)
-    if isinstance(name, str) and name.split(".")[0] not in known_models():
-        yield place, unknown("model", name, known_models())
     checkpoint = spec.get("checkpoint") if isinstance(spec, dict) else None
     if isinstance(checkpoint, str):
         path = document.lines.get((*place, "checkpoint"), (document.path, 0))[0].parent / checkpoint

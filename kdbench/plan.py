@@ -1,10 +1,13 @@
-"""What a suite will do: its cells, what is done already, what does not apply and why. Nothing is trained here."""
+"""What a suite will do: its cells, what is done already, what does not apply and why. Nothing is trained here.
 
-from collections.abc import Iterable
+What takes long to import (timm) is imported where it is used: a leaderboard must not wait for it.
+"""
+
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -12,14 +15,14 @@ from kdbench.cells import Cell, cells_of, cohorts_of
 from kdbench.data import load_splits
 from kdbench.errors import UserError
 from kdbench.method import Inapplicable, Outputs, Task
-from kdbench.models import Net, build_net
 from kdbench.objective import Objective, blank_outputs, needs_of, student_needs_of
-from kdbench.profiling import count_macs
 from kdbench.records import Record, Records, is_final
 from kdbench.registry import DATASETS, DataInfo
 from kdbench.specs import DatasetSpec, ModelSpec, Train
 from kdbench.suite import Suite
-from kdbench.trials import momentum_of
+
+if TYPE_CHECKING:
+    from kdbench.models import Net
 
 
 @dataclass
@@ -92,11 +95,15 @@ class Shapes:
         return self._infos[name]
 
     def task(self, dataset: DatasetSpec, train: Train = Train()) -> Task:  # noqa: B008  (frozen)
+        from kdbench.trials import momentum_of
+
         info = self.info(dataset)
         targets = torch.zeros(info.num_train, dtype=torch.int64, device="meta")
         return Task(info.num_classes, info.num_train, info.input_size, 1, train.batch_size, targets, momentum_of(train))
 
-    def net(self, spec: ModelSpec, dataset: DatasetSpec) -> Net:
+    def net(self, spec: ModelSpec, dataset: DatasetSpec) -> "Net":
+        from kdbench.models import build_net
+
         name = spec.model_dump_json() + dataset.model_dump_json()
         if name not in self._nets:
             info = self.info(dataset)
@@ -113,6 +120,8 @@ class Shapes:
         return self._outputs[place]
 
     def macs(self, spec: ModelSpec, dataset: DatasetSpec) -> int:
+        from kdbench.profiling import count_macs
+
         name = spec.model_dump_json() + dataset.model_dump_json()
         if name not in self._macs:
             self._macs[name] = count_macs(self.net(spec, dataset), self.info(dataset).input_size)
@@ -154,11 +163,11 @@ class Shapes:
             return str(why)
         return None
 
-    def inapplicable(self, cells: Iterable[Cell]) -> dict[str, str]:
-        verdicts: dict[str, str | None] = {}
+    def inapplicable(self, cells: Sequence[Cell]) -> dict[str, str]:
+        verdicts: dict[tuple[object, ...], str | None] = {}
         found = {}
         for cell in cells:
-            place = f"{cell.dataset}{cell.teacher}{cell.student}{cell.phases}{cell.train}"
+            place = (*map(id, (cell.dataset, cell.teacher, cell.student, cell.train)), cell.label)  # the suite's own
             if place not in verdicts:
                 verdicts[place] = self.why_not(cell)
             if (reason := verdicts[place]) is not None:

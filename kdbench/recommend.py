@@ -19,7 +19,7 @@ def recommendation(
     suite: Path, options: Options, max_latency_ms: float | None = None, max_params: float | None = None
 ) -> str:
     """A few lines per data set: which student and method to ship, how surely it is better, and what delivers it."""
-    made = load_suite(suite, options.plugins)
+    made = load_suite(suite, options.plugins, models=False)
     records = Records(options.results, made.name).read_many(c.key for c in cells_of(made))
     frame = with_missing(frame_of(records.values()), cells_of(made))
     table = table_of(frame)

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from kdbench.checks import check
+from kdbench.checks import check, check_models
 from kdbench.errors import UserError
 from kdbench.registry import load_methods, load_plugin
 from kdbench.specs import DatasetSpec, ModelSpec, SuiteFile, TeacherSpec, TeacherTrain, Train, parse
@@ -33,12 +33,16 @@ class Suite:
     teacher_train: TeacherTrain
 
 
-def load_suite(path: Path | str, plugins: tuple[Path, ...] = ()) -> Suite:
-    """Read and check a suite. Raises UserError with one line per mistake."""
+def load_suite(path: Path | str, plugins: tuple[Path, ...] = (), models: bool = True) -> Suite:
+    """Read and check a suite. Raises UserError with one line per mistake.
+
+    `models`: look whether timm knows them; what only reads records need not wait for timm.
+    """
     document = read_with_bases(Path(path))
     load_methods()
     problems = _load_plugins(document, plugins)
     problems += list(check(document))
+    problems += list(check_models(document)) if models else []
     if problems:
         lines = dict.fromkeys(f"{document.where(place)}: {text}" for place, text in problems)
         raise UserError("\n".join(sorted(lines, key=_line_order)))
