@@ -1,0 +1,80 @@
+"""Runs suites in forked children and kills them: started once, since importing torch takes seconds.
+
+Reads lines of JSON, each a list of runs to start together: {"suite", "results", "kill_after": seconds or null}; answers
+with the list of their exit codes (negative: the signal that ended it). Every cell that a child finishes is written
+into RESULTS/journal.
+"""
+
+import json
+import os
+import signal
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import mlflow.store.tracking.sqlalchemy_store  # noqa: F401
+import torch
+from rich.console import Console
+
+from kdbench import engine
+from kdbench.api import Options, run_suite
+from kdbench.registry import load_methods
+from kdbench.versions import git_commit
+
+
+class Journaling(engine.Engine):
+    checkpoint_every = 0.1
+    profile_seconds = 0.0
+
+    def write(self, cell: Any, *arguments: Any, **details: Any) -> None:
+        super().write(cell, *arguments, **details)
+        with (self.results / "journal").open("a") as journal:
+            journal.write(cell.key + "\n")
+
+
+def child(run: dict[str, Any]) -> None:
+    log = open(Path(run["results"]).with_suffix(".log"), "a")  # noqa: SIM115
+    code = 99
+    try:
+        results = Path(run["results"])
+        options = Options(results=results, device="cpu", tracking_uri=f"sqlite:///{results}/mlflow.db")
+        code = run_suite(Path(run["suite"]), options, Console(file=log)).exit_code
+    except BaseException as error:
+        print(f"{type(error).__name__}: {error}", file=log, flush=True)
+    finally:
+        os._exit(code)
+
+
+def start(run: dict[str, Any]) -> int:
+    pid = os.fork()
+    if pid == 0:
+        child(run)
+    return pid
+
+
+def serve() -> None:
+    torch.set_num_threads(1)  # before the first operation: threads do not survive a fork
+    engine.Engine = Journaling  # type: ignore[misc]
+    load_methods()
+    git_commit()
+    for line in sys.stdin:
+        runs = json.loads(line)
+        began = time.monotonic()
+        pids = {start(run): run for run in runs}
+        codes: dict[int, int] = {}
+        while len(codes) < len(pids):
+            for pid, run in pids.items():
+                if pid in codes:
+                    continue
+                if run.get("kill_after") is not None and time.monotonic() - began > run["kill_after"]:
+                    os.kill(pid, signal.SIGKILL)
+                done, status = os.waitpid(pid, os.WNOHANG)
+                if done:
+                    codes[pid] = os.waitstatus_to_exitcode(status)
+            time.sleep(0.01)
+        print(json.dumps([codes[pid] for pid in pids]), flush=True)
+
+
+if __name__ == "__main__":
+    serve()

@@ -1,0 +1,221 @@
+"""Whatever kills a run, and however many run at once: the records end up the same, digit for digit."""
+
+import errno
+import json
+import os
+import random
+import shutil
+import sqlite3
+import subprocess
+import sys
+from collections import Counter
+from pathlib import Path
+
+import pytest
+import yaml
+from conftest import TINY
+
+HERE = Path(__file__).parent
+NET = {"model": "cifar_resnet8", "widths": [2, 2, 4, 4]}
+DROPPING = {"model": "resnet10t", "channels": [2, 4, 4, 4], "stem_width": 4, "drop_rate": 0.3, "drop_path_rate": 0.2}
+SUITE = {
+    "name": "crash",
+    "datasets": ["digits"],
+    "pairs": [
+        {"teacher": {"model": "cifar_resnet8", "widths": [4, 4, 8, 8]}, "student": NET},
+        {"teacher": {"model": "cifar_resnet8", "widths": [4, 4, 8, 8]}, "student": DROPPING},
+    ],
+    "methods": {"student": {"ce": 1}, "kd": {"ce": 0.1, "kd": 0.9}, "crd": {"ce": 1, "crd": 0.8}},
+    "seeds": [0, 1],
+    "validation": 0.1,
+    "train": {"epochs": 3, "batch_size": 128, "lr": 0.05, "augment": "crop"},
+}
+CELLS = 12
+
+
+class Runs:
+    """Talks to the crash server."""
+
+    def __init__(self, suite: Path) -> None:
+        self.suite = suite
+        environment = {**os.environ, "MLFLOW_DISABLE_TELEMETRY": "true", "PYTHONWARNINGS": "ignore"}
+        command = [sys.executable, str(HERE / "crash_server.py")]
+        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+        self.server = subprocess.Popen(command, env=environment, **pipes)
+
+    def __call__(self, results: Path, *kill_after: float | None) -> list[int]:
+        """Starts one run for each moment of death (None: it may live) and gives their exit codes."""
+        runs = [{"suite": str(self.suite), "results": str(results), "kill_after": k} for k in kill_after]
+        assert self.server.stdin is not None
+        assert self.server.stdout is not None
+        self.server.stdin.write(json.dumps(runs) + "\n")
+        self.server.stdin.flush()
+        return json.loads(self.server.stdout.readline())
+
+
+def outcome(results: Path) -> dict[str, object]:
+    records = [json.loads(path.read_bytes()) for path in (results / "crash" / "records").glob("*.json")]
+    return {r["key"]: (r["status"], r["scores"], r["curves"]) for r in records}
+
+
+def mirrored(results: Path) -> Counter[str]:
+    """How many living MLflow runs each key has."""
+    with sqlite3.connect(results / "mlflow.db") as database:
+        rows = database.execute(
+            "select value from tags join runs using (run_uuid) where key = 'kdbench.key' and lifecycle_stage = 'active'"
+        )
+        return Counter(key for (key,) in rows if not key.startswith("summary"))
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory):
+    suite = tmp_path_factory.mktemp("crash") / "crash.yaml"
+    suite.write_text(yaml.safe_dump(SUITE))
+    made = Runs(suite)
+    yield made
+    made.server.stdin.close()
+    made.server.wait(30)
+
+
+@pytest.fixture(scope="module")
+def undisturbed(runs, tmp_path_factory):
+    results = tmp_path_factory.mktemp("undisturbed") / "results"
+    assert runs(results, None) == [0], results.with_suffix(".log").read_text()
+    found = outcome(results)
+    assert len(found) == CELLS
+    return found
+
+
+def killed_often(runs, results: Path, times: int, longest: float, seed: int) -> None:
+    moments = random.Random(seed)
+    killed = 0
+    for _ in range(20 * times):
+        [code] = runs(results, moments.uniform(0.05, longest))
+        assert code in (-9, 0), results.with_suffix(".log").read_text()
+        killed += code == -9
+        if killed == times:
+            break
+        if code == 0:  # it came to its end: begin again
+            shutil.rmtree(results)
+    assert killed == times
+    assert runs(results, None) == [0], results.with_suffix(".log").read_text()
+
+
+def test_killed_at_random_moments(runs, undisturbed, tmp_path):
+    results = tmp_path / "results"
+    killed_often(runs, results, times=5, longest=4.0, seed=0)
+    assert outcome(results) == undisturbed
+    assert mirrored(results) == dict.fromkeys(undisturbed, 1)
+    assert not list((results / "crash" / "checkpoints").glob("*"))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(10))
+def test_killed_at_many_random_moments(runs, undisturbed, tmp_path, seed):
+    results = tmp_path / "results"
+    killed_often(runs, results, times=6, longest=[1.0, 3.0, 6.0][seed % 3], seed=seed)
+    assert outcome(results) == undisturbed
+    assert mirrored(results) == dict.fromkeys(undisturbed, 1)
+
+
+@pytest.mark.parametrize("number", [2, 4])
+def test_several_at_once(runs, undisturbed, tmp_path, number):
+    results = tmp_path / "results"
+    assert runs(results, *[None] * number) == [0] * number, results.with_suffix(".log").read_text()
+    assert outcome(results) == undisturbed
+    assert Counter((results / "journal").read_text().split()) == dict.fromkeys(undisturbed, 1)
+    assert mirrored(results) == dict.fromkeys(undisturbed, 1)
+
+
+def test_one_of_several_dies(runs, undisturbed, tmp_path):
+    """What it worked on is taken over by the other."""
+    results = tmp_path / "results"
+    codes = runs(results, 3.0, None)
+    assert codes[1] == 0, results.with_suffix(".log").read_text()
+    assert codes[0] in (-9, 0)
+    assert outcome(results) == undisturbed
+    assert Counter((results / "journal").read_text().split()) == dict.fromkeys(undisturbed, 1)
+
+
+# --- a disk that is full ---
+
+
+@pytest.fixture
+def one_epoch(suite_file):
+    return suite_file(train={**TINY["train"], "epochs": 1})
+
+
+def numbers(results: Path) -> dict[str, object]:
+    records = [json.loads(path.read_bytes()) for path in (results / "tiny" / "records").glob("*.json")]
+    return {r["key"]: (r["status"], r["scores"]) for r in records}
+
+
+def test_a_disk_that_is_full_at_any_write(kdbench, one_epoch, tmp_path, monkeypatch):
+    """Every write in turn fails: exit 1 with one line, nothing half written; with room again the run goes on."""
+    from kdbench import records
+    from kdbench.engine import Engine
+
+    monkeypatch.setattr(Engine, "checkpoint_every", 0.0)
+    sync, calls = os.fsync, 0
+    assert kdbench("run", one_epoch, results=tmp_path / "whole")[0] == 0
+    whole = numbers(tmp_path / "whole")
+    failing = 0
+
+    def fsync(handle: int) -> None:
+        nonlocal calls
+        calls += 1
+        if calls == failing:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        sync(handle)
+
+    monkeypatch.setattr(records.os, "fsync", fsync)
+    kdbench("run", one_epoch, results=tmp_path / "counted")
+    writes = calls
+    assert writes > 10
+    for failing in range(1, writes + 1, max(1, writes // 8)):
+        results, calls = tmp_path / f"full{failing}", 0
+        code, _, err = kdbench("run", one_epoch, results=results)
+        assert code == 1, f"write {failing}"
+        assert "No space left on device" in err
+        assert "Traceback" not in err
+        for path in results.rglob("*.json"):
+            json.loads(path.read_bytes())
+        failing = 0
+        assert kdbench("run", one_epoch, results=results)[0] == 0
+        assert numbers(results) == whole
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root may mount a small file system")
+def test_a_small_file_system(kdbench, one_epoch, tmp_path):
+    place = tmp_path / "small"
+    place.mkdir()
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=40k", "none", place], capture_output=True).returncode:
+        pytest.skip("mounting is not allowed here")
+    store = f"sqlite:///{tmp_path / 'elsewhere.db'}"
+    try:
+        code, _, err = kdbench("run", one_epoch, "--tracking-uri", store, results=place)
+        assert code == 1
+        assert "No space left on device" in err
+        assert "Traceback" not in err
+        subprocess.run(["mount", "-o", "remount,size=100M", place], check=True)
+        assert kdbench("run", one_epoch, "--tracking-uri", store, results=place)[0] == 0
+        assert len(numbers(place)) == 2
+    finally:
+        subprocess.run(["umount", "-l", place], check=True)
+
+
+# --- signals ---
+
+
+def test_a_second_signal_leaves_at_once():
+    script = """
+import os, signal, time
+from kdbench.api import stop_signals
+with stop_signals(print) as stop:
+    os.kill(os.getpid(), signal.SIGINT)
+    assert stop == [signal.SIGINT]
+    os.kill(os.getpid(), signal.SIGINT)
+    time.sleep(60)
+"""
+    done = subprocess.run([sys.executable, "-c", script], timeout=60, capture_output=True)
+    assert done.returncode == 130
