@@ -22,7 +22,7 @@ from kdbench.plan import Plan, make_plan
 from kdbench.progress import Bar
 from kdbench.records import Records
 from kdbench.suite import load_suite
-from kdbench.tracking import Tracker, default_uri
+from kdbench.tracking import PATIENCE, Tracker, behind, default_uri
 
 
 @dataclass(frozen=True)
@@ -84,7 +84,7 @@ def leaderboard(suite: str | Path, **options: Any) -> pd.DataFrame:
 def cells(suite: str | Path, **options: Any) -> pd.DataFrame:
     """One row per finished cell of a suite's results folder."""
     chosen = _options(options)
-    return frame_of(Records(chosen.results, load_suite(suite, chosen.plugins).name).read_all())
+    return frame_of(Records(chosen.results, load_suite(suite, chosen.plugins, models=False).name).read_all())
 
 
 def _options(given: dict[str, Any]) -> Options:
@@ -101,7 +101,7 @@ def make_leaderboard(
     path: Path, options: Options, also: Sequence[Path] = (), mlflow: str | None = None, **shown: Any
 ) -> tuple[pd.DataFrame, str]:
     """`also`: other results folders; `mlflow`: a store to take records from; `shown`: as for `write_leaderboard`."""
-    suite = load_suite(path, options.plugins)
+    suite = load_suite(path, options.plugins, models=False)
     wanted = cells_of(suite, options.only)
     records = from_results(options.results, suite.name, (c.key for c in wanted))
     records = merged(records, from_folders(also, suite.name))
@@ -138,7 +138,10 @@ def run_suite(path: Path, options: Options, console: Console | None = None, **en
             for line in made.damaged:
                 bar.say(line)
             bar.say(headline(made, device))
-            tracker = Tracker(suite.name, options.results, options.uri, bar.say) if _anything_new(made) else None
+            folder = options.results / suite.name
+            tracker = None
+            if _anything_new(made) or behind(folder, made.records.values()):
+                tracker = Tracker(suite.name, options.results, options.uri, bar.say)
             ended: int | None = None
             if tracker is not None:
                 tracker.describe(f"Suite `{suite.name}`\n\n```yaml\n{path.read_text()}\n```")
@@ -148,13 +151,17 @@ def run_suite(path: Path, options: Options, console: Console | None = None, **en
                     ).run()
                 except Stopped:
                     ended = stop[0]
+                except BaseException:
+                    tracker.close(0)
+                    raise
             records = Records(options.results, suite.name).read_many(c.key for c in made.cells)
-            folder = options.results / suite.name
             table, text = write_leaderboard(made.cells, records.values(), folder, suite.name)
             if tracker is not None:
                 bar.now("completing MLflow")
+                students = folder / "students"
+                tracker.complete(records.values(), lambda record: [students / f"{record['key']}.safetensors"])
                 tracker.summary(suite.name, outputs(folder), text)
-                tracker.close(5.0 if ended else 60.0)
+                tracker.close(2.0 if ended else PATIENCE)
     counts: dict[str, int] = {}
     for cell in made.cells:
         status = records[cell.key]["status"] if cell.key in records else "missing"

@@ -13,6 +13,8 @@ import torch
 
 from kdbench.records import write_atomic
 
+SUFFIX = ".ckpt"
+
 
 class Checkpoints:
     """Checkpoints in `folder`, two slots per key."""
@@ -21,7 +23,7 @@ class Checkpoints:
         self.folder = folder
 
     def _slots(self, key: str) -> list[Path]:
-        return [self.folder / f"{key}.{slot}.ckpt" for slot in (0, 1)]
+        return [self.folder / f"{key}.{slot}{SUFFIX}" for slot in (0, 1)]
 
     def save(self, key: str, state: dict[str, Any]) -> None:
         """Overwrites the older (or damaged) of the two slots."""
@@ -52,4 +54,8 @@ def _read(path: Path) -> dict[str, Any] | None:
     digest, content = content[:32], content[32:]
     if hashlib.sha256(content).digest() != digest:
         return None
-    return torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
+    try:
+        state = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
+    except Exception:  # whole, but not ours: as good as damaged
+        return None
+    return state if isinstance(state, dict) and {"done", "evaluated"} <= state.keys() else None

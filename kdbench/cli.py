@@ -71,6 +71,11 @@ def parser() -> argparse.ArgumentParser:
     ui.add_argument("--port", type=int, default=5000)
     ui.add_argument("--host", default="127.0.0.1")
     _common(ui)
+    doctor = command("doctor", "say what this machine has, what is wrong with it and how to mend that")
+    _common(doctor)
+    clean = command("clean", "list what lies in the results and no record needs")
+    clean.add_argument("--yes", action="store_true", help="remove it")
+    _common(clean)
     command("schema", "print the JSON schema of suite files, for editors").add_argument(
         "--plugin", type=Path, action="append", default=[], metavar="FILE", help="a file with methods of your own"
     )
@@ -219,6 +224,22 @@ def ui(given: argparse.Namespace) -> int:
     return subprocess.call([sys.executable, "-m", "mlflow", "server", *store], env=environment)
 
 
+def doctor(given: argparse.Namespace) -> int:
+    from kdbench.doctor import examine
+    from kdbench.registry import load_methods
+
+    load_methods()
+    options = _options(given)
+    return examine(options.data, options.results, options.uri)
+
+
+def clean(given: argparse.Namespace) -> int:
+    from kdbench.clean import clean
+
+    print(clean(given.results, given.yes))
+    return 0
+
+
 def schema(given: argparse.Namespace) -> int:
     import json
 
@@ -234,4 +255,5 @@ def schema(given: argparse.Namespace) -> int:
 COMMANDS = {
     "run": run, "plan": plan, "leaderboard": leaderboard, "sync": sync, "list": listing, "profile": profile,
     "ui": ui, "schema": schema, "export": export, "init": init, "recommend": recommend,
+    "doctor": doctor, "clean": clean,
 }  # fmt: skip

@@ -5,26 +5,25 @@ A cohort is worked on under a lock, and a cell is done when its record exists: w
 
 import gc
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
-from filelock import FileLock, Timeout
 from safetensors.torch import save
 
 from kdbench.cells import Cell
 from kdbench.checkpoint import Checkpoints
 from kdbench.data import Splits, load_splits
+from kdbench.locks import attempt, owner_of
 from kdbench.method import Inapplicable
 from kdbench.models import build_net
 from kdbench.plan import Plan
 from kdbench.profiling import free_memory, peak_memory_mb, profile
 from kdbench.progress import Bar
 from kdbench.records import Record, Records, finite, is_final, write_atomic
-from kdbench.teachers import Stopped, Teacher, obtain
+from kdbench.teachers import Stopped, Teacher, TeacherFailed, obtain
 from kdbench.tracking import Tracker
 from kdbench.training import Hooks, OutOfMemory, count_parameters, is_out_of_memory, train_cohort
 from kdbench.trials import Trial, start_trial
@@ -33,7 +32,23 @@ from kdbench.versions import versions
 # Members join a cohort while more than this share of the memory is free: their optimizers' buffers, and one member's
 # activations (members take turns, so these are needed once), come with the first step.
 RESERVE = 0.25
-CHECKPOINT_EVERY = 20.0  # seconds: an epoch's end saves state when so much work would be lost
+
+
+class Pace:
+    """When state is to be saved: every so many seconds, and so rarely that saving takes 2% of the time at most."""
+
+    def __init__(self, every: float) -> None:
+        self.every = every
+        self.start = self.asked = time.monotonic()
+
+    def due(self) -> bool:
+        self.asked = time.monotonic()
+        return self.asked >= self.start + self.every
+
+    def saved(self) -> None:
+        """Call it after what `due` asked for was done."""
+        took = time.monotonic() - self.asked
+        self.start = time.monotonic() + max(0.0, 50 * took - self.every)
 
 
 @dataclass
@@ -47,8 +62,8 @@ class Engine:
     tracker: Tracker
     bar: Bar
     stop: Callable[[], bool] = lambda: False
-    checkpoint_every: float = CHECKPOINT_EVERY
-    profile_seconds: float = 1.0
+    checkpoint_every: ClassVar[float] = 60.0  # seconds of work that a kill may cost; more where saving takes long
+    profile_seconds: ClassVar[float] = 1.0
     _splits: tuple[str, Splits] | None = None
     _profiles: dict[str, dict[str, dict[str, Any]]] = field(default_factory=dict)
 
@@ -66,33 +81,24 @@ class Engine:
         while pending:
             waiting = []
             for cohort in pending:
-                with self.lock(cohort[0].cohort) as mine:
+                with attempt(self.lock_of(cohort)) as mine:
                     if mine:
                         self.cohort([c for c in cohort if not is_final(self.records.read(c.key))])
                     else:
                         waiting.append(cohort)
             if len(waiting) == len(pending):
-                self.bar.now("waiting for another process on the same results")
+                self.waiting(owner_of(self.lock_of(waiting[0])))
                 time.sleep(1)
-                if self.stop():
-                    raise Stopped
             pending = waiting
 
-    @contextmanager
-    def lock(self, name: str) -> Iterator[bool]:
-        """The operating system's lock on a file: it is gone when its owner is, however that died."""
-        place = self.folder / ".locks" / f"{name}.lock"
-        place.parent.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(place)
-        try:
-            lock.acquire(timeout=0)
-        except Timeout:
-            yield False
-            return
-        try:
-            yield True
-        finally:
-            lock.release()
+    def lock_of(self, cohort: Sequence[Cell]) -> Path:
+        return self.folder / ".locks" / f"{cohort[0].cohort}.lock"
+
+    def waiting(self, owner: str) -> None:
+        """Another process has what this one needs next."""
+        self.bar.now(f"waiting for {owner}")
+        if self.stop():
+            raise Stopped
 
     def cohort(self, cells: Sequence[Cell]) -> None:
         """Train the cells in lock-step and write a record for each. What does not fit into memory follows them."""
@@ -100,7 +106,12 @@ class Engine:
             return
         splits = self.splits(cells[0])
         self.bar.now(f"{cells[0].dataset.name} · teacher {cells[0].teacher.short}")
-        teacher = obtain(cells[0], splits, self.results, self.device, self.teacher_hooks)
+        try:
+            teacher = obtain(cells[0], splits, self.results, self.device, self.teacher_hooks, self.waiting)
+        except TeacherFailed as failure:
+            for cell in cells:
+                self.write(cell, None, failure.status, str(failure))
+            return
         trials, later = self.gather(cells, splits, teacher)
         ready = [cell for cell in cells if cell.key in trials]
         try:
@@ -149,7 +160,7 @@ class Engine:
         what = f"{first.dataset.name} · {first.pair} · {len(cells)} objectives · seed {first.seed}"
         self.bar.now(what)
         by_trial = {id(trials[cell.key]): cell for cell in cells}
-        saved = time.monotonic()
+        pace = Pace(self.checkpoint_every)
 
         def epoch(trial: Trial) -> None:
             if trial.status == "running":
@@ -158,11 +169,11 @@ class Engine:
             self.bar.now(f"{what} · epoch {trial.evaluated}/{first.train.epochs}")
 
         def checkpoint(members: Sequence[Trial]) -> None:
-            nonlocal saved
-            if time.monotonic() - saved >= self.checkpoint_every or self.stop():
+            if pace.due() or self.stop():
                 for trial in members:
-                    self.checkpoints.save(by_trial[id(trial)].key, trial.state())
-                saved = time.monotonic()
+                    if trial.status == "running":
+                        self.checkpoints.save(by_trial[id(trial)].key, trial.state())
+                pace.saved()
 
         def step(members: int) -> None:
             self.bar.advance(members, first.train.batch_size)
@@ -175,13 +186,12 @@ class Engine:
         """Hooks for a teacher's own training."""
         what = f"{cell.dataset.name} · training teacher {cell.teacher.short}"
         self.bar.now(what)
-        saved = time.monotonic()
+        pace = Pace(self.checkpoint_every)
 
         def checkpoint(members: Sequence[Trial]) -> None:
-            nonlocal saved
-            if members and (time.monotonic() - saved >= self.checkpoint_every or self.stop()):
+            if members and (pace.due() or self.stop()):
                 checkpoints.save(cell.teacher_key, trial.state())
-                saved = time.monotonic()
+                pace.saved()
 
         def epoch(trial: Trial) -> None:
             self.bar.now(f"{what} · epoch {trial.evaluated}/{cell.teacher_train.epochs}")
@@ -191,8 +201,19 @@ class Engine:
     def trial(self, cell: Cell, splits: Splits, teacher: Teacher) -> Trial:
         """A student with its objective, at the start or where its checkpoint left it. Raises Inapplicable."""
         self.bar.now(f"preparing {cell.label}")
+        state = self.checkpoints.load(cell.key)
+        try:
+            return self.start(cell, splits, teacher, state)
+        except (KeyError, TypeError, ValueError, RuntimeError, AttributeError) as error:
+            if state is None or is_out_of_memory(error):
+                raise
+            self.bar.say(f"{cell.title}: its checkpoint is not of this version; it starts again")
+            self.checkpoints.remove(cell.key)
+            return self.start(cell, splits, teacher, None)
+
+    def start(self, cell: Cell, splits: Splits, teacher: Teacher, state: dict[str, Any] | None) -> Trial:
         net = build_net(cell.student, splits.num_classes, splits.input_size, "student", cell.seed)
-        return start_trial(cell, net, splits, teacher.net, self.device, self.checkpoints.load(cell.key))
+        return start_trial(cell, net, splits, teacher.net, self.device, state)
 
     def splits(self, cell: Cell) -> Splits:
         """The cell's data on the device; the last data set is kept."""

@@ -3,6 +3,7 @@
 A teacher may itself be a distilled student (`taught_by`): then its own teacher is obtained first, and so on upwards.
 """
 
+import hashlib
 import json
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -10,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from filelock import FileLock
+from safetensors import SafetensorError
 from safetensors.torch import load, save
 
 from kdbench.cells import BASELINE, Cell
@@ -18,6 +19,7 @@ from kdbench.checkpoint import Checkpoints
 from kdbench.data import Splits
 from kdbench.errors import UserError
 from kdbench.evaluation import evaluate
+from kdbench.locks import hold
 from kdbench.models import Net, build_net
 from kdbench.objective import Objective
 from kdbench.records import finite, write_atomic, write_json
@@ -44,15 +46,30 @@ class Stopped(Exception):
     """The run was asked to stop; state is saved."""
 
 
-def obtain(cell: Cell, splits: Splits, results: Path, device: torch.device, hooks: MakeHooks) -> Teacher:
+class TeacherFailed(Exception):
+    """A teacher's training `diverged` or `failed` (the status), with the reason: so do the cells that need it."""
+
+    def __init__(self, status: str, reason: str) -> None:
+        super().__init__(reason)
+        self.status = status
+
+
+def obtain(
+    cell: Cell,
+    splits: Splits,
+    results: Path,
+    device: torch.device,
+    hooks: MakeHooks,
+    waiting: Callable[[str], None] = lambda owner: None,
+) -> Teacher:
     """The teacher of `cell`, from `results/teachers/` if it is there.
 
-    `hooks(cell, trial, checkpoints)` makes the training's hooks. Raises Stopped, or UserError when training failed.
+    `hooks(cell, trial, checkpoints)` makes the training's hooks; `waiting(owner)` is called while another process
+    trains this teacher. Raises Stopped, TeacherFailed, or UserError when it can't be built.
     """
     folder = results / "teachers"
-    folder.mkdir(parents=True, exist_ok=True)
-    with FileLock(folder / f".{cell.teacher_key}.lock"):
-        return _load(cell, splits, folder, device) or _make(cell, splits, folder, device, hooks)
+    with hold(folder / f".{cell.teacher_key}.lock", waiting):
+        return _load(cell, splits, folder, device) or _make(cell, splits, folder, device, hooks, waiting)
 
 
 def freeze(net: Net, device: torch.device) -> Net:
@@ -70,40 +87,50 @@ def _build(cell: Cell, splits: Splits) -> Net:
 
 def _load(cell: Cell, splits: Splits, folder: Path, device: torch.device) -> Teacher | None:
     try:
-        about = json.loads((folder / f"{cell.teacher_key}.json").read_text())
-        state = load((folder / f"{cell.teacher_key}.safetensors").read_bytes())
-        net = _build(cell, splits)
-        net.model.load_state_dict(state)
-        return Teacher(freeze(net, device), about["scores"], about["seconds"], cell.teacher_key, about["settings"])
-    except FileNotFoundError:
-        return None
-    except (OSError, ValueError, KeyError, RuntimeError, UserError):
-        return None  # damaged: it is made again, with the same bits
-    except Exception as error:  # safetensors has its own error class
-        if type(error).__name__ == "SafetensorError":
+        about = json.loads((folder / f"{cell.teacher_key}.json").read_bytes())
+        content = (folder / f"{cell.teacher_key}.safetensors").read_bytes()
+        scores, seconds, settings = dict(about["scores"]), float(about["seconds"]), dict(about["settings"])
+        if about.get("sha256", _digest(content)) != _digest(content) or not isinstance(scores["top1"], float):
             return None
-        raise
+        net = _build(cell, splits)
+        net.model.load_state_dict(load(content))
+        return Teacher(freeze(net, device), scores, seconds, cell.teacher_key, settings)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RuntimeError, SafetensorError, UserError):
+        return None  # not there, or damaged: it is made again, with the same bits
 
 
-def _make(cell: Cell, splits: Splits, folder: Path, device: torch.device, hooks: MakeHooks) -> Teacher:
+def _digest(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()
+
+
+def _make(
+    cell: Cell, splits: Splits, folder: Path, device: torch.device, hooks: MakeHooks, waiting: Callable[[str], None]
+) -> Teacher:
     net = _build(cell, splits)
     recipe, seconds, curves = cell.teacher_train, 0.0, {}
     if cell.teacher.checkpoint is None and recipe.epochs:
-        trial, seconds = _train(cell, net, splits, folder, device, hooks)
+        trial, seconds = _train(cell, net, splits, folder, device, hooks, waiting)
         curves = trial.curves
     freeze(net, device)
     [scores] = evaluate([net], splits.test, recipe.precision)
     weights = {name: value.cpu().contiguous() for name, value in net.model.state_dict().items()}
-    write_atomic(folder / f"{cell.teacher_key}.safetensors", save(weights))
+    content = save(weights)
+    write_atomic(folder / f"{cell.teacher_key}.safetensors", content)
     about = {"key": cell.teacher_key, "settings": cell.teacher_identity, "scores": scores, "seconds": seconds}
-    about["curves"] = curves
+    about |= {"curves": curves, "sha256": _digest(content)}
     write_json(folder / f"{cell.teacher_key}.json", finite(about))
     Checkpoints(folder / "checkpoints").remove(cell.teacher_key)
     return Teacher(net, scores, seconds, cell.teacher_key, cell.teacher_identity)
 
 
 def _train(
-    cell: Cell, net: Net, splits: Splits, folder: Path, device: torch.device, hooks: MakeHooks
+    cell: Cell,
+    net: Net,
+    splits: Splits,
+    folder: Path,
+    device: torch.device,
+    hooks: MakeHooks,
+    waiting: Callable[[str], None],
 ) -> tuple[Trial, float]:
     """The trained teacher, and the seconds that it and its own teachers took.
 
@@ -116,11 +143,11 @@ def _train(
         if state is not None:
             trial.load_state(state)
     else:
-        above = obtain(cell.teacher_cell, splits, folder.parent, device, hooks)
+        above = obtain(cell.teacher_cell, splits, folder.parent, device, hooks, waiting)
         trial = start_trial(cell.teacher_cell, net, splits, above.net, device, state)
     own = hooks(cell, trial, checkpoints)
     if not train_cohort([trial], above.net if above else None, splits, recipe, cell.teacher_seed, own):
         raise Stopped
     if trial.status != "done":
-        raise UserError(f"teacher {cell.teacher.short} on {cell.dataset.name}: {trial.status}: {trial.reason}")
+        raise TeacherFailed(trial.status, f"its teacher {cell.teacher.short} {trial.status}: {trial.reason}")
     return trial, sum(trial.seconds.values()) + (above.seconds if above else 0.0)

@@ -63,8 +63,8 @@ def train_cohort(
                 continue
             lock_step(members, teacher, epoch, step, place / (train.epochs * loader.steps), loader.steps, device)
             hooks.step(len(members))
+            hooks.checkpoint(members)
             if hooks.stop():
-                hooks.checkpoint(members)
                 return False
         ended = [t for t in running if t.evaluated == number and t.status == "running"]
         end_epoch(ended, splits, known, train, loader.steps)

@@ -99,7 +99,9 @@ class Trial:
         broken = [name for name, value in losses.items() if not math.isfinite(value)]
         if broken:
             self.status = "diverged"
-            self.reason = f"{broken[-1]} was {losses[broken[-1]]} in epoch {self.evaluated}"
+            terms = [name for name in broken if name.startswith("loss/") and name != "loss/total"]
+            name = (terms or broken)[0]
+            self.reason = f"{name} was {losses[name]} in epoch {self.evaluated}"
             return
         for name, value in losses.items():
             self.curves.setdefault(name, []).append(value)

@@ -13,11 +13,14 @@ import torch
 from kdbench.registry import METHODS
 
 
+def installed() -> dict[str, str | None]:
+    return {name: _version(name) for name in ("kdbench", "torch", "timm", "torchvision", "numpy", "scikit-learn")}
+
+
 def versions(device: torch.device, methods: list[str]) -> dict[str, Any]:
-    packages = {name: _version(name) for name in ("kdbench", "torch", "timm", "torchvision", "numpy", "scikit-learn")}
     return {
         "python": platform.python_version(),
-        **packages,
+        **installed(),
         "commit": git_commit(),
         "method_files": {name: METHODS.file_hash(name) for name in methods},
         "device": device_name(device),

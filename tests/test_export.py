@@ -27,6 +27,7 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
     from kdbench.engine import Engine
 
+    torch.set_num_threads(1)
     folder = tmp_path_factory.mktemp("export")
     path = folder / "suite.yaml"
     path.write_text(yaml.safe_dump({**TINY, "methods": METHODS}))
@@ -124,7 +125,7 @@ def test_a_leaderboard_from_mlflow_alone(results: Path, tmp_path: Path) -> None:
     pd.testing.assert_frame_equal(table, mine)
     assert list(mine["n"]) == [1, 1]
     page = (results / "tiny" / "leaderboard.html").read_text()
-    runs = [line.split('"')[3] for line in (results / "tiny" / "mlflow.jsonl").read_text().splitlines()]
+    runs = {line.split('"')[3] for line in (results / "tiny" / "mlflow.jsonl").read_text().splitlines()}
     assert sum(address in page for address in runs) == 2  # all but the summary's
     with pytest.raises(UserError, match="no finished cell of suite 'tiny'"):
         kdbench.leaderboard(results.parent / "suite.yaml", results=tmp_path, mlflow=f"sqlite:///{tmp_path / 'new.db'}")

@@ -1,7 +1,8 @@
 """Your own pictures: a folder with train/ and val/ (or test/), each with one folder per class."""
 
+import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import numpy as np
 import psutil
@@ -17,7 +18,7 @@ EXTENSIONS = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff",
 Side = Annotated[int, Field(ge=4, le=1024)]
 
 
-def info(data_dir: Path, path: str, size: int) -> DataInfo:
+def info(data_dir: Path, path: str, size: int, broken: str) -> DataInfo:
     """Counts the pictures; a folder that isn't there yet is taken to have ten classes of a hundred pictures."""
     root = data_dir / Path(path).expanduser()
     if not root.is_dir():
@@ -28,13 +29,16 @@ def info(data_dir: Path, path: str, size: int) -> DataInfo:
 
 
 @register_dataset("folder", info=info)
-def folder(data_dir: Path, path: str, size: Side = 64) -> Splits:
+def folder(data_dir: Path, path: str, size: Side = 64, broken: Literal["stop", "skip"] = "stop") -> Splits:
     """Pictures of any size, brought to `size` x `size`: the shorter side is resized, the middle is cut out.
 
     `path` is relative to the data folder, or absolute. They are decoded once and kept in memory as uint8.
+    `broken`: pictures that can't be read end the run (`stop`, the default) or are left out (`skip`); either way they
+    are named.
     """
     train, test, classes = parts_of(data_dir / Path(path).expanduser())
-    return Splits(_read(train, classes, size), _read(test, classes, size), len(classes))
+    skip = broken == "skip"
+    return Splits(_read(train, classes, size, skip), _read(test, classes, size, skip), len(classes))
 
 
 def parts_of(root: Path) -> tuple[Path, Path, list[str]]:
@@ -53,7 +57,7 @@ def parts_of(root: Path) -> tuple[Path, Path, list[str]]:
     return train, test, classes
 
 
-def _read(root: Path, classes: list[str], size: int) -> Images:
+def _read(root: Path, classes: list[str], size: int, skip: bool = False) -> Images:
     files = [(path, label) for label, name in enumerate(classes) for path in pictures(root / name)]
     if not files:
         raise UserError(f"data set folder: no pictures below {root} (looked for {' '.join(sorted(EXTENSIONS))})")
@@ -62,17 +66,21 @@ def _read(root: Path, classes: list[str], size: int) -> Images:
         what = f"{len(files)} pictures of {size} x {size} take {needed:.1f} GiB of memory"
         raise UserError(f"data set folder: {what}; choose a smaller size")
     pixels = np.empty((len(files), size, size, 3), dtype=np.uint8)
-    broken = []
+    broken: dict[int, Path] = {}
     for place, (path, _) in enumerate(files):
         try:
             with Image.open(path) as picture:
                 pixels[place] = np.asarray(ImageOps.fit(picture.convert("RGB"), (size, size), Image.Resampling.BICUBIC))
         except Exception:
-            broken.append(path)
+            broken[place] = path
     if broken:
-        shown = ", ".join(str(path) for path in broken[:5]) + (" ..." if len(broken) > 5 else "")
-        raise UserError(f"data set folder: {len(broken)} of {len(files)} pictures below {root} can't be read: {shown}")
-    return images(pixels, [label for _, label in files])
+        shown = ", ".join(str(path) for path in list(broken.values())[:5]) + (" ..." if len(broken) > 5 else "")
+        what = f"data set folder: {len(broken)} of {len(files)} pictures below {root} can't be read: {shown}"
+        if not skip:
+            raise UserError(f"{what}; remove them, or give the data set `broken: skip`")
+        print(f"{what}; they are left out", file=sys.stderr)
+    whole = [place for place in range(len(files)) if place not in broken]
+    return images(pixels[whole], [files[place][1] for place in whole])
 
 
 def pictures(root: Path) -> list[Path]:
