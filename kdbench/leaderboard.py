@@ -61,7 +61,8 @@ def with_missing(cells: pd.DataFrame, wanted: Iterable[Cell]) -> pd.DataFrame:
 class Names:
     """Names of data set, teacher and student that tell comparisons apart: a second one of that name becomes `x (2)`.
 
-    Two folders of pictures are both called `folder`, and one pair may stand in a suite twice with other rates.
+    Two folders of pictures are both called `folder`, two teachers may differ in their checkpoint alone, and one pair may
+    stand in a suite twice with other rates.
     """
 
     def __init__(self) -> None:
@@ -70,7 +71,9 @@ class Names:
 
     def __call__(self, cell: Cell) -> tuple[str, str, str]:
         dataset = self._unique("", cell.dataset.name, str(cell.dataset))
-        teacher = cell.teacher.short
+        file = cell.teacher.checkpoint
+        teacher = cell.teacher.short + (f" [{Path(file).name}]" if file else "")
+        teacher = self._unique(dataset, teacher, str(cell.teacher))
         pair = f"{cell.teacher} {cell.student} {cell.train}"
         return dataset, teacher, self._unique(f"{dataset} {teacher}", cell.student.short, pair)
 

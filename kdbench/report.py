@@ -7,7 +7,7 @@ from typing import Any
 import pandas as pd
 
 from kdbench.leaderboard import GROUP, NOT_DONE, claims, human, ranking_of, sources, title
-from kdbench.statistics import EQUAL, Ranking, wins_ties_losses
+from kdbench.statistics import EQUAL, MOST_SEEDS, Ranking, wins_ties_losses
 
 Row = dict[str, Any]
 Groups = list[tuple[str, list[Row]]]  # (title, rows) of every comparison
@@ -169,13 +169,12 @@ def grid(rows: list[dict[str, str]]) -> str:
 
 def accuracy(row: Row, reference: str) -> dict[str, str]:
     shown = {
-        "objective": f"{row['objective']}{' *(student alone)*' if row['alone'] else ''}",
+        "objective": f"{row['objective']}{' *(alone)*' if row['alone'] else ''}",
         "n": str(row["n"]) + ("" if row["n"] == row["cells"] else f" of {row['cells']}"),
         "top-1 %": plus_minus(row.get("test_top1"), row.get("std")),
         "vs student": gain_text(row, "gain"),
         f"vs {reference}": gain_text(row, "reference_gain"),
         "chosen": number(row.get("test_top1_chosen")),
-        "best epoch": number(row.get("test_top1_best")),
     }
     for name in row:
         if name in ("published", "ours - published", "published_protocol"):
@@ -188,6 +187,7 @@ def cost(row: Row, rows: list[Row]) -> dict[str, str]:
     step = row.get("cost_step_ms", math.nan) / (base.get("cost_step_ms") or math.nan)
     return {
         "objective": row["objective"],
+        "best epoch": number(row.get("test_top1_best")),
         "NLL": number(row.get("test_nll"), 3),
         "ECE": number(row.get("test_ece"), 3),
         "agree %": number(row.get("teacher_agreement"), 1),
@@ -208,12 +208,10 @@ def in_words(rows: list[Row], reference: str) -> list[str]:
     for name, other in (("gain", STUDENT), ("reference_gain", reference)):
         tested = [r for r in rows if math.isfinite(r.get(f"{name}_p_holm", math.nan))]
         for claim, word in ((1, "Better than"), (-1, "Worse than")):
-            if found := [r["objective"] for r in tested if claims(r, name) == claim]:
+            if found := [f"{r['objective']} (p {_short(r, name)})" for r in tested if claims(r, name) == claim]:
                 lines.append(f"{word} {other}: {', '.join(found)}.")
-        if unsure := [_with_need(r, name) for r in tested if not claims(r, name)]:
-            lines.append(
-                f"Not distinguishable from {other} at this n (seeds that would be needed): {', '.join(unsure)}."
-            )
+        if unsure := [f"{r['objective']} ({_with_need(r, name)})" for r in tested if not claims(r, name)]:
+            lines.append(f"Not distinguishable from {other} at this n: {', '.join(unsure)}.")
         if single := [r["objective"] for r in rows if r["n"] and r.get(f"{name}_n") == 1]:
             lines.append(f"One seed only, so no interval and no test against {other}: {', '.join(single)}.")
         if flat := [r["objective"] for r in rows if r.get(f"{name}_n", 0) > 1 and r not in tested]:
@@ -223,9 +221,14 @@ def in_words(rows: list[Row], reference: str) -> list[str]:
 
 def _with_need(row: Row, name: str) -> str:
     needed = row.get(f"{name}_seeds_needed")
-    if needed is None or not math.isfinite(needed):
-        return str(row["objective"])
-    return f"{row['objective']} ({'1000 or more' if needed >= 1000 else f'about {needed:.0f}'})"
+    p = f"p {_short(row, name)}"
+    if needed is None or not math.isfinite(needed) or needed <= row[f"{name}_n"]:
+        return p
+    return f"{p}; {f'{MOST_SEEDS} or more' if needed >= MOST_SEEDS else f'about {needed:.0f}'} seeds needed"
+
+
+def _short(row: Row, name: str) -> str:
+    return chance(row[f"{name}_p_holm"]).removeprefix("= ")
 
 
 def teacher_line(rows: list[Row]) -> str:
@@ -287,8 +290,9 @@ LEGEND = """\
 **How to read it.** *top-1*: accuracy on the test set after the last epoch, mean ± standard deviation over `n` seeds. \
 *vs student*, *vs REFERENCE*: mean difference on the same seeds and its 95% interval (Student's t; none with one \
 seed; each interval by itself). ▲ better, ▼ worse, ≈ not distinguishable: by the paired t test at 5%, corrected over \
-every test of the table (Holm). The best of many rows looks a little better than it is. *Seeds needed*: for 80% \
-power at the observed difference, uncorrected. *chosen*: test accuracy at the epoch chosen on held-out data. *best \
+every test of the table (Holm); *p* is the corrected one. The best of many rows looks a little better than it is. \
+*(alone)*: the student alone, which learns from labels only. *Seeds needed*: for 80% power at the observed difference, \
+uncorrected. *chosen*: test accuracy at the epoch chosen on held-out data. *best \
 epoch*: the best test accuracy of any epoch, which is what much of the literature reports; it looks at the test set \
 and decides nothing here. *NLL*, *ECE*: of the last epoch. *agree*: share of test pictures on which student and \
 teacher give the same class. *step*: one training step against the student alone's, without the teacher. *hours*: of \

@@ -17,16 +17,17 @@ ROWS: dict[str, Any] = {
     "sp": {"ce": 1, "sp": 3000},
 }
 STUDENTS = ["cifar_resnet8", "cifar_resnet14", "cifar_resnet20", "cifar_resnet32"]
+PAIRS = [{"teacher": "cifar_resnet56", "student": name} for name in STUDENTS]
 
 
 def grid(
-    folder: Path, rows: list[str] | None = None, pairs: int = 1, seeds: int = 3, **changes: Any
+    folder: Path, rows: list[str] | None = None, pairs: int | list[Any] = 1, seeds: int = 3, **changes: Any
 ) -> tuple[Path, list[Cell]]:
     """A suite file and its cells."""
     suite = {
         "name": "grid",
         "datasets": ["digits"],
-        "pairs": [{"teacher": "cifar_resnet56", "student": name} for name in STUDENTS[:pairs]],
+        "pairs": pairs if isinstance(pairs, list) else PAIRS[:pairs],
         "methods": {label: ROWS[label] for label in rows or ROWS},
         "seeds": list(range(seeds)),
         "train": {"epochs": 3, "batch_size": 64},

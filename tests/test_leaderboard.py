@@ -128,6 +128,21 @@ def test_two_folders_of_pictures_are_two_comparisons(tmp_path):
     assert list(table["dataset"]) == ["folder", "folder (2)"]
 
 
+def test_teachers_that_differ_in_their_checkpoint_are_two_comparisons(tmp_path):
+    teachers = []
+    for name in ("a/one.pt", "a/two.pt", "b/two.pt"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(name)
+        teachers.append({"model": "cifar_resnet56", "checkpoint": name})
+    pairs = [{"teacher": teacher, "student": "cifar_resnet8"} for teacher in ["cifar_resnet56", *teachers]]
+    _, cells = grid(tmp_path, ["student"], pairs=1, seeds=1)
+    _, cells = grid(tmp_path, ["student"], pairs, seeds=1)
+    assert len({cell.key for cell in cells}) == 4
+    table = table_of(with_missing(frame_of(drawn(cells, {})), cells))
+    names = ["", " [one.pt]", " [two.pt]", " [two.pt] (2)"]
+    assert list(table["teacher"]) == [f"cifar_resnet56{name}" for name in names]
+
+
 def test_outputs(tmp_path):
     _, cells = grid(tmp_path, pairs=2)
     records = drawn(cells, {"kd": 3, "rkd": 1})
