@@ -16,6 +16,7 @@ from safetensors.torch import save
 from kdbench.cells import Cell
 from kdbench.checkpoint import Checkpoints
 from kdbench.data import Splits, load_splits
+from kdbench.evaluation import class_accuracies
 from kdbench.locks import attempt, owner_of
 from kdbench.method import Inapplicable
 from kdbench.models import build_net
@@ -32,6 +33,7 @@ from kdbench.versions import versions
 # Members join a cohort while more than this share of the memory is free: their optimizers' buffers, and one member's
 # activations (members take turns, so these are needed once), come with the first step.
 RESERVE = 0.25
+MOST_CLASSES = 1000  # of more, a record does not tell the single ones
 
 
 class Pace:
@@ -257,6 +259,7 @@ class Engine:
             files = [self.folder / "students" / f"{cell.key}.safetensors"]
             write_atomic(files[0], save(state, metadata={"kdbench.key": cell.key, "model": cell.student.model}))
             details |= {"scores": scores_of(trial, teacher), "profile": self.profile(cell, trial, teacher, splits)}
+            details |= of_classes(trial, splits)
         self.write(cell, teacher, trial.status, trial.reason, files, **details)
         self.checkpoints.remove(cell.key)
 
@@ -308,6 +311,15 @@ class Engine:
             "cohort_size": members,
             "peak_memory_mb": peak_memory_mb(self.device),
         }
+
+
+def of_classes(trial: Trial, splits: Splits) -> dict[str, Any]:
+    """Top-1 of every class after the last epoch, and the classes' names where the data set tells them."""
+    if splits.num_classes > MOST_CLASSES:
+        return {}
+    precision = trial.train_spec.precision
+    top1 = class_accuracies(trial.deployed, splits.test, precision, splits.num_classes)
+    return {"test_top1_per_class": top1} | ({"classes": list(splits.classes)} if splits.classes else {})
 
 
 def scores_of(trial: Trial, teacher: Teacher) -> dict[str, Any]:

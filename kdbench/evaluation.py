@@ -79,6 +79,16 @@ def predictions(net: nn.Module, images: Images, precision: str) -> Tensor:
     return torch.cat(found)
 
 
+@torch.no_grad()
+def class_accuracies(net: nn.Module, images: Images, precision: str, num_classes: int) -> list[float]:
+    """Top-1 of every class in percent; NaN for a class without pictures. The net is left in the mode it came in."""
+    mode = net.training
+    correct = predictions(net.eval(), images, precision) == images.targets
+    net.train(mode)
+    hits = torch.bincount(images.targets, correct.double(), minlength=num_classes)
+    return (100 * hits / torch.bincount(images.targets, minlength=num_classes)).tolist()
+
+
 def autocast(device: torch.device, precision: str) -> torch.autocast:
     """Mixed precision for the networks; losses are computed outside of it, in fp32."""
     return torch.autocast(device.type, dtype=torch.bfloat16, enabled=precision == "bf16")

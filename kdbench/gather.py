@@ -1,6 +1,7 @@
 """Records from elsewhere: other results folders, an MLflow server. Merged by key, so that no cell counts twice."""
 
 import json
+import math
 import tempfile
 from array import array
 from collections.abc import Iterable, Sequence
@@ -14,7 +15,10 @@ def slim(record: Record) -> Record:
     """The record without what no leaderboard shows, most of its curves: ten thousand must fit into memory."""
     top1 = (record.get("curves") or {}).get("test_top1")
     curves = {"test_top1": array("f", top1)} if top1 and None not in top1 else {}
-    return {**record, "curves": curves, "settings": {"objective": record["settings"].get("objective")}}
+    classes = record.get("test_top1_per_class") or []
+    numbers = array("d", (math.nan if value is None else value for value in classes))
+    settings = {"objective": record["settings"].get("objective")}
+    return {**record, "curves": curves, "settings": settings, "test_top1_per_class": numbers}
 
 
 def from_results(results: Path, suite: str, keys: Iterable[str]) -> dict[str, Record]:

@@ -61,8 +61,8 @@ def with_missing(cells: pd.DataFrame, wanted: Iterable[Cell]) -> pd.DataFrame:
 class Names:
     """Names of data set, teacher and student that tell comparisons apart: a second one of that name becomes `x (2)`.
 
-    Two folders of pictures are both called `folder`, two teachers may differ in their checkpoint alone, and one pair may
-    stand in a suite twice with other rates.
+    Two folders of pictures are both called `folder`, two teachers may differ in their checkpoint alone, and one pair
+    may stand in a suite twice with other rates.
     """
 
     def __init__(self) -> None:
@@ -199,12 +199,12 @@ def write_leaderboard(
     plots: bool = True,
     links: dict[str, str] | None = None,
 ) -> tuple[pd.DataFrame, str]:
-    """Write `leaderboard.{md,csv,tex,html}` (one row per objective), `cells.{csv,parquet}` and `plots/`.
+    """Write `leaderboard.{md,csv,tex,html}` (one row per objective), `cells.{csv,parquet}`, `per_class.csv`, `plots/`.
 
     `reference`: the row that gains are also counted against; `published`: put the literature's numbers beside ours;
     `links`: key -> address of the cell's MLflow run (default: those the mirror noted). Returns table and Markdown.
     """
-    from kdbench import latex, page, report
+    from kdbench import classes, latex, page, report
 
     records = list(records)
     frame = with_missing(frame_of(records), cells)
@@ -212,14 +212,19 @@ def write_leaderboard(
     if published:
         table = with_published(table, cells)
     groups, curves = report.rows_of(table), page.curves_of(frame, records)
-    text = report.markdown(table, groups, frame, suite, reference)
+    links = links or addresses_of(folder)
+    by_class = classes.per_class(frame, records)
+    words = classes.class_words(by_class)
+    text = report.markdown(table, groups, frame, suite, reference, words)
     files = {
         "leaderboard.md": text,
         "leaderboard.csv": table.to_csv(index=False),
         "leaderboard.tex": latex.latex(groups, suite),
-        "leaderboard.html": page.html(table, groups, frame, curves, suite, reference, links or addresses_of(folder)),
+        "leaderboard.html": page.html(table, groups, frame, curves, suite, reference, links, words),
         "cells.csv": frame.to_csv(index=False),
     }
+    if len(by_class):
+        files["per_class.csv"] = by_class.to_csv(index=False)
     for name, content in files.items():
         write_atomic(folder / name, content.encode())
     write_parquet(frame, folder / "cells.parquet")
@@ -245,7 +250,7 @@ def with_published(table: pd.DataFrame, cells: Iterable[Cell]) -> pd.DataFrame:
 
 def outputs(folder: Path) -> list[Path]:
     """The files of a leaderboard, plots included."""
-    names = ("leaderboard.md", "leaderboard.csv", "leaderboard.tex", "leaderboard.html", "cells.csv")
+    names = ("leaderboard.md", "leaderboard.csv", "leaderboard.tex", "leaderboard.html", "cells.csv", "per_class.csv")
     return [path for name in names if (path := folder / name).is_file()] + sorted((folder / "plots").glob("*.*"))
 
 

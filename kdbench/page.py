@@ -10,7 +10,7 @@ import pandas as pd
 
 from kdbench.leaderboard import GROUP, claims, ranking_of, sources, title
 from kdbench.records import Record, finite
-from kdbench.report import Groups, Row, headline, rests_on, teacher_line
+from kdbench.report import ClassWords, Groups, Row, headline, rests_on, teacher_line
 
 Curves = dict[str, dict[str, list[float]]]  # pair's title -> objective -> mean top-1 after every epoch
 MOST_POINTS = 120  # of a curve on the page
@@ -46,6 +46,7 @@ def html(
     suite: str,
     reference: str,
     links: dict[str, str],
+    classes: ClassWords,
 ) -> str:
     """The whole page. `links`: key -> address of the cell's MLflow run."""
     found, warnings = sources(frame)
@@ -56,7 +57,7 @@ def html(
         "headline": headline(table, groups),
         "warnings": warnings,
         "rests_on": rests_on(found, frame).replace("**", ""),
-        "pairs": [_pair(name, rows, curves.get(name, {}), runs) for name, rows in groups],
+        "pairs": [_pair(name, rows, curves.get(name, {}), runs, classes) for name, rows in groups],
         "ranking": _ranking(table),
     }
     text = json.dumps(finite(data), allow_nan=False, separators=(",", ":"), ensure_ascii=False)
@@ -64,7 +65,13 @@ def html(
     return Path(__file__).with_name("page.html").read_text().replace("/*DATA*/null", safe, 1)
 
 
-def _pair(name: str, rows: list[Row], curves: dict[str, list[float]], runs: dict[tuple[str, str], list[Any]]) -> Row:
+def _pair(
+    name: str,
+    rows: list[Row],
+    curves: dict[str, list[float]],
+    runs: dict[tuple[str, str], list[Any]],
+    classes: ClassWords,
+) -> Row:
     base = next((r for r in rows if r["alone"] and r["n"]), {})
     facts = next((r for r in rows if r["n"]), {})
     return {
@@ -75,7 +82,10 @@ def _pair(name: str, rows: list[Row], curves: dict[str, list[float]], runs: dict
         "about": teacher_line(rows),
         "teacher_top1": _round(facts.get("teacher_top1")),
         "teacher_ms": _round(facts.get("teacher_cpu_ms_b1")),
-        "rows": [_row(row, base, runs.get((name, row["objective"]), [])) for row in rows],
+        "rows": [
+            _row(row, base, runs.get((name, row["objective"]), [])) | {"classes": classes.get((name, row["objective"]))}
+            for row in rows
+        ],
         "curves": {label: thinned(curve) for label, curve in curves.items()},
     }
 

@@ -11,6 +11,7 @@ from kdbench.statistics import EQUAL, MOST_SEEDS, Ranking, wins_ties_losses
 
 Row = dict[str, Any]
 Groups = list[tuple[str, list[Row]]]  # (title, rows) of every comparison
+ClassWords = dict[tuple[str, str], str]  # (title, objective) -> what is certain of single classes
 STUDENT = "the student alone"
 
 
@@ -140,7 +141,9 @@ def _costs(groups: Groups, best: str | None) -> str:
 # --- Markdown --------------------------------------------------------------------------------------------------------
 
 
-def markdown(table: pd.DataFrame, groups: Groups, cells: pd.DataFrame, suite: str, reference: str) -> str:
+def markdown(
+    table: pd.DataFrame, groups: Groups, cells: pd.DataFrame, suite: str, reference: str, classes: ClassWords
+) -> str:
     parts = [f"# Leaderboard: {suite}\n", " ".join(headline(table, groups)) + "\n"]
     found, warnings = sources(cells)
     parts += [f"> **Warning.** {line[0].upper()}{line[1:]}.\n" for line in warnings]
@@ -148,7 +151,8 @@ def markdown(table: pd.DataFrame, groups: Groups, cells: pd.DataFrame, suite: st
         parts += [f"## {name}\n", teacher_line(rows) + "\n"]
         if any(r["n"] for r in rows):
             parts += [grid([accuracy(r, reference) for r in rows if r["n"]]) + "\n"]
-            parts += [f"- {line}" for line in (*in_words(rows, reference), *remarks(rows))]
+            told = (*in_words(rows, reference), *of_classes(name, rows, classes), *remarks(rows))
+            parts += [f"- {line}" for line in told]
             parts += ["", "What it costs, and what else differs:\n", grid([cost(r, rows) for r in rows if r["n"]])]
         else:
             parts += [f"- {line}" for line in remarks(rows)]
@@ -229,6 +233,15 @@ def _with_need(row: Row, name: str) -> str:
 
 def _short(row: Row, name: str) -> str:
     return chance(row[f"{name}_p_holm"]).removeprefix("= ")
+
+
+def of_classes(name: str, rows: list[Row], classes: ClassWords) -> list[str]:
+    """Classes that are gained or lost for sure; one line for all rows without such a class."""
+    told = {r["objective"]: classes[name, r["objective"]] for r in rows if (name, r["objective"]) in classes}
+    lines = [f"By class, {label}: {harmless(text)}." for label, text in told.items() if ";" in text]
+    if unsure := [label for label, text in told.items() if ";" not in text]:
+        lines.append(f"By class, no gain or loss can be told from chance: {', '.join(unsure)} (see per_class.csv).")
+    return lines
 
 
 def teacher_line(rows: list[Row]) -> str:

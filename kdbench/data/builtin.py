@@ -80,7 +80,7 @@ def _torchvision(name: str, root: Path, num_classes: int, wanted: str) -> Splits
     finally:
         socket.setdefaulttimeout(before)
     train, test = (images(np.asarray(part.data), np.asarray(part.targets)) for part in parts)
-    return Splits(train, test, num_classes)
+    return Splits(train, test, num_classes, classes=tuple(parts[0].classes))
 
 
 def _open(cls: Any, root: Path, train: bool) -> Any:

@@ -38,7 +38,8 @@ def folder(data_dir: Path, path: str, size: Side = 64, broken: Literal["stop", "
     """
     train, test, classes = parts_of(data_dir / Path(path).expanduser())
     skip = broken == "skip"
-    return Splits(_read(train, classes, size, skip), _read(test, classes, size, skip), len(classes))
+    first, second = (_read(part, classes, size, skip) for part in (train, test))
+    return Splits(first, second, len(classes), classes=tuple(classes))
 
 
 def parts_of(root: Path) -> tuple[Path, Path, list[str]]:

@@ -55,6 +55,7 @@ class Splits:
     test: Images
     num_classes: int
     validation: Images | None = None
+    classes: tuple[str, ...] = ()  # their names, where there are some
 
     @property
     def input_size(self) -> tuple[int, int, int]:
