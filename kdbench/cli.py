@@ -1,6 +1,7 @@
 """The command line. Thin, and quick to answer: torch, timm and MLflow are imported inside the commands."""
 
 import argparse
+import errno
 import os
 import sys
 from collections.abc import Sequence
@@ -106,7 +107,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         sys.stdout = open(os.devnull, "w")  # noqa: SIM115
         return 0
     except OSError as error:
-        print(f"{error.filename or 'kdbench'}: {error.strerror or error}", file=sys.stderr)
+        full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+        hint = "; make room and run the same command again: it goes on" if full else ""
+        print(f"{error.filename or 'kdbench'}: {error.strerror or error}{hint}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         return 130

@@ -1,8 +1,8 @@
 """Runs suites in forked children and kills them: started once, since importing torch takes seconds.
 
-Reads lines of JSON, each a list of runs to start together: {"suite", "results", "kill_after": seconds or null}; answers
-with the list of their exit codes (negative: the signal that ended it). Every cell that a child finishes is written
-into RESULTS/journal.
+Reads lines of JSON, each a list of runs to start together: {"suite", "results", "kill": seconds, "holding" (as soon as
+it works on a cohort), or null}; answers with the list of their exit codes (negative: the signal that ended it). Every
+cell that a child finishes is written into RESULTS/journal.
 """
 
 import json
@@ -17,7 +17,7 @@ import mlflow.store.tracking.sqlalchemy_store  # noqa: F401
 import torch
 from rich.console import Console
 
-from kdbench import engine
+from kdbench import engine, plots
 from kdbench.api import Options, run_suite
 from kdbench.registry import load_methods
 from kdbench.versions import git_commit
@@ -53,9 +53,18 @@ def start(run: dict[str, Any]) -> int:
     return pid
 
 
+def is_due(run: dict[str, Any], pid: int, seconds: float) -> bool:
+    """Is it time to kill the run?"""
+    if run["kill"] != "holding":
+        return run["kill"] is not None and seconds > run["kill"]
+    notes = Path(run["results"]).glob("*/.locks/*.owner")
+    return any(f"process {pid}," in note.read_text() for note in notes)
+
+
 def serve() -> None:
     torch.set_num_threads(1)  # before the first operation: threads do not survive a fork
     engine.Engine = Journaling  # type: ignore[misc]
+    plots.write_plots = lambda *_: []  # type: ignore[assignment]
     load_methods()
     git_commit()
     for line in sys.stdin:
@@ -67,7 +76,7 @@ def serve() -> None:
             for pid, run in pids.items():
                 if pid in codes:
                     continue
-                if run.get("kill_after") is not None and time.monotonic() - began > run["kill_after"]:
+                if is_due(run, pid, time.monotonic() - began):
                     os.kill(pid, signal.SIGKILL)
                 done, status = os.waitpid(pid, os.WNOHANG)
                 if done:

@@ -25,7 +25,11 @@ SUITE = {
         {"teacher": {"model": "cifar_resnet8", "widths": [4, 4, 8, 8]}, "student": NET},
         {"teacher": {"model": "cifar_resnet8", "widths": [4, 4, 8, 8]}, "student": DROPPING},
     ],
-    "methods": {"student": {"ce": 1}, "kd": {"ce": 0.1, "kd": 0.9}, "crd": {"ce": 1, "crd": 0.8}},
+    "methods": {
+        "student": {"ce": 1},
+        "kd": {"ce": 0.1, "kd": 0.9},
+        "crd": {"ce": 1, "crd": {"weight": 0.8, "negatives": 64, "dim": 8}},
+    },
     "seeds": [0, 1],
     "validation": 0.1,
     "train": {"epochs": 3, "batch_size": 128, "lr": 0.05, "augment": "crop"},
@@ -43,9 +47,9 @@ class Runs:
         pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
         self.server = subprocess.Popen(command, env=environment, **pipes)
 
-    def __call__(self, results: Path, *kill_after: float | None) -> list[int]:
+    def __call__(self, results: Path, *kill: float | str | None) -> list[int]:
         """Starts one run for each moment of death (None: it may live) and gives their exit codes."""
-        runs = [{"suite": str(self.suite), "results": str(results), "kill_after": k} for k in kill_after]
+        runs = [{"suite": str(self.suite), "results": str(results), "kill": moment} for moment in kill]
         assert self.server.stdin is not None
         assert self.server.stdout is not None
         self.server.stdin.write(json.dumps(runs) + "\n")
@@ -72,9 +76,8 @@ def runs(tmp_path_factory):
     suite = tmp_path_factory.mktemp("crash") / "crash.yaml"
     suite.write_text(yaml.safe_dump(SUITE))
     made = Runs(suite)
-    yield made
-    made.server.stdin.close()
-    made.server.wait(30)
+    with made.server:
+        yield made
 
 
 @pytest.fixture(scope="module")
@@ -130,11 +133,10 @@ def test_several_at_once(runs, undisturbed, tmp_path, number):
 def test_one_of_several_dies(runs, undisturbed, tmp_path):
     """What it worked on is taken over by the other."""
     results = tmp_path / "results"
-    codes = runs(results, 3.0, None)
-    assert codes[1] == 0, results.with_suffix(".log").read_text()
-    assert codes[0] in (-9, 0)
+    assert runs(results, "holding", None) == [-9, 0], results.with_suffix(".log").read_text()
     assert outcome(results) == undisturbed
     assert Counter((results / "journal").read_text().split()) == dict.fromkeys(undisturbed, 1)
+    assert mirrored(results) == dict.fromkeys(undisturbed, 1)
 
 
 # --- a disk that is full ---
@@ -150,16 +152,56 @@ def numbers(results: Path) -> dict[str, object]:
     return {r["key"]: (r["status"], r["scores"]) for r in records}
 
 
+def whole_files_only(results: Path) -> None:
+    for path in results.rglob("*.json"):
+        json.loads(path.read_bytes())
+    assert not list(results.rglob(".*.????????"))  # what is written aside before it is renamed
+
+
+def test_a_disk_that_is_full_at_any_kind_of_write(kdbench, one_epoch, tmp_path, monkeypatch):
+    """Exit 1 with one line, nothing half written; the next run goes on, until the next kind of file finds no room."""
+    from kdbench import records
+    from kdbench.engine import Pace
+
+    assert kdbench("run", one_epoch, results=tmp_path / "whole")[0] == 0
+    monkeypatch.setattr(Pace, "due", lambda self: True)  # a checkpoint after every step
+    sync, write, refused, full = os.fsync, records._write_aside, [], [False]
+
+    def write_aside(path: Path, content: bytes) -> None:
+        kind = f"{path.parent.parent.name}/{path.parent.name}/*{path.suffix}"
+        full[0] = kind not in refused
+        refused.extend([kind] * full[0])
+        write(path, content)
+
+    def fsync(handle: int) -> None:
+        if full[0]:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        sync(handle)
+
+    monkeypatch.setattr(records, "_write_aside", write_aside)
+    monkeypatch.setattr(records.os, "fsync", fsync)
+    codes = []
+    while not codes or codes[-1] != 0:
+        code, _, err = kdbench("run", one_epoch)
+        codes.append(code)
+        whole_files_only(tmp_path / "results")
+        assert code == 0 or "No space left on device; make room and run the same command again" in err
+        assert "Traceback" not in err
+    assert codes == [1] * len(refused) + [0]
+    kinds = {"teachers/checkpoints/*.ckpt", "results/teachers/*.safetensors", "results/teachers/*.json"}
+    kinds |= {"tiny/checkpoints/*.ckpt", "tiny/students/*.safetensors", "tiny/records/*.json"}
+    assert kinds <= set(refused)
+    assert numbers(tmp_path / "results") == numbers(tmp_path / "whole")
+
+
+@pytest.mark.slow
 def test_a_disk_that_is_full_at_any_write(kdbench, one_epoch, tmp_path, monkeypatch):
     """Every write in turn fails: exit 1 with one line, nothing half written; with room again the run goes on."""
     from kdbench import records
-    from kdbench.engine import Engine
+    from kdbench.engine import Pace
 
-    monkeypatch.setattr(Engine, "checkpoint_every", 0.0)
-    sync, calls = os.fsync, 0
-    assert kdbench("run", one_epoch, results=tmp_path / "whole")[0] == 0
-    whole = numbers(tmp_path / "whole")
-    failing = 0
+    monkeypatch.setattr(Pace, "due", lambda self: True)
+    sync, calls, failing = os.fsync, 0, 0
 
     def fsync(handle: int) -> None:
         nonlocal calls
@@ -169,20 +211,19 @@ def test_a_disk_that_is_full_at_any_write(kdbench, one_epoch, tmp_path, monkeypa
         sync(handle)
 
     monkeypatch.setattr(records.os, "fsync", fsync)
-    kdbench("run", one_epoch, results=tmp_path / "counted")
+    assert kdbench("run", one_epoch, results=tmp_path / "whole")[0] == 0
     writes = calls
-    assert writes > 10
-    for failing in range(1, writes + 1, max(1, writes // 8)):
-        results, calls = tmp_path / f"full{failing}", 0
+    assert writes > 20
+    for number in range(1, writes + 1):
+        results, calls, failing = tmp_path / f"full{number}", 0, number
         code, _, err = kdbench("run", one_epoch, results=results)
         assert code == 1, f"write {failing}"
         assert "No space left on device" in err
         assert "Traceback" not in err
-        for path in results.rglob("*.json"):
-            json.loads(path.read_bytes())
+        whole_files_only(results)
         failing = 0
         assert kdbench("run", one_epoch, results=results)[0] == 0
-        assert numbers(results) == whole
+        assert numbers(results) == numbers(tmp_path / "whole")
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root may mount a small file system")
