@@ -3,6 +3,7 @@
 import argparse
 import errno
 import os
+import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -98,6 +99,7 @@ def _common(sub: argparse.ArgumentParser) -> None:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit code."""
     given = parser().parse_args(arguments)
+    given.words = [*(sys.argv[1:] if arguments is None else arguments)]
     try:
         return COMMANDS[given.command](given)
     except UserError as error:
@@ -137,7 +139,7 @@ def run(given: argparse.Namespace) -> int:
     if bad:
         print("Not all is well: " + ", ".join(f"{n} cells {s}" for s, n in bad.items()), file=sys.stderr)
     if outcome.signal is not None:
-        print(f"Stopped; go on with: kdbench run {given.suite}", file=sys.stderr)
+        print(f"Stopped; go on with: kdbench {shlex.join(given.words)}", file=sys.stderr)
     return outcome.exit_code
 
 
@@ -221,7 +223,8 @@ def ui(given: argparse.Namespace) -> int:
     if uri.startswith("http"):
         print(f"MLflow is a server: open {uri}")
         return 0
-    print(f"MLflow on {uri}\nopen http://{given.host}:{given.port}  (Ctrl-C ends it)", flush=True)
+    page = f"http://{given.host}:{given.port}/#/experiments?workflowType=machine_learning"
+    print(f"MLflow on {uri}\nopen {page}  (Ctrl-C ends it)", flush=True)
     store = ["--backend-store-uri", uri, "--host", given.host, "--port", str(given.port)]
     environment = {**os.environ, "MLFLOW_DISABLE_TELEMETRY": "true"}
     return subprocess.call([sys.executable, "-m", "mlflow", "server", *store], env=environment)

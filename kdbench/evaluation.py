@@ -20,10 +20,12 @@ class Scores:
 
     def __init__(self, device: torch.device) -> None:
         self.sums = torch.zeros(5, dtype=torch.float64, device=device)  # count, top-1, top-5, NLL, agreement
+        self.taught = False  # was there a teacher to agree with?
         self.bins = torch.zeros(3, ECE_BINS, dtype=torch.float64, device=device)  # count, confidence, correct
 
     def add(self, logits: Tensor, target: Tensor, teacher: Tensor | None) -> None:
         """logits [B, K] in fp32, target [B], the teacher's predictions [B]."""
+        self.taught |= teacher is not None
         confidence, predicted = logits.softmax(1).max(1)
         correct = predicted == target
         top5 = (logits.topk(min(5, logits.shape[1]), dim=1).indices == target[:, None]).any(1)
@@ -40,7 +42,7 @@ class Scores:
         """Accuracies and agreement in percent, NLL in nats, ECE in 0..1."""
         count, top1, top5, nll, agreement = self.sums.tolist()
         ece = float((self.bins[1] - self.bins[2]).abs().sum()) / count
-        percent = {"top1": top1, "top5": top5, "agreement": agreement}
+        percent = {"top1": top1, "top5": top5} | ({"agreement": agreement} if self.taught else {})
         return {name: 100 * value / count for name, value in percent.items()} | {"nll": nll / count, "ece": ece}
 
 

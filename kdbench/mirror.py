@@ -18,6 +18,8 @@ from kdbench.records import Record
 
 UI = "http://127.0.0.1:5000"  # where `kdbench ui` shows a local store
 PATIENCE = 60.0  # seconds to wait for another process that mirrors
+KIND = "mlflow.experimentKind"
+TRAINING = "?workflowType=machine_learning"  # else MLflow 3's pages open as those of a chat application
 COMPLETE, FINISHED = "kdbench.complete", "kdbench.finished"  # tags: is the run whole, and of which record is it?
 
 
@@ -42,7 +44,7 @@ class Mirror:
             self.fresh = found is None  # then the journal speaks of another store, or of one that was deleted
             if found is None:
                 place = None if uri.startswith("http") else (results / "mlartifacts" / suite).resolve().as_uri()
-                self.experiment = self.client.create_experiment(suite, artifact_location=place)
+                self.experiment = self.client.create_experiment(suite, place, {KIND: "custom_model_development"})
             else:
                 self.experiment = found.experiment_id
                 if found.lifecycle_stage == "deleted":
@@ -87,7 +89,7 @@ class Mirror:
     def _note(self, key: str, *finished: str) -> None:
         """Where a browser finds the run, for the leaderboard's page; and which record it shows, once it is whole."""
         self.journal.parent.mkdir(parents=True, exist_ok=True)
-        address = f"{self.address}/#/experiments/{self.experiment}/runs/{self.runs[key]}"
+        address = f"{self.address}/#/experiments/{self.experiment}/runs/{self.runs[key]}{TRAINING}"
         with self.journal.open("a") as file:
             file.write(json.dumps([key, address, *finished]) + "\n")
 
@@ -102,7 +104,9 @@ class Mirror:
         from mlflow.entities import Metric
 
         now = int(time.time() * 1000)
-        batch = [Metric(name, float(value), now, step) for name, value in values.items() if value is not None]
+        # A run's page has a section for every prefix, in the alphabet's order: curves come before final numbers.
+        named = {name if "/" in name else f"curves/{name}": value for name, value in values.items()}
+        batch = [Metric(name, float(value), now, step) for name, value in named.items() if value is not None]
         for start in range(0, len(batch), 1000):
             self.client.log_batch(run_id, metrics=batch[start : start + 1000])
 
@@ -137,7 +141,8 @@ class Mirror:
         for path in files:
             if path.is_file():
                 self.client.log_artifact(run_id, str(path))
-        for name, value in {**tags_of(record), FINISHED: finished_of(record), COMPLETE: "yes"}.items():
+        told = {"mlflow.note.content": about(record), FINISHED: finished_of(record), COMPLETE: "yes"}
+        for name, value in {**tags_of(record), **told}.items():
             self.client.set_tag(run_id, name, value)
         self.client.set_terminated(run_id, "FINISHED" if record["status"] in ("done", "skipped") else "FAILED")
 
@@ -180,9 +185,21 @@ def run_name(record: Record) -> str:
     return f"{record['teacher']} -> {record['student']} · {record['label']} · {record['seed']}"
 
 
+def about(record: Record) -> str:
+    """The run's description, Markdown: how it went, and what makes use of it."""
+    key, top1 = record["key"], record["scores"].get("test_top1")
+    if record["status"] != "done" or top1 is None:
+        return f"{record['status']}: {record.get('reason', '')}"
+    return (
+        f"{top1:.2f}% top-1 on {record['dataset']} after the last epoch.\n\n"
+        f'Its student, ready to use: `kdbench.load_student("{key}")`; as a file: `kdbench export {key} --format onnx`'
+    )
+
+
 def tags_of(record: Record) -> dict[str, str]:
     names = ("suite", "dataset", "teacher", "student", "label", "seed", "status", "reason")
-    return {f"kdbench.{name}": str(record.get(name, ""))[:5000] for name in names}
+    tags = {f"kdbench.{name}": str(record.get(name, ""))[:5000] for name in names}
+    return {**tags, "mlflow.source.name": f"suite {record['suite']}", "mlflow.source.type": "LOCAL"}
 
 
 def flatten(data: dict[str, Any], prefix: str = "") -> dict[str, Any]:

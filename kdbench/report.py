@@ -26,6 +26,12 @@ def chance(p: float) -> str:
     return "< 0.001" if p < 0.001 else f"= {p:.3f}"
 
 
+def duration(seconds: float) -> str:
+    """`40 s`, `2.5 min`, `1.2 h`"""
+    unit, size = next((u for u in (("h", 3600), ("min", 60)) if seconds >= 1.5 * u[1]), ("s", 1))
+    return f"{seconds / size:.3g} {unit}" if math.isfinite(seconds) else "–"
+
+
 def plus_minus(value: Any, spread: Any) -> str:
     return number(value) if spread is None or not math.isfinite(spread) else f"{value:.2f} ± {spread:.2f}"
 
@@ -196,7 +202,7 @@ def cost(row: Row, rows: list[Row]) -> dict[str, str]:
         "ECE": number(row.get("test_ece"), 3),
         "agree %": number(row.get("teacher_agreement"), 1),
         "step": f"{step:.2f}x" if math.isfinite(step) else "–",
-        "hours": number(row.get("cost_alone_seconds", math.nan) / 3600, 3),
+        "run": duration(row.get("cost_alone_seconds", math.nan)),
         "MiB": number(row.get("cost_peak_memory_mb"), 0),
         "adapters": human(row.get("cost_adapter_params")),
         "params": human(row.get("student_params")),
@@ -308,7 +314,7 @@ every test of the table (Holm); *p* is the corrected one. The best of many rows 
 uncorrected. *chosen*: test accuracy at the epoch chosen on held-out data. *best \
 epoch*: the best test accuracy of any epoch, which is what much of the literature reports; it looks at the test set \
 and decides nothing here. *NLL*, *ECE*: of the last epoch. *agree*: share of test pictures on which student and \
-teacher give the same class. *step*: one training step against the student alone's, without the teacher. *hours*: of \
-training alone on the device named above, teacher's forward included. *MiB*: the most memory of the process until \
+teacher give the same class. *step*: one training step against the student alone's, without the teacher. *run*: time \
+of training alone on the device named above, teacher's forward included. *MiB*: the most memory of the process until \
 then. *adapters*: parameters that the method adds while training. *params*, *MACs* (FLOPs = 2 x MACs), *CPU ms* (one \
 picture, one thread): the student's at inference."""

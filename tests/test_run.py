@@ -234,7 +234,7 @@ def check_mirror(uri, records):
     for record in records.values():
         run = runs[record["key"]]
         assert run.info.status == "FINISHED"
-        curve = client.get_metric_history(run.info.run_id, "test_top1")
+        curve = client.get_metric_history(run.info.run_id, "curves/test_top1")
         assert [m.value for m in sorted(curve, key=lambda m: m.step)] == record["curves"]["test_top1"]
         assert run.data.metrics["final/test_top1"] == record["scores"]["test_top1"]
         names = {item.path for item in client.list_artifacts(run.info.run_id)}
