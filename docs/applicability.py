@@ -1,0 +1,148 @@
+"""Which methods run on which kinds of nets: writes docs/applicability.md.
+
+    uv run python docs/applicability.py [--train]
+
+Twenty diverse timm models as teachers and as students, pictures of 64 x 64, 10 classes: every method on each of the 400
+pairs, on the meta device (shapes only). `--train` also makes one real training step of kd, rkd, fitnet and at for
+each pair, and counts what is finite.
+"""
+
+import argparse
+import sys
+from collections import Counter, defaultdict
+from pathlib import Path
+
+import torch
+
+from kdbench.cells import BASELINE
+from kdbench.data import Images, Splits
+from kdbench.method import Batch, Inapplicable
+from kdbench.models import Net, build_net
+from kdbench.objective import Objective, blank_outputs, needs_of, student_needs_of
+from kdbench.registry import METHODS, load_methods
+from kdbench.suite import ModelSpec, Train, objective
+from kdbench.teachers import freeze
+from kdbench.trials import Trial, ask, task_of
+
+MODELS = {
+    "resnet18": {}, "resnet50": {}, "vgg11_bn": {}, "densenet121": {}, "regnety_002": {}, "repvgg_a0": {},
+    "mobilenetv2_050": {}, "mobilenetv3_small_050": {}, "efficientnet_b0": {}, "ghostnet_050": {},
+    "convnext_atto": {}, "poolformerv2_s12": {}, "mobilevit_xxs": {}, "vit_tiny_patch16_224": {"img_size": 64},
+    "deit_tiny_distilled_patch16_224": {"img_size": 64},
+    "swin_tiny_patch4_window7_224": {"img_size": 64, "window_size": 4},
+    "pvt_v2_b0": {}, "xcit_nano_12_p8_224": {"img_size": 64}, "mixer_s32_224": {"img_size": 64},
+    "resmlp_12_224": {"img_size": 64},
+}  # fmt: skip
+SIZE, CLASSES = (3, 64, 64), 10
+TRAINED = ("kd", "rkd", "fitnet", "at")
+
+
+def spec(name: str) -> ModelSpec:
+    return ModelSpec.model_validate({"model": name, **MODELS[name]})
+
+
+def few_pictures() -> Splits:
+    draw = torch.Generator().manual_seed(0)
+    pixels = torch.randint(0, 256, (8, *SIZE[1:], 3), dtype=torch.uint8, generator=draw)
+    return Splits(Images(pixels, torch.arange(8)), Images(pixels, torch.arange(8)), CLASSES)
+
+
+def verdicts(device: str) -> dict[tuple[str, str, str], str | None]:
+    """(teacher, student, method) -> why not, or None where it applies."""
+    with torch.device(device):
+        nets = {name: build_net(spec(name), CLASSES, SIZE).to(device).eval() for name in MODELS}
+    task = task_of(few_pictures())
+    found: dict[tuple[str, str, str], str | None] = {}
+    for method in METHODS:
+        for teacher in MODELS:
+            for student in MODELS:
+                found[teacher, student, method] = why_not(method, nets[teacher], nets[student], task, device)
+    return found
+
+
+def why_not(method: str, teacher: Net, student: Net, task: object, device: str) -> str | None:
+    try:
+        says = blank_outputs(student, student_needs_of([method]), task, device)
+        taught = blank_outputs(teacher, needs_of([method]), task, device)
+        with torch.device(device):
+            Objective(objective({method: 1.0})).build(says, taught, task, 0)
+    except Inapplicable as reason:
+        return str(reason)
+    return None
+
+
+def steps() -> tuple[Counter[str], list[str]]:
+    """How many pairs make a finite training step with each method, and why the others don't."""
+    splits, cpu = few_pictures(), torch.device("cpu")
+    images, target = splits.train.plain(0, 8)
+    batch, task = Batch(images, target, torch.arange(8), 0.5), task_of(splits)
+    done: Counter[str] = Counter()
+    why: list[str] = []
+    for t in MODELS:
+        teacher = freeze(build_net(spec(t), CLASSES, SIZE, "teacher"), cpu)
+        for s in MODELS:
+            for method in TRAINED:
+                try:
+                    net, made = (
+                        build_net(spec(s), CLASSES, SIZE, "student"),
+                        Objective(objective({BASELINE: 1, method: 1})),
+                    )
+                    needs, own = needs_of([method]), student_needs_of([BASELINE, method])
+                    made.build(blank_outputs(net, own, task, cpu), blank_outputs(teacher, needs, task, cpu), task, 0)
+                    trial = Trial(net, made, Train(lr=0.01), cpu, 0)
+                    trial.step(batch, ask(teacher, batch, needs, "fp32"), 0.01)
+                    if not all(torch.isfinite(value) for value in trial.sums.values()):
+                        raise ArithmeticError("the loss is not finite")
+                    done[method] += 1
+                except Exception as error:
+                    why.append(f"{t} → {s}: {method}: {error}")
+            print(f"\r{t} -> {s}        ", end="", file=sys.stderr, flush=True)
+    return done, why
+
+
+def write(found: dict[tuple[str, str, str], str | None], trained: tuple[Counter[str], list[str]] | None) -> str:
+    methods, pairs = list(METHODS), len(MODELS) ** 2
+    lines = [
+        "# What applies to what",
+        "",
+        f"{len(MODELS)} timm models as teachers and as students, pictures of 64 x 64, {len(methods)} methods.",
+        "Written by `uv run python docs/applicability.py --train`. For two models of your own:",
+        "`kdbench list methods --pair TEACHER STUDENT`.",
+        "",
+    ]
+    if trained is not None:
+        done, why = trained
+        counts = ", ".join(f"{method} {done[method]} ({done[method] / pairs:.0%})" for method in TRAINED)
+        lines += [f"**One real training step** is finite on so many of the {pairs} pairs: {counts}.", ""]
+        lines += [f"- {line}" for line in why] + [""]
+    lines += ["## Methods", "", "| method | pairs | where not (pairs) |", "|:--|--:|:--|"]
+    for method in methods:
+        reasons: Counter[str] = Counter()
+        for (_, _, name), reason in found.items():
+            if name == method and reason is not None:
+                reasons[reason.removeprefix(f"{method} ").split(";")[0]] += 1
+        told = "; ".join(f"{reason} ({count})" for reason, count in reasons.most_common(4))
+        lines.append(f"| {method} | {pairs - sum(reasons.values())} | {told} |")
+    lines += ["", "## Pairs", "", f"How many of the {len(methods)} methods apply; teachers down, students across.", ""]
+    lines += ["| | " + " | ".join(f"{place + 1}" for place in range(len(MODELS))) + " |"]
+    lines += ["|:--|" + "--:|" * len(MODELS)]
+    counts_of: dict[tuple[str, str], int] = defaultdict(int)
+    for (teacher, student, _), reason in found.items():
+        counts_of[teacher, student] += reason is None
+    for place, teacher in enumerate(MODELS):
+        row = " | ".join(str(counts_of[teacher, student]) for student in MODELS)
+        lines.append(f"| {place + 1} {teacher} | {row} |")
+    return "\n".join(lines) + "\n"
+
+
+def main() -> None:
+    options = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    options.add_argument("--train", action="store_true", help="also make one real step with each of four methods")
+    given = options.parse_args()
+    load_methods()
+    text = write(verdicts("meta"), steps() if given.train else None)
+    (Path(__file__).parent / "applicability.md").write_text(text)
+
+
+if __name__ == "__main__":
+    main()

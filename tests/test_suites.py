@@ -1,0 +1,77 @@
+"""Every suite that ships: it is explained, it plans without its data at hand, and it trains on a slice of them."""
+
+from pathlib import Path
+
+import pytest
+import timm
+import torch
+import yaml
+
+from kdbench.cells import cells_of
+from kdbench.data import Images, Splits
+from kdbench.suite import load_suite, read_with_bases
+
+SUITES = sorted((Path(__file__).parents[1] / "suites").glob("*.yaml"))
+NAMES = [path.stem for path in SUITES]
+# Whole grids take too long to plan here (fewer rows of the same file are planned and trained below).
+LARGE = {"all-methods", "cifar100", "cifar100-fast", "cifar100-five-stages"}
+
+
+@pytest.mark.parametrize("path", SUITES, ids=NAMES)
+def test_it_opens_with_what_it_answers(path):
+    assert path.read_text().startswith("# ")
+    suite = load_suite(path)
+    assert suite.name == path.stem
+    cells = cells_of(suite)
+    assert any(cell.is_alone for cell in cells)
+    assert len({cell.key for cell in cells}) == len(cells)
+
+
+@pytest.mark.parametrize("path", [p for p in SUITES if p.stem not in LARGE], ids=[n for n in NAMES if n not in LARGE])
+def test_it_plans_without_its_data(kdbench, path, tmp_path):
+    code, out, err = kdbench("plan", path, "--data", tmp_path)
+    assert code == 0, err
+    assert "to train" in out
+
+
+@pytest.fixture
+def slices(monkeypatch):
+    """Six pictures of every data set, and teachers without their pretrained weights."""
+
+    def few(name, settings, data_dir, validation=0.0):
+        side = settings.get("size") or (8 if name == "digits" else 32)
+        draw = torch.Generator().manual_seed(0)
+        pixels = torch.randint(0, 256, (6, side, side, 3), dtype=torch.uint8, generator=draw)
+        images = Images(pixels, torch.arange(6) % 2)
+        return Splits(images, images, 2, images if validation else None)
+
+    create = timm.create_model
+    monkeypatch.setattr("kdbench.engine.load_splits", few)
+    monkeypatch.setattr(timm, "create_model", lambda *a, **k: create(*a, **{**k, "pretrained": False}))
+    monkeypatch.setattr("kdbench.engine.profile", lambda *a: {"teacher": {}, "student": {}})  # elsewhere
+
+
+@pytest.mark.parametrize("path", [p for p in SUITES if p.stem != "heterogeneous-224"], ids=lambda path: path.stem)
+def test_it_trains_an_epoch_on_a_slice(kdbench, slices, records_of, path, tmp_path):
+    """Its first pair with its plain row, kd and one that reads feature maps."""
+    whole = read_with_bases(path).data
+    rows = [n for n in ("student", "kd", "fitnet", "at") if whole["methods"].get(n) is not None][:3]
+    dropped = {name: None for name in whole["methods"] if name not in rows}
+    short = {"epochs": 1, "batch_size": 4, "warmup_epochs": 0, "schedule": "constant"}
+    teacher = {"epochs": 0 if whole.get("teacher_train", {}).get("epochs") == 0 else 1}
+    child = {"extends": str(path), "name": "child", "pairs": whole["pairs"][:1], "methods": dropped, "seeds": [0]}
+    child |= {"train": short, "teacher_train": {**short, **teacher}}
+    suite = tmp_path / "child.yaml"
+    suite.write_text(yaml.safe_dump(child, sort_keys=False))
+    code, _, err = kdbench("run", suite, "--data", tmp_path)
+    assert code == 0, err
+    found = records_of("child")
+    assert len(found) == len(rows) * len(whole["datasets"])
+    assert {record["status"] for record in found} == {"done"}
+
+
+@pytest.fixture
+def records_of(tmp_path):
+    from kdbench.records import Records
+
+    return lambda name: Records(tmp_path / "results", name).read_all()
