@@ -27,7 +27,7 @@ from kdbench.records import Record, Records, finite, is_final, write_atomic
 from kdbench.teachers import Stopped, Teacher, TeacherFailed, obtain
 from kdbench.tracking import Tracker
 from kdbench.training import Hooks, OutOfMemory, count_parameters, is_out_of_memory, train_cohort
-from kdbench.trials import Trial, start_trial
+from kdbench.trials import Misfit, Trial, start_trial
 from kdbench.versions import versions
 
 # Members join a cohort while more than this share of the memory is free: their optimizers' buffers, and one member's
@@ -203,19 +203,13 @@ class Engine:
     def trial(self, cell: Cell, splits: Splits, teacher: Teacher) -> Trial:
         """A student with its objective, at the start or where its checkpoint left it. Raises Inapplicable."""
         self.bar.now(f"preparing {cell.label}")
-        state = self.checkpoints.load(cell.key)
-        try:
-            return self.start(cell, splits, teacher, state)
-        except (KeyError, TypeError, ValueError, RuntimeError, AttributeError) as error:
-            if state is None or is_out_of_memory(error):
-                raise
-            self.bar.say(f"{cell.title}: its checkpoint is not of this version; it starts again")
-            self.checkpoints.remove(cell.key)
-            return self.start(cell, splits, teacher, None)
-
-    def start(self, cell: Cell, splits: Splits, teacher: Teacher, state: dict[str, Any] | None) -> Trial:
         net = build_net(cell.student, splits.num_classes, splits.input_size, "student", cell.seed)
-        return start_trial(cell, net, splits, teacher.net, self.device, state)
+        try:
+            return start_trial(cell, net, splits, teacher.net, self.device, self.checkpoints.load(cell.key))
+        except Misfit:
+            self.bar.say(f"{cell.title}: its checkpoint is of another version; it starts again")
+            self.checkpoints.remove(cell.key)
+            return self.trial(cell, splits, teacher)
 
     def splits(self, cell: Cell) -> Splits:
         """The cell's data on the device; the last data set is kept."""

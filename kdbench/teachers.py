@@ -25,7 +25,7 @@ from kdbench.objective import Objective
 from kdbench.records import finite, write_atomic, write_json
 from kdbench.terms import objective
 from kdbench.training import Hooks, train_cohort
-from kdbench.trials import Trial, start_trial
+from kdbench.trials import Misfit, Trial, start_trial
 
 
 @dataclass
@@ -109,7 +109,11 @@ def _make(
     net = _build(cell, splits)
     recipe, seconds, curves = cell.teacher_train, 0.0, {}
     if cell.teacher.checkpoint is None and recipe.epochs:
-        trial, seconds = _train(cell, net, splits, folder, device, hooks, waiting)
+        try:
+            trial, seconds = _train(cell, net, splits, folder, device, hooks, waiting)
+        except Misfit:
+            Checkpoints(folder / "checkpoints").remove(cell.teacher_key)
+            return _make(cell, splits, folder, device, hooks, waiting)
         curves = trial.curves
     freeze(net, device)
     [scores] = evaluate([net], splits.test, recipe.precision)

@@ -20,6 +20,10 @@ from kdbench.specs import Train
 Gradients = Sequence[Tensor | None]  # one for each parameter; None where the loss does not reach it
 
 
+class Misfit(Exception):
+    """A checkpoint is not of this trial: another version of the program made it."""
+
+
 class Trial:
     """One member of a cohort in training: a student, its objective, its optimizer, its random state, its curves."""
 
@@ -117,6 +121,15 @@ class Trial:
         }
 
     def load_state(self, state: dict[str, Any]) -> None:
+        """Raises Misfit; then the trial is of no more use."""
+        try:
+            self._load_state(state)
+        except torch.OutOfMemoryError:
+            raise
+        except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
+            raise Misfit(str(error)) from error
+
+    def _load_state(self, state: dict[str, Any]) -> None:
         self.net.load_state_dict(state["net"])
         self.objective.load_state_dict(state["objective"])
         self.optimizer.load_state_dict(state["optimizer"])

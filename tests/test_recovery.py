@@ -1,0 +1,170 @@
+"""A run that meets damage, divergence or a signal: what is whole goes on, and ends with the same digits."""
+
+import json
+import os
+import signal
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from conftest import TINY
+from grids import grid, record
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+import kdbench as package
+from kdbench.cells import cells_of
+from kdbench.checkpoint import Checkpoints
+from kdbench.data import load_splits
+from kdbench.leaderboard import write_leaderboard
+from kdbench.progress import Bar
+from kdbench.records import Records, Shape
+from kdbench.suite import load_suite
+from kdbench.teachers import _load
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner, max_size=3),
+    max_leaves=8,
+)
+CHECKED = {"deadline": None, "suppress_health_check": [HealthCheck.function_scoped_fixture]}
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """The results of a run that nothing disturbed."""
+    folder = tmp_path_factory.mktemp("whole")
+    (folder / "suite.yaml").write_text(yaml.safe_dump(TINY))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("kdbench.engine.Engine.profile_seconds", 0.0)
+        patch.setattr("kdbench.plots.write_plots", lambda *a: [])
+        package.run(folder / "suite.yaml", results=folder / "results", device="cpu")
+    return folder / "results"
+
+
+def outcome(results: Path):
+    records = [json.loads(path.read_bytes()) for path in (results / "tiny" / "records").glob("*.json")]
+    return {r["key"]: (r["status"], r["scores"], r["curves"]) for r in records}
+
+
+# --- damage ---
+
+
+def test_a_checkpoint_of_another_version_is_not_used(kdbench, suite_file, tmp_path, whole):
+    """It is undamaged, but its names are not those of the trial: the student and the teacher begin again."""
+    suite, results = suite_file(), tmp_path / "results"
+    cell = cells_of(load_suite(suite))[0]
+    for folder, key in ((results / "tiny", cell.key), (results / "teachers", cell.teacher_key)):
+        Checkpoints(folder / "checkpoints").save(key, {"done": 3, "evaluated": 0, "net": {"a": torch.ones(2)}})
+    code, _, err = kdbench("run", suite)
+    assert code == 0
+    assert f"{cell.title}: its checkpoint is of another version; it starts again" in err
+    assert outcome(results) == outcome(whole)
+    assert not list(results.rglob("*.ckpt"))
+
+
+@settings(max_examples=60, **CHECKED)
+@given(value=JSON, name=st.sampled_from(["", "scores", "seconds", "settings", "sha256"]), flip=st.integers(0))
+def test_any_damage_to_a_teacher(whole, tmp_path, value, name, flip):
+    """It is made again, or whole: never another net, nor a score that is none."""
+    cell = cells_of(load_suite(whole.parent / "suite.yaml"))[0]
+    splits = load_splits("digits", {"size": 8}, tmp_path)
+    about = json.loads((whole / "teachers" / f"{cell.teacher_key}.json").read_bytes())
+    weights = bytearray((whole / "teachers" / f"{cell.teacher_key}.safetensors").read_bytes())
+    (tmp_path / f"{cell.teacher_key}.json").write_text(json.dumps({**about, name: value} if name else value))
+    (tmp_path / f"{cell.teacher_key}.safetensors").write_bytes(weights)
+    found = _load(cell, splits, tmp_path, torch.device("cpu"))
+    assert found is None or isinstance(found.scores["top1"], float)
+    assert found is None or name != "sha256"
+    (tmp_path / f"{cell.teacher_key}.json").write_text(json.dumps(about))
+    assert _load(cell, splits, tmp_path, torch.device("cpu")) is not None
+    weights[flip % len(weights)] ^= 1
+    (tmp_path / f"{cell.teacher_key}.safetensors").write_bytes(weights)
+    assert _load(cell, splits, tmp_path, torch.device("cpu")) is None
+
+
+@settings(max_examples=25, **CHECKED)
+@given(value=JSON, name=st.sampled_from([*Shape.__annotations__]), inner=st.sampled_from(["", "test_top1", "student"]))
+def test_any_value_in_a_record_leaves_a_leaderboard(tmp_path, value, name, inner):
+    """The cell counts as not done, or its numbers are numbers."""
+    _, cells = grid(tmp_path, ["student", "kd"], seeds=2)
+    folder = tmp_path / "grid" / "records"
+    folder.mkdir(parents=True, exist_ok=True)
+    for place, cell in enumerate(cells):
+        made = record(cell, 70.0 + place)
+        if place == 0:
+            made[name] = {**made[name], inner: value} if inner and isinstance(made[name], dict) else value
+        (folder / f"{cell.key}.json").write_text(json.dumps(made))
+    found = Records(tmp_path, "grid").read_many(cell.key for cell in cells)
+    assert len(found) >= len(cells) - 1
+    text = write_leaderboard(cells, found.values(), tmp_path / "grid", "grid", plots=False)[1]
+    assert "nan" not in text.lower()
+
+
+# --- divergence ---
+
+
+def test_a_teacher_that_diverges_takes_only_its_own_students_along(kdbench, suite_file, tmp_path, whole):
+    wild = {**TINY["pairs"][0], "teacher": {"model": "cifar_resnet8", "widths": [4, 4, 8, 8]}}
+    suite = suite_file(pairs=[wild, *TINY["pairs"]])
+    with pytest.MonkeyPatch.context() as patch:
+        make_teacher_diverge(patch, "cifar_resnet8(")
+        code, out, _ = kdbench("run", suite)
+    assert code == 1
+    found = outcome(tmp_path / "results")
+    assert {key: found[key] for key in outcome(whole)} == outcome(whole)
+    lost = [r for r in Records(tmp_path / "results", "tiny").read_all() if r["key"] not in outcome(whole)]
+    assert [r["status"] for r in lost] == ["diverged", "diverged"]
+    assert all("diverged: loss/ce was nan in epoch 1" in r["reason"] for r in lost)
+    assert "2 cells diverged" in out or "diverged" in out
+    assert kdbench("run", suite)[0] == 1
+
+
+def make_teacher_diverge(patch, name):
+    from kdbench import teachers
+
+    train = teachers._train
+
+    def spoiled(cell, net, *others):
+        if cell.teacher.short.startswith(name):
+            with torch.no_grad():
+                next(net.parameters()).fill_(float("nan"))
+        return train(cell, net, *others)
+
+    patch.setattr(teachers, "_train", spoiled)
+
+
+def test_the_term_that_diverged_is_named(kdbench, suite_file, tmp_path):
+    rows = {"student": {"ce": 1}, "wild": {"ce": 1, "at": 1e38}}
+    assert kdbench("run", suite_file(methods=rows))[0] == 1
+    [lost] = [r for r in Records(tmp_path / "results", "tiny").read_all() if r["label"] == "wild"]
+    assert lost["status"] == "diverged"
+    assert lost["reason"].startswith("loss/")
+    assert lost["reason"].endswith("in epoch 1")
+
+
+# --- signals ---
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_first_signal_saves_and_says_how_to_go_on(kdbench, suite_file, tmp_path, whole, monkeypatch, number):
+    steps, advance = [0], Bar.advance
+
+    def interrupted(self, *arguments):
+        steps[0] += 1
+        advance(self, *arguments)
+        if steps[0] == (3 if number == signal.SIGTERM else 14):  # the teacher's third step, the students' fourth
+            os.kill(os.getpid(), number)
+
+    monkeypatch.setattr(Bar, "advance", interrupted)
+    suite, results = suite_file(), tmp_path / "results"
+    code, _, err = kdbench("run", suite)
+    assert code == 128 + number
+    assert "stopping after this step" in err
+    assert f"go on with: kdbench run {suite} --results {results} --device cpu" in err
+    assert list(results.rglob("*.ckpt"))
+    assert kdbench("run", suite)[0] == 0
+    assert steps[0] == 20  # none was made twice: 2 epochs of 5 for the teacher, and for its students side by side
+    assert outcome(results) == outcome(whole)
+    assert not list(results.rglob("*.ckpt"))
