@@ -1,5 +1,6 @@
 """The same as the commands, from Python: `kdbench.run("suite.yaml") -> pandas.DataFrame`."""
 
+import math
 import os
 import signal
 import sys
@@ -187,11 +188,11 @@ def _total_steps(made: Plan) -> int:
     teachers = set()
     for cell in made.todo:
         pictures = made.shapes.info(cell.dataset).num_train * (1 - cell.validation)
-        total += cell.train.epochs * round(pictures / cell.train.batch_size)
+        total += cell.train.epochs * math.ceil(pictures / cell.train.batch_size)
         for link in cell.lineage:
             if link.teacher_key not in teachers and link.teacher.checkpoint is None:
                 teachers.add(link.teacher_key)
-                total += cell.teacher_train.epochs * round(pictures / cell.teacher_train.batch_size)
+                total += cell.teacher_train.epochs * math.ceil(pictures / cell.teacher_train.batch_size)
     return total
 
 

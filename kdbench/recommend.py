@@ -57,7 +57,7 @@ def _advice(rows: list[Row], frame: pd.DataFrame, results: Path) -> list[str]:
     lines = [
         f"{title(best[name] for name in GROUP)}",
         f"Ship {best['student']} trained with {best['objective']}: {best['test_top1']:.2f}%{spread} top-1 over "
-        f"{best['n']} seeds; {size}. Chosen on {chosen}.",
+        f"{best['n']} seed{'s' * (best['n'] > 1)}; {size}. Chosen on {chosen}.",
         *_how_sure(best, rows),
     ]
     ordered = cells.sort_values(by)

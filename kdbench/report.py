@@ -100,14 +100,14 @@ def _won_one(rows: list[Row], best: str | None) -> str:
         return f"{top}; the student alone was not run, so there is no gain to speak of."
     if not math.isfinite(row.get("gain", math.nan)):
         return f"{top}; it has no seed in common with the student alone."
-    gain = f"{top}, {row['gain']:+.2f} points against the student alone ({number(base['test_top1'])}%)"
-    if not math.isfinite(row["gain_low"]):
-        return f"{gain}: {row['gain_says']}."
-    span = f"95% interval {row['gain_low']:+.2f} to {row['gain_high']:+.2f}"
     if row["gain"] < 0:
         return (
             f"Nothing beats the student alone ({number(base['test_top1'])}%): {best} comes nearest, {row['gain']:+.2f}."
         )
+    gain = f"{top}, {row['gain']:+.2f} points against the student alone ({number(base['test_top1'])}%)"
+    if not math.isfinite(row["gain_low"]):
+        return f"{gain}: {row['gain_says']}."
+    span = f"95% interval {row['gain_low']:+.2f} to {row['gain_high']:+.2f}"
     return f"{gain}, {span}: {row['gain_says']} (p {chance(row['gain_p_holm'])} after correction over the table)."
 
 

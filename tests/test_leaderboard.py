@@ -54,6 +54,14 @@ def test_one_seed_invents_no_interval(tmp_path):
     assert "one seed: no interval, nothing can be said" in text.splitlines()[2]
 
 
+@pytest.mark.parametrize("seeds", [1, 3])
+def test_the_headline_names_no_winner_below_the_student_alone(tmp_path, seeds):
+    _, cells = grid(tmp_path, ["student", "kd"], seeds=seeds)
+    _, text = write_leaderboard(cells, drawn(cells, {"kd": -5}), tmp_path / "out", "grid", plots=False)
+    assert "Nothing beats the student alone (7" in text
+    assert "highest mean" not in text
+
+
 def test_what_did_not_end_well_is_shown_and_never_averaged(tmp_path):
     _, cells = grid(tmp_path, seeds=3)
     records = []
