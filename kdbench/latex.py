@@ -2,7 +2,7 @@
 
 import math
 
-from kdbench.report import Groups, Row, number
+from kdbench.headline import Groups, Row, number
 
 
 def latex(groups: Groups, suite: str) -> str:

@@ -8,9 +8,10 @@ from typing import Any
 
 import pandas as pd
 
+from kdbench.headline import Groups, Row, headline
 from kdbench.leaderboard import GROUP, claims, ranking_of, sources, title
 from kdbench.records import Record, finite
-from kdbench.report import ClassWords, Groups, Row, headline, rests_on, teacher_line
+from kdbench.report import ClassWords, rests_on, teacher_line
 
 Curves = dict[str, dict[str, list[float]]]  # pair's title -> objective -> mean top-1 after every epoch
 MOST_POINTS = 120  # of a curve on the page

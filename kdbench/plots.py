@@ -17,9 +17,9 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
+from kdbench.headline import Groups, Row
 from kdbench.leaderboard import claims, ranking_of
 from kdbench.records import write_atomic
-from kdbench.report import Groups, Row
 from kdbench.statistics import Ranking
 
 MOST_PAIRS = 4  # figures of single pairs; a large suite's others are on the page

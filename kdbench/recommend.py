@@ -9,9 +9,10 @@ import pandas as pd
 from kdbench.api import Options
 from kdbench.cells import cells_of
 from kdbench.errors import UserError
+from kdbench.headline import Row, number
 from kdbench.leaderboard import GROUP, claims, frame_of, human, table_of, title, with_missing
 from kdbench.records import Records
-from kdbench.report import Row, number, rows_of
+from kdbench.report import rows_of
 from kdbench.suite import load_suite
 
 
