@@ -76,6 +76,7 @@ def parser() -> argparse.ArgumentParser:
     doctor = command("doctor", "say what this machine has, what is wrong with it and how to mend that")
     _common(doctor)
     clean = command("clean", "list what lies in the results and no record needs")
+    clean.add_argument("suite", type=Path, nargs="?", metavar="SUITE", help="of this suite alone; teachers stay")
     clean.add_argument("--yes", action="store_true", help="remove it")
     _common(clean)
     command("schema", "print the JSON schema of suite files, for editors").add_argument(
@@ -242,7 +243,7 @@ def doctor(given: argparse.Namespace) -> int:
 def clean(given: argparse.Namespace) -> int:
     from kdbench.clean import clean
 
-    print(clean(given.results, given.yes))
+    print(clean(given.results, given.yes, _suite_name(given) if given.suite else None))
     return 0
 
 

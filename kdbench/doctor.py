@@ -4,17 +4,21 @@ import contextlib
 import os
 import platform
 import shutil
-import socket
+import sqlite3
 import tempfile
 from collections.abc import Callable, Iterator
+from http.client import HTTPException
 from pathlib import Path
+from urllib.error import HTTPError
 from urllib.parse import urlsplit
+from urllib.request import urlopen
 
 import psutil
 import torch
-from filelock import FileLock, Timeout
 
 from kdbench.checkpoint import SUFFIX
+from kdbench.errors import UserError
+from kdbench.locks import attempt, is_held, owner_of
 from kdbench.records import Records
 from kdbench.registry import DATASETS, METHODS
 from kdbench.versions import installed
@@ -62,40 +66,47 @@ def folder_of_results(results: Path) -> Iterator[Finding]:
     free = shutil.disk_usage(results).free
     kind, advice = ("ok", "") if free > ROOM * 2**30 else ("!!", ": make room, or choose another --results folder")
     yield kind, f"{results}: {_gib(free)} free{advice}"
-    if not _has_locks(results):
-        yield "!!", f"{results} has no working file locks: run one process at a time there, or choose another folder"
+    if trouble := lock_trouble(results):
+        yield "!!", f"{results}: {trouble}: run one process at a time there, or choose another folder"
 
 
-def _has_locks(folder: Path) -> bool:
+def lock_trouble(folder: Path) -> str | None:
     path = folder / ".doctor.lock"
     try:
-        with FileLock(path, is_singleton=False), contextlib.suppress(Timeout):
-            FileLock(path, is_singleton=False).acquire(timeout=0)
-            return False
-        return True
-    except (NotImplementedError, OSError):
-        return False
+        with attempt(path) as mine:
+            return "file locks do not work" if not mine or not is_held(path) else None
+    except (UserError, OSError) as error:
+        return str(error)
     finally:
         path.unlink(missing_ok=True)
 
 
 def store(uri: str) -> Iterator[Finding]:
-    """Is there an MLflow store?"""
+    """Is there an MLflow store, and is it whole?"""
     if uri.startswith("sqlite:///"):
         path = Path(uri.removeprefix("sqlite:///"))
-        yield ("ok", f"MLflow: {uri}") if path.exists() else ("--", f"MLflow: {uri}, made by the first run")
+        yield database(path, uri) if path.exists() else ("--", f"MLflow: {uri}, made by the first run")
         return
-    place = urlsplit(uri)
-    if not place.hostname:
+    if urlsplit(uri).scheme not in ("http", "https") or not urlsplit(uri).hostname:
         yield "!!", f"MLflow: {uri} is no store: give sqlite:///FILE or http://HOST:PORT"
         return
+    advice = "start it, or leave it: runs go on without it, and `kdbench sync SUITE` completes it later"
     try:
-        port = place.port or (443 if place.scheme == "https" else 80)
-        socket.create_connection((place.hostname, port), timeout=3).close()
-        yield "ok", f"MLflow: a server answers at {uri}"
-    except OSError as error:
-        advice = "runs go on without it; `kdbench sync SUITE` completes it later"
-        yield "!!", f"MLflow: nothing answers at {uri} ({error}): start it, or leave it ({advice})"
+        with urlopen(f"{uri.rstrip('/')}/health", timeout=3):
+            yield "ok", f"MLflow: a server answers at {uri}"
+    except HTTPError as error:
+        yield "ok" if error.code < 500 else "!!", f"MLflow: a server answers at {uri} ({error.code} {error.reason})"
+    except (OSError, HTTPException, ValueError) as error:
+        yield "!!", f"MLflow: no server answers at {uri} ({str(error) or type(error).__name__}): {advice}"
+
+
+def database(path: Path, uri: str) -> Finding:
+    try:
+        with contextlib.closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True, timeout=3)) as connection:
+            connection.execute("select count(*) from runs").fetchone()
+        return "ok", f"MLflow: {uri}"
+    except sqlite3.Error as error:
+        return "!!", f"MLflow: {path} can't be read ({error}): move it away; `kdbench sync SUITE` makes it again"
 
 
 def data_sets(data: Path) -> Iterator[Finding]:
@@ -114,6 +125,9 @@ def suites(results: Path) -> Iterator[Finding]:
         waiting = len({path.name.split(".")[0] for path in (folder / "checkpoints").glob(f"*{SUFFIX}")})
         more = f", {waiting} cells to go on with (run the same command)" if waiting else ""
         yield "ok", f"{folder.name}: {done} records{more}"
+        for path in sorted((folder / ".locks").glob("*.owner")):
+            if is_held(path.with_suffix(".lock")):
+                yield "ok", f"{folder.name}: a cohort is being trained by {owner_of(path)}"
         for line in records.damaged:
             yield "!!", f"{line}; the next run does it again"
 

@@ -55,6 +55,12 @@ def hold(path: Path, waiting: Callable[[str], None]) -> Iterator[None]:
         time.sleep(0.2)
 
 
+def is_held(path: Path) -> bool:
+    """Does a process hold the lock at `path` just now?"""
+    with attempt(path) as mine:
+        return not mine
+
+
 def owner_of(path: Path) -> str:
     """Who holds the lock at `path`, as far as it is known."""
     try:

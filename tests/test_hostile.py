@@ -240,7 +240,30 @@ def test_doctor(kdbench, tmp_path, suite_file):
     assert code == 1
     assert "2 to be mended" in out
     assert f"!!  record {record} can't be read" in out
-    assert "!!  MLflow: nothing answers at http://127.0.0.1:9" in out
+    assert "!!  MLflow: no server answers at http://127.0.0.1:9" in out
+
+
+def test_doctor_finds_what_is_no_store(tmp_path):
+    from kdbench.doctor import store
+
+    (tmp_path / "mlflow.db").write_bytes(b"no database at all" * 100)
+    [(kind, line)] = store(f"sqlite:///{tmp_path / 'mlflow.db'}")
+    assert kind == "!!"
+    assert "can't be read" in line
+    assert [kind for kind, _ in store("databricks")] == ["!!"]
+
+
+def test_a_teachers_own_teacher_is_needed_too(suite_file):
+    from kdbench.cells import cells_of
+    from kdbench.clean import teachers_of
+
+    above = {"model": "cifar_resnet20", "taught_by": "cifar_resnet56", "objective": {"ce": 1, "kd": 1}}
+    teacher = {"model": "cifar_resnet14", "taught_by": above, "objective": {"kd": 1}}
+    [cell] = cells_of(
+        load_suite(suite_file(pairs=[{"teacher": teacher, "student": "cifar_resnet8"}], methods={"a": {"kd": 1}}))
+    )
+    assert len(cell.lineage) == 3
+    assert list(teachers_of({"settings": cell.identity})) == [link.teacher_key for link in cell.lineage]
 
 
 def test_clean(kdbench, tmp_path, suite_file):
@@ -252,7 +275,9 @@ def test_clean(kdbench, tmp_path, suite_file):
     [first, _] = sorted(students.glob("*.safetensors"))
     checkpoint = results / "tiny" / "checkpoints" / f"{first.stem}.0.ckpt"
     teacher, half = results / "teachers" / "0123.safetensors", results / "tiny" / "records" / ".a.json.abcd1234"
-    rubbish = [checkpoint, students / "feed.safetensors", teacher, half]
+    [known] = (results / "teachers").glob("*.json")
+    finished = results / "teachers" / "checkpoints" / f"{known.stem}.1.ckpt"
+    rubbish = [checkpoint, students / "feed.safetensors", teacher, half, finished]
     for path in rubbish:
         path.parent.mkdir(exist_ok=True)
         path.write_bytes(b"x")
@@ -260,6 +285,8 @@ def test_clean(kdbench, tmp_path, suite_file):
     out = kdbench("clean")[1]
     assert all(str(path) in out and path.exists() for path in rubbish)
     assert "--yes" in out
+    kdbench("clean", suite, "--yes")
+    assert {path for path in rubbish if path.exists()} == {teacher, finished}  # of no suite alone
     kdbench("clean", "--yes")
     assert not any(path.exists() for path in rubbish)
     assert all(path.exists() for path in kept)

@@ -8,6 +8,7 @@ import shutil
 import sqlite3
 import subprocess
 import sys
+import time
 from collections import Counter
 from pathlib import Path
 
@@ -41,7 +42,7 @@ class Runs:
     """Talks to the crash server."""
 
     def __init__(self, suite: Path) -> None:
-        self.suite = suite
+        self.suite, self.seconds = suite, 0.0  # what an undisturbed run takes
         environment = {**os.environ, "MLFLOW_DISABLE_TELEMETRY": "true", "PYTHONWARNINGS": "ignore"}
         command = [sys.executable, str(HERE / "crash_server.py")]
         pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
@@ -83,42 +84,40 @@ def runs(tmp_path_factory):
 @pytest.fixture(scope="module")
 def undisturbed(runs, tmp_path_factory):
     results = tmp_path_factory.mktemp("undisturbed") / "results"
+    start = time.monotonic()
     assert runs(results, None) == [0], results.with_suffix(".log").read_text()
+    runs.seconds = time.monotonic() - start
     found = outcome(results)
     assert len(found) == CELLS
     return found
 
 
-def killed_often(runs, results: Path, times: int, longest: float, seed: int) -> None:
+def killed_often(runs, undisturbed, results: Path, times: int, share: float, seed: int) -> None:
+    """Kills a run `times` times, each within `share` of the time that it takes, and lets it come to its end."""
     moments = random.Random(seed)
     killed = 0
-    for _ in range(20 * times):
-        [code] = runs(results, moments.uniform(0.05, longest))
+    while killed < times:
+        [code] = runs(results, moments.uniform(0.05, share * runs.seconds))
         assert code in (-9, 0), results.with_suffix(".log").read_text()
         killed += code == -9
-        if killed == times:
-            break
-        if code == 0:  # it came to its end: begin again
+        if code == 0:  # it came to its end before: begin again
+            assert outcome(results) == undisturbed
             shutil.rmtree(results)
-    assert killed == times
     assert runs(results, None) == [0], results.with_suffix(".log").read_text()
+    assert outcome(results) == undisturbed
+    assert mirrored(results) == dict.fromkeys(undisturbed, 1)
+    assert set(Counter((results / "journal").read_text().split()).values()) == {1}
+    assert not list(results.rglob("*.ckpt"))
 
 
 def test_killed_at_random_moments(runs, undisturbed, tmp_path):
-    results = tmp_path / "results"
-    killed_often(runs, results, times=5, longest=4.0, seed=0)
-    assert outcome(results) == undisturbed
-    assert mirrored(results) == dict.fromkeys(undisturbed, 1)
-    assert not list((results / "crash" / "checkpoints").glob("*"))
+    killed_often(runs, undisturbed, tmp_path / "results", times=5, share=0.5, seed=0)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", range(10))
 def test_killed_at_many_random_moments(runs, undisturbed, tmp_path, seed):
-    results = tmp_path / "results"
-    killed_often(runs, results, times=6, longest=[1.0, 3.0, 6.0][seed % 3], seed=seed)
-    assert outcome(results) == undisturbed
-    assert mirrored(results) == dict.fromkeys(undisturbed, 1)
+    killed_often(runs, undisturbed, tmp_path / "results", times=6, share=[0.2, 0.5, 1.0][seed % 3], seed=seed)
 
 
 @pytest.mark.parametrize("number", [2, 4])
