@@ -6,6 +6,7 @@ run. The last two are kept: when the newer one is damaged, the older one is used
 
 import hashlib
 import io
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -39,10 +40,14 @@ class Checkpoints:
         states = [state for path in self._slots(key) if (state := _read(path)) is not None]
         return max(states, key=lambda state: (state["done"], state["evaluated"]), default=None)
 
+    def saved(self) -> set[str]:
+        """The keys that have one, damaged or not."""
+        return {path.name.split(".")[0] for path in self.folder.glob(f"*{SUFFIX}")}
+
     def remove(self, key: str) -> None:
         for path in self._slots(key):
             path.unlink(missing_ok=True)
-        if self.folder.is_dir() and not any(self.folder.iterdir()):
+        with suppress(OSError):  # not empty, or another process was quicker
             self.folder.rmdir()
 
 

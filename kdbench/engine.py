@@ -79,19 +79,29 @@ class Engine:
         for cell in self.plan.cells:
             if cell.key in self.plan.inapplicable:
                 self.skip(cell, self.plan.inapplicable[cell.key])
+        for key in self.checkpoints.saved():
+            if is_final(self.plan.records.get(key)):  # its run died between the record and this
+                self.checkpoints.remove(key)
         pending = self.plan.cohorts
         while pending:
             waiting = []
             for cohort in pending:
                 with attempt(self.lock_of(cohort)) as mine:
                     if mine:
-                        self.cohort([c for c in cohort if not is_final(self.records.read(c.key))])
+                        self.cohort([cell for cell in cohort if self.is_open(cell)])
                     else:
                         waiting.append(cohort)
             if len(waiting) == len(pending):
                 self.waiting(owner_of(self.lock_of(waiting[0])))
                 time.sleep(1)
             pending = waiting
+
+    def is_open(self, cell: Cell) -> bool:
+        """It is not done, nor did another process see it fail since this one began."""
+        record, before = self.records.read(cell.key), self.plan.records.get(cell.key)
+        if record is None or is_final(record):
+            return record is None
+        return before is not None and before.get("finished") == record.get("finished")
 
     def lock_of(self, cohort: Sequence[Cell]) -> Path:
         return self.folder / ".locks" / f"{cohort[0].cohort}.lock"

@@ -54,8 +54,10 @@ def write_atomic(path: Path, content: bytes) -> None:
 
 
 def _write_aside(path: Path, content: bytes) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+    try:
+        handle, name = _temporary(path)
+    except FileNotFoundError:  # another process found the folder empty and removed it
+        handle, name = _temporary(path)
     try:
         with os.fdopen(handle, "wb") as file:
             file.write(content)
@@ -66,6 +68,11 @@ def _write_aside(path: Path, content: bytes) -> None:
     except BaseException:
         Path(name).unlink(missing_ok=True)
         raise
+
+
+def _temporary(path: Path) -> tuple[int, str]:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    return tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
 
 
 def write_json(path: Path, data: Any) -> None:

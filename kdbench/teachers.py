@@ -69,7 +69,9 @@ def obtain(
     """
     folder = results / "teachers"
     with hold(folder / f".{cell.teacher_key}.lock", waiting):
-        return _load(cell, splits, folder, device) or _make(cell, splits, folder, device, hooks, waiting)
+        teacher = _load(cell, splits, folder, device) or _make(cell, splits, folder, device, hooks, waiting)
+        Checkpoints(folder / "checkpoints").remove(cell.teacher_key)
+        return teacher
 
 
 def freeze(net: Net, device: torch.device) -> Net:
@@ -123,7 +125,6 @@ def _make(
     about = {"key": cell.teacher_key, "settings": cell.teacher_identity, "scores": scores, "seconds": seconds}
     about |= {"curves": curves, "sha256": _digest(content)}
     write_json(folder / f"{cell.teacher_key}.json", finite(about))
-    Checkpoints(folder / "checkpoints").remove(cell.teacher_key)
     return Teacher(net, scores, seconds, cell.teacher_key, cell.teacher_identity)
 
 

@@ -144,6 +144,31 @@ def test_the_term_that_diverged_is_named(kdbench, suite_file, tmp_path):
     assert lost["reason"].endswith("in epoch 1")
 
 
+def test_what_failed_in_another_process_is_not_tried_again(kdbench, suite_file, tmp_path, monkeypatch):
+    """Two runs began together: the second finds what the first one left, done and failed. A later run tries again."""
+    from kdbench import api
+    from kdbench.engine import Engine
+
+    trial, plan = Engine.trial, api._plan
+    tried, plans = [], []
+
+    def failing(self, cell, *arguments):
+        tried.append(cell.label)
+        if cell.label == "kd":
+            raise OverflowError("as a method may")
+        return trial(self, cell, *arguments)
+
+    monkeypatch.setattr(Engine, "trial", failing)
+    monkeypatch.setattr(api, "_plan", lambda *a: plans[0] if plans else plans.append(plan(*a)) or plans[0])
+    suite = suite_file()
+    for _ in range(2):
+        assert kdbench("run", suite)[0] == 1
+        assert tried == ["student", "kd"]
+    plans.clear()
+    assert kdbench("run", suite)[0] == 1
+    assert tried == ["student", "kd", "kd"]
+
+
 # --- signals ---
 
 

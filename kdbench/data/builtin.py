@@ -12,6 +12,7 @@ from pydantic import Field
 
 from kdbench.data.splits import Images, Splits
 from kdbench.errors import UserError
+from kdbench.locks import hold
 from kdbench.registry import DataInfo, register_dataset
 
 
@@ -88,4 +89,5 @@ def _open(cls: Any, root: Path, train: bool) -> Any:
     try:
         return cls(root, train=train, download=False)
     except RuntimeError:
-        return cls(root, train=train, download=True)
+        with hold(root / f".{cls.__name__}.lock", waiting=lambda owner: None):  # several runs, one download
+            return cls(root, train=train, download=True)
