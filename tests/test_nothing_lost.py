@@ -33,7 +33,7 @@ SUITE = {
     },
     "seeds": [0, 1],
     "validation": 0.1,
-    "train": {"epochs": 3, "batch_size": 128, "lr": 0.05, "augment": "crop"},
+    "train": {"epochs": 2, "batch_size": 128, "lr": 0.05, "augment": "crop"},
 }
 CELLS = 12
 
@@ -120,7 +120,7 @@ def test_killed_at_many_random_moments(runs, undisturbed, tmp_path, seed):
     killed_often(runs, undisturbed, tmp_path / "results", times=6, share=[0.2, 0.5, 1.0][seed % 3], seed=seed)
 
 
-@pytest.mark.parametrize("number", [2, 4])
+@pytest.mark.parametrize("number", [pytest.param(2, marks=pytest.mark.slow), 4])
 def test_several_at_once(runs, undisturbed, tmp_path, number):
     results = tmp_path / "results"
     assert runs(results, *[None] * number) == [0] * number, results.with_suffix(".log").read_text()
