@@ -63,8 +63,9 @@ def train_cohort(
                 continue
             lock_step(members, teacher, epoch, step, place / (train.epochs * loader.steps), loader.steps, device)
             hooks.step(len(members))
+            stopping = hooks.stop()  # asked first: a signal that comes from here on ends the next step, which is saved
             hooks.checkpoint(members)
-            if hooks.stop():
+            if stopping:
                 return False
         ended = [t for t in running if t.evaluated == number and t.status == "running"]
         end_epoch(ended, splits, known, train, loader.steps)
