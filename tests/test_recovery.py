@@ -184,3 +184,31 @@ def test_a_first_signal_saves_and_says_how_to_go_on(kdbench, suite_file, tmp_pat
     assert steps[0] == 20  # none was made twice: 2 epochs of 5 for the teacher, and for its students side by side
     assert outcome(results) == outcome(whole)
     assert not list(results.rglob("*.ckpt"))
+
+
+@pytest.mark.slow
+def test_every_method_goes_on_with_the_same_digits(kdbench, tmp_path, monkeypatch):
+    """All that the methods keep between steps is in their checkpoints: stopped after every seventh step of a cohort."""
+    every = Path(__file__).parents[1] / "suites" / "all-methods.yaml"
+    suite = tmp_path / "suite.yaml"
+    suite.write_text(f"extends: {every}\nname: tiny\ntrain: {{epochs: 2, batch_size: 256}}\n")
+    steps, advance, stops = [0], Bar.advance, [False]
+
+    def counted(self, *arguments):
+        advance(self, *arguments)
+        steps[0] += 1
+        if stops[0] and steps[0] % 7 == 0:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    monkeypatch.setattr(Bar, "advance", counted)
+    assert kdbench("run", suite, results=tmp_path / "whole")[0] == 0
+    needed, steps[0], stops[0] = steps[0], 0, True
+    codes = [kdbench("run", suite)[0]]
+    while codes[-1] == 128 + signal.SIGTERM:
+        codes.append(kdbench("run", suite)[0])
+    assert codes[-1] == 0
+    assert len(codes) > 5
+    assert steps[0] == needed  # none was made twice
+    stopped, whole = outcome(tmp_path / "results"), outcome(tmp_path / "whole")
+    assert [key for key in whole if stopped[key] != whole[key]] == []
+    assert stopped.keys() == whole.keys()
