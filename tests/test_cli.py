@@ -76,15 +76,14 @@ def test_missing_data_say_what_to_put_where(kdbench, suite_file, tmp_path, monke
     assert "Traceback" not in err
 
 
-def test_interrupted_and_continued(tmp_path):
+def test_interrupted_and_continued(kdbench, tmp_path):
     """SIGTERM saves state and exits 143; the same command goes on and ends with the numbers of an undisturbed run."""
     suite = tmp_path / "suite.yaml"
     suite.write_text(yaml.safe_dump({**TINY, "train": {**TINY["train"], "epochs": 30}}))
-    command = [sys.executable, "-m", "kdbench", "run", str(suite), "--device", "cpu"]
-    undisturbed = tmp_path / "undisturbed"
-    subprocess.run([*command, "--results", undisturbed], check=True, capture_output=True, timeout=300)
-    results = tmp_path / "results"
-    process = subprocess.Popen([*command, "--results", results], stderr=subprocess.PIPE, text=True)
+    undisturbed, results = tmp_path / "undisturbed", tmp_path / "results"
+    assert kdbench("run", suite, results=undisturbed)[0] == 0
+    command = [sys.executable, "-m", "kdbench", "run", str(suite), "--device", "cpu", "--results", str(results)]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
     assert process.stderr is not None
     for line in process.stderr:
         if "to train" in line:
@@ -93,8 +92,7 @@ def test_interrupted_and_continued(tmp_path):
     process.send_signal(signal.SIGTERM)
     process.communicate(timeout=120)
     assert process.returncode in (143, 0)  # 0 if it had ended before
-    again = subprocess.run([*command, "--results", results], capture_output=True, text=True, timeout=300)
-    assert again.returncode == 0, again.stderr
+    assert kdbench("run", suite, results=results)[0] == 0
     assert scores(results) == scores(undisturbed)
 
 
