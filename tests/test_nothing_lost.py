@@ -47,6 +47,7 @@ class Runs:
         command = [sys.executable, str(HERE / "crash_server.py")]
         pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
         self.server = subprocess.Popen(command, env=environment, **pipes)
+        self(suite.parent)  # no run: answered as soon as everything is imported
 
     def __call__(self, results: Path, *kill: float | str | None) -> list[int]:
         """Starts one run for each moment of death (None: it may live) and gives their exit codes."""
