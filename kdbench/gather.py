@@ -5,7 +5,9 @@ import math
 import tempfile
 from array import array
 from collections.abc import Iterable, Sequence
+from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 from kdbench.errors import UserError
 from kdbench.records import Record, Records, is_final
@@ -17,8 +19,16 @@ def slim(record: Record) -> Record:
     curves = {"test_top1": array("f", top1)} if top1 and None not in top1 else {}
     classes = record.get("test_top1_per_class") or []
     numbers = array("d", (math.nan if value is None else value for value in classes))
-    settings = {"objective": record["settings"].get("objective")}
-    return {**record, "curves": curves, "settings": settings, "test_top1_per_class": numbers}
+    alike = {"settings": {"objective": record["settings"].get("objective")}}
+    alike |= {name: record[name] for name in ("profile", "versions") if name in record}
+    alike = {name: _shared(json.dumps(part)) for name, part in alike.items()}
+    return {**record, **alike, "curves": curves, "test_top1_per_class": numbers}
+
+
+@lru_cache(maxsize=1000)
+def _shared(text: str) -> Any:
+    """One object for what many records say alike."""
+    return json.loads(text)
 
 
 def from_results(results: Path, suite: str, keys: Iterable[str]) -> dict[str, Record]:

@@ -58,6 +58,7 @@ def save(figure: Figure, path: Path) -> list[Path]:
     for kind, options in (("png", {"dpi": 150}), ("svg", {"metadata": {"Date": None}})):
         content = BytesIO()
         figure.savefig(content, format=kind, **options)
+        figure.set_layout_engine("none")  # both pictures have one layout, worked out once
         files.append(path.with_name(f"{path.name}.{kind}"))
         write_atomic(files[-1], content.getvalue())
     return files

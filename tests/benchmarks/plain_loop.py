@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader, Dataset
 from torchvision import transforms
 
 from kdbench.data import Splits
-from kdbench.method import Batch
+from kdbench.method import Batch, Outputs
 from kdbench.models import Net
 from kdbench.suite import Train
 from kdbench.trials import Trial
@@ -68,8 +68,10 @@ class PlainLoop:
             images, target, index = (x.to(self.device) for x in next(self.batches))
             batch = Batch(images, target, index, 0.5)
             said = self.student(images, self.objective.student_needs)
-            with torch.no_grad():
-                taught = self.teacher(images, self.objective.needs)
+            taught = Outputs(said.logits.detach())  # for labels alone, which the field trains without a teacher
+            if self.objective.needs:
+                with torch.no_grad():
+                    taught = self.teacher(images, self.objective.needs)
             task, distilled, _ = self.objective(said, taught, batch)
             loss = task + distilled
             self.meters["loss"] = loss.item()

@@ -1,7 +1,8 @@
 """How long `leaderboard` takes over 10,000 records and `plan` over 100,000 cells, and how much memory.
 
-Each command runs in a process of its own, imports included. Wall time depends on who else works on the machine, so the
-process's own CPU time stands beside it.
+Each command runs in a process of its own, imports included, after both have left their compiled bytecode behind, as on
+every machine but a new one. Wall time depends on who else works on the machine, so the process's own CPU time stands
+beside it.
 """
 
 import argparse
@@ -30,9 +31,12 @@ EPOCHS = 240
 CURVES = ("loss/total", "loss/ce", "loss/kd", "test_top1", "test_top5", "test_nll", "test_ece", "test_agreement",
           "validation_top1", "validation_top5", "validation_nll", "validation_ece")  # fmt: skip
 
+ENVIRONMENT = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
+
 
 def make_records(folder: Path, seeds: int) -> Path:
     """4 pairs, 4 objectives; as large as the records of a run of 240 epochs on 10 classes."""
+    folder.mkdir(exist_ok=True)
     suite, cells = grid(folder, pairs=4, seeds=seeds, train={"epochs": EPOCHS, "batch_size": 64})
     draw, place = np.random.default_rng(0), folder / "results" / "grid" / "records"
     place.mkdir(parents=True)
@@ -58,7 +62,7 @@ def measured(command: str, suite: Path, what: str) -> dict[str, Any]:
     """CPU and wall seconds of one command, and its peak memory, which the kernel counts until the process is gone."""
     start = time.perf_counter()
     words = [sys.executable, "-m", "kdbench", command, str(suite), "--results", str(suite.parent / "results")]
-    process = subprocess.Popen(words, stdout=subprocess.DEVNULL)
+    process = subprocess.Popen(words, stdout=subprocess.DEVNULL, env=ENVIRONMENT)
     _, status, used = os.wait4(process.pid, 0)
     process.returncode = os.waitstatus_to_exitcode(status)
     assert process.returncode == 0, f"{command} ended with {process.returncode}"
@@ -75,6 +79,8 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         many, huge = make_records(folder, given.records // 16), make_plan(folder, given.cells // 100)
+        few = make_records(folder / "few", 1)
+        measured("plan", few, "bytecode"), measured("leaderboard", few, "bytecode")
         rows = [measured("leaderboard", many, f"{given.records:,} records")]
         rows.append(measured("plan", huge, f"{given.cells:,} cells"))
     report("tables", machine(torch.device("cpu")), rows)
