@@ -16,7 +16,7 @@ from kdbench.terms import Phases, objective
 
 # The one method that the engine knows by name: plain labels. Teachers learn from it, and gains are counted against it.
 BASELINE = "ce"
-FORMAT = 1  # raised when the engine's own arithmetic changes a number: every key changes with it
+FORMAT = 2  # raised when the engine's own arithmetic changes a number: every key changes with it
 
 
 def fingerprint(identity: dict[str, Any]) -> str:

@@ -6,34 +6,31 @@ A cohort is worked on under a lock, and a cell is done when its record exists: w
 import gc
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
-from safetensors.torch import save
 
 from kdbench.cells import Cell
 from kdbench.checkpoint import Checkpoints
 from kdbench.data import Splits, load_splits
-from kdbench.evaluation import class_accuracies
+from kdbench.ledger import Ledger
 from kdbench.locks import attempt, owner_of
 from kdbench.method import Inapplicable
 from kdbench.models import build_net
 from kdbench.plan import Plan
-from kdbench.profiling import free_memory, peak_memory_mb, profile
+from kdbench.profiling import free_memory
 from kdbench.progress import Bar
-from kdbench.records import Record, Records, finite, is_final, write_atomic
+from kdbench.records import Records, is_final
 from kdbench.teachers import Stopped, Teacher, TeacherFailed, obtain
 from kdbench.tracking import Tracker
-from kdbench.training import Hooks, OutOfMemory, count_parameters, is_out_of_memory, train_cohort
+from kdbench.training import Hooks, OutOfMemory, is_out_of_memory, train_cohort
 from kdbench.trials import Misfit, Trial, start_trial
-from kdbench.versions import versions
 
 # Members join a cohort while more than this share of the memory is free: their optimizers' buffers, and one member's
 # activations (members take turns, so these are needed once), come with the first step.
 RESERVE = 0.25
-MOST_CLASSES = 1000  # of more, a record does not tell the single ones
 
 
 class Pace:
@@ -65,20 +62,19 @@ class Engine:
     bar: Bar
     stop: Callable[[], bool] = lambda: False
     checkpoint_every: ClassVar[float] = 60.0  # seconds of work that a kill may cost; more where saving takes long
-    profile_seconds: ClassVar[float] = 1.0
     _splits: tuple[str, Splits] | None = None
-    _profiles: dict[str, dict[str, dict[str, Any]]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.folder = self.results / self.plan.suite.name
         self.records = Records(self.results, self.plan.suite.name)
         self.checkpoints = Checkpoints(self.folder / "checkpoints")
+        self.ledger = Ledger(self.folder, self.records, self.checkpoints, self.device, self.tracker, self.bar)
 
     def run(self) -> None:
         """Every cohort that no other process works on; then, patiently, what the others left."""
         for cell in self.plan.cells:
             if cell.key in self.plan.inapplicable:
-                self.skip(cell, self.plan.inapplicable[cell.key])
+                self.ledger.skip(cell, self.plan.inapplicable[cell.key])
         for key in self.checkpoints.saved():
             if is_final(self.plan.records.get(key)):  # its run died between the record and this
                 self.checkpoints.remove(key)
@@ -122,7 +118,7 @@ class Engine:
             teacher = obtain(cells[0], splits, self.results, self.device, self.teacher_hooks, self.waiting)
         except TeacherFailed as failure:
             for cell in cells:
-                self.write(cell, None, failure.status, str(failure))
+                self.ledger.write(cell, None, failure.status, str(failure))
             return
         trials, later = self.gather(cells, splits, teacher)
         ready = [cell for cell in cells if cell.key in trials]
@@ -142,7 +138,7 @@ class Engine:
         if not finished:
             raise Stopped
         for cell in ready:
-            self.finish(cell, trials[cell.key], teacher, splits, len(ready))
+            self.ledger.finish(cell, trials[cell.key], teacher, splits, len(ready))
         trials.clear()
         self.cohort(later)
 
@@ -158,11 +154,11 @@ class Engine:
             try:
                 trials[cell.key] = self.trial(cell, splits, teacher)
             except Inapplicable as reason:
-                self.skip(cell, str(reason))
+                self.ledger.skip(cell, str(reason))
             except Exception as error:
                 if trials and is_out_of_memory(error):
                     return trials, list(cells[place:])
-                self.write(cell, teacher, status="failed", reason=f"{type(error).__name__}: {error}")
+                self.ledger.write(cell, teacher, status="failed", reason=f"{type(error).__name__}: {error}")
         return trials, []
 
     def train(self, cells: Sequence[Cell], trials: dict[str, Trial], teacher: Teacher, splits: Splits) -> bool:
@@ -177,7 +173,7 @@ class Engine:
         def epoch(trial: Trial) -> None:
             if trial.status == "running":
                 values = {name: curve[-1] for name, curve in trial.curves.items()}
-                self.tracker.epoch(self.head(by_trial[id(trial)]), values, trial.evaluated)
+                self.tracker.epoch(self.ledger.head(by_trial[id(trial)]), values, trial.evaluated)
             self.bar.now(f"{what} · epoch {trial.evaluated}/{first.train.epochs}")
 
         def checkpoint(members: Sequence[Trial]) -> None:
@@ -230,117 +226,3 @@ class Engine:
             splits = load_splits(cell.dataset.name, cell.dataset.settings, self.data_dir, cell.validation)
             self._splits = name, splits.to(self.device)
         return self._splits[1]
-
-    # --- records ---
-
-    def head(self, cell: Cell) -> Record:
-        return {
-            "key": cell.key,
-            "suite": cell.suite,
-            "dataset": cell.dataset.name,
-            "teacher": cell.teacher.short,
-            "student": cell.student.short,
-            "label": cell.label,
-            "seed": cell.seed,
-            "settings": cell.identity,
-            "status": "running",
-            "reason": "",
-            "scores": {},
-        }
-
-    def skip(self, cell: Cell, reason: str) -> None:
-        known = self.records.read(cell.key)
-        if known is None or known["status"] != "skipped" or known["reason"] != reason:
-            self.write(cell, None, status="skipped", reason=reason)
-
-    def finish(self, cell: Cell, trial: Trial, teacher: Teacher, splits: Splits, members: int) -> None:
-        """Record, weights, mirror; then the checkpoints may go."""
-        files = []
-        details: Record = {"curves": trial.curves, "cost": self.cost(trial, splits, members)}
-        details |= {"num_classes": splits.num_classes, "input_size": list(splits.input_size)}
-        if trial.status == "done":
-            state = {name: value.cpu().contiguous() for name, value in trial.weights().items()}
-            files = [self.folder / "students" / f"{cell.key}.safetensors"]
-            write_atomic(files[0], save(state, metadata={"kdbench.key": cell.key, "model": cell.student.model}))
-            details |= {"scores": scores_of(trial, teacher), "profile": self.profile(cell, trial, teacher, splits)}
-            details |= of_classes(trial, splits)
-        self.write(cell, teacher, trial.status, trial.reason, files, **details)
-        self.checkpoints.remove(cell.key)
-
-    def write(
-        self, cell: Cell, teacher: Teacher | None, status: str, reason: str, files: Sequence[Path] = (), **details: Any
-    ) -> None:
-        about = {"teacher_key": teacher.key, "teacher_train_seconds": teacher.seconds} if teacher else {}
-        record: Record = {
-            **self.head(cell),
-            "status": status,
-            "reason": reason,
-            "profile": {},
-            "cost": {},
-            "curves": {},
-            **about,
-            **details,
-            "versions": versions(self.device, sorted({name for link in cell.lineage for name in link.methods})),
-            "finished": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-        }
-        record = finite(record)
-        self.records.write(record)
-        self.tracker.finish(record, list(files))
-        if status in ("failed", "diverged"):
-            self.bar.say(f"{status}: {cell.title}: {reason}")
-
-    def profile(self, cell: Cell, trial: Trial, teacher: Teacher, splits: Splits) -> dict[str, dict[str, Any]]:
-        """Teacher and student side by side; students of one make are measured once."""
-        stays = trial.deployed.method and trial.deployed.method.name
-        name = " ".join([str(stays), *(s.model_dump_json() for s in (cell.teacher, cell.student, cell.dataset))])
-        if name not in self._profiles:
-            self.bar.now(f"measuring latency of {cell.pair}")
-            nets = {"teacher": teacher.net, "student": trial.deployed}
-            self._profiles[name] = profile(nets, splits.input_size, self.device, self.profile_seconds)
-        return self._profiles[name]
-
-    def cost(self, trial: Trial, splits: Splits, members: int) -> dict[str, float]:
-        """What the method costs in training; `alone_seconds` is what the cell would take without its cohort."""
-        steps, seconds = max(trial.done, 1), trial.seconds
-        return {
-            "steps": trial.done,
-            "step_ms": 1000 * seconds["step"] / steps,
-            "teacher_ms": 1000 * seconds["teacher"] / steps,
-            "data_ms": 1000 * seconds["data"] / steps,
-            "evaluation_seconds": seconds["epochs"],
-            "alone_seconds": seconds["step"] + seconds["teacher"] + seconds["data"] + seconds["epochs"],
-            "images_per_second": trial.train_spec.batch_size * steps / max(seconds["step"], 1e-9),
-            "seconds_per_epoch": sum(seconds.values()) / max(trial.evaluated, 1),
-            "adapter_params": count_parameters(trial.objective.parameters()),
-            "cohort_size": members,
-            "peak_memory_mb": peak_memory_mb(self.device),
-        }
-
-
-def of_classes(trial: Trial, splits: Splits) -> dict[str, Any]:
-    """Top-1 of every class after the last epoch, and the classes' names where the data set tells them."""
-    if splits.num_classes > MOST_CLASSES:
-        return {}
-    precision = trial.train_spec.precision
-    top1 = class_accuracies(trial.deployed, splits.test, precision, splits.num_classes)
-    return {"test_top1_per_class": top1} | ({"classes": list(splits.classes)} if splits.classes else {})
-
-
-def scores_of(trial: Trial, teacher: Teacher) -> dict[str, Any]:
-    """The score is the last epoch's. `best` is what the literature reports; `chosen` was decided on held-out data."""
-    curves = trial.curves
-    top1 = curves["test_top1"]
-    scores: dict[str, Any] = {
-        "test_top1": top1[-1],
-        "test_top1_best": max(top1),
-        "test_top1_chosen": None,  # without a validation share nothing is chosen
-        "test_top5": curves["test_top5"][-1],
-        "test_nll": curves["test_nll"][-1],
-        "test_ece": curves["test_ece"][-1],
-        "teacher_agreement": curves["test_agreement"][-1],
-        "teacher_top1": teacher.scores["top1"],
-    }
-    if held_out := curves.get("validation_top1"):
-        epoch = held_out.index(max(held_out))
-        scores |= {"test_top1_chosen": top1[epoch], "chosen_epoch": epoch + 1, "validation_top1": held_out[epoch]}
-    return scores

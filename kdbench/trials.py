@@ -1,7 +1,7 @@
 """One member of a cohort: a student, its objective, its optimizer, its random state, its curves; and its step."""
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -13,7 +13,7 @@ from kdbench.data.splits import Loader, Splits
 from kdbench.evaluation import autocast
 from kdbench.method import VIEWS, Batch, Method, Outputs, Task
 from kdbench.models import Net, build_net
-from kdbench.objective import Deployed, Objective, blank_outputs, needs_of, own_needs, student_needs_of
+from kdbench.objective import Deployed, Objective, blank_outputs, needs_of, own_needs, stays, student_needs_of
 from kdbench.seeding import RandomState, derive
 from kdbench.specs import Train
 
@@ -29,8 +29,9 @@ class Trial:
 
     def __init__(self, net: Net, objective: Objective, train: Train, device: torch.device, seed: int) -> None:
         self.net = net.to(device).to(memory_format=torch.channels_last)
-        self.objective = objective.to(device)
+        self.objective = objective.to(device).to(memory_format=torch.channels_last)
         self.train_spec, self.device = train, device
+        narrow_adapters(objective, device, train.precision)
         self.deployed = Deployed(self.net, self.objective)
         self.params = [p for p in [*net.parameters(), *objective.parameters()] if p.requires_grad]
         self.optimizer = make_optimizer(self.params, train)
@@ -209,6 +210,28 @@ def with_gradient_in_its_layout(x: Tensor) -> Tensor:
     if x.ndim == 4 and x.requires_grad and x.is_contiguous(memory_format=torch.channels_last):
         x.register_hook(lambda gradient: gradient.contiguous(memory_format=torch.channels_last))
     return x
+
+
+def narrow_adapters(objective: Objective, device: torch.device, precision: str) -> None:
+    """Let the convolutions of adapters run in the nets' precision; what they give is fp32 again, as all losses are.
+
+    In fp32 they are what some methods spend most of their time on. An adapter that stays at inference is part of the
+    student, which is evaluated, measured and exported by other rules.
+    """
+    if precision == "fp32":
+        return
+    for term in objective.all_terms():
+        for module in term.method.modules():
+            if isinstance(module, nn.Conv2d | nn.ConvTranspose2d) and not stays(term.method):
+                module.forward = _narrow(module.forward, device, precision)  # type: ignore[method-assign, assignment]
+
+
+def _narrow(forward: Callable[[Tensor], Tensor], device: torch.device, precision: str) -> Callable[[Tensor], Tensor]:
+    def narrowed(x: Tensor) -> Tensor:
+        with autocast(device, precision):
+            return forward(x).float()
+
+    return narrowed
 
 
 def at_least_fp32(outputs: Outputs) -> Outputs:

@@ -55,7 +55,7 @@ def suite_file(tmp_path: Path) -> Callable[..., Path]:
 @pytest.fixture
 def quick_profile(monkeypatch: pytest.MonkeyPatch) -> None:
     """Latency is not what most tests are about, nor are plots."""
-    monkeypatch.setattr("kdbench.engine.Engine.profile_seconds", 0.0)
+    monkeypatch.setattr("kdbench.ledger.Ledger.profile_seconds", 0.0)
     monkeypatch.setattr("kdbench.plots.write_plots", lambda *a: [])
 
 

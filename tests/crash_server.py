@@ -17,19 +17,18 @@ import mlflow.store.tracking.sqlalchemy_store  # noqa: F401
 import torch
 from rich.console import Console
 
-from kdbench import engine, plots
+from kdbench import engine, ledger, plots
 from kdbench.api import Options, run_suite
 from kdbench.registry import load_methods
 from kdbench.versions import git_commit
 
 
-class Journaling(engine.Engine):
-    checkpoint_every = 0.1
+class Journaling(ledger.Ledger):
     profile_seconds = 0.0
 
     def write(self, cell: Any, *arguments: Any, **details: Any) -> None:
         super().write(cell, *arguments, **details)
-        with (self.results / "journal").open("a") as journal:
+        with (self.folder.parent / "journal").open("a") as journal:
             journal.write(cell.key + "\n")
 
 
@@ -63,7 +62,8 @@ def is_due(run: dict[str, Any], pid: int, seconds: float) -> bool:
 
 def serve() -> None:
     torch.set_num_threads(1)  # before the first operation: threads do not survive a fork
-    engine.Engine = Journaling  # type: ignore[misc]
+    engine.Ledger = Journaling  # type: ignore[misc]
+    engine.Engine.checkpoint_every = 0.1
     plots.write_plots = lambda *_: []  # type: ignore[assignment]
     load_methods()
     git_commit()

@@ -25,14 +25,14 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> Path:
     import yaml
     from conftest import TINY
 
-    from kdbench.engine import Engine
+    from kdbench.ledger import Ledger
 
     torch.set_num_threads(1)
     folder = tmp_path_factory.mktemp("export")
     path = folder / "suite.yaml"
     path.write_text(yaml.safe_dump({**TINY, "methods": METHODS}))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Engine, "profile_seconds", 0.0)
+        patch.setattr(Ledger, "profile_seconds", 0.0)
         kdbench.run(path, results=folder / "results", device="cpu")
     return folder / "results"
 

@@ -285,7 +285,7 @@ def test_the_test_set_decides_nothing(splits, teacher):
 
 
 def test_scores_are_the_last_the_best_and_the_chosen_epoch():
-    from kdbench.engine import scores_of
+    from kdbench.ledger import scores_of
 
     curves = {f"test_{name}": [1.0, 2.0, 3.0] for name in ("top5", "nll", "ece", "agreement")}
     curves |= {"test_top1": [50.0, 80.0, 70.0], "validation_top1": [60.0, 50.0, 40.0]}

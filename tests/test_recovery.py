@@ -37,7 +37,7 @@ def whole(tmp_path_factory):
     folder = tmp_path_factory.mktemp("whole")
     (folder / "suite.yaml").write_text(yaml.safe_dump(TINY))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("kdbench.engine.Engine.profile_seconds", 0.0)
+        patch.setattr("kdbench.ledger.Ledger.profile_seconds", 0.0)
         patch.setattr("kdbench.plots.write_plots", lambda *a: [])
         package.run(folder / "suite.yaml", results=folder / "results", device="cpu")
     return folder / "results"

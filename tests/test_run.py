@@ -266,7 +266,7 @@ def test_a_cohort_that_does_not_fit_goes_on_in_parts(kdbench, suite_file, record
     assert sizes == {3}
     for case in ("short", "runs out"):
         monkeypatch.undo()
-        monkeypatch.setattr("kdbench.engine.Engine.profile_seconds", 0.0)
+        monkeypatch.setattr("kdbench.ledger.Ledger.profile_seconds", 0.0)
         monkeypatch.setattr("kdbench.plots.write_plots", lambda *a: [])
         if case == "short":
             monkeypatch.setattr("kdbench.engine.free_memory", lambda device: 0.1)

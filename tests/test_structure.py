@@ -78,7 +78,7 @@ def ran(tmp_path_factory):
     changes = {"pairs": PAIRS, "methods": rows, "train": {**RECIPE, "epochs": 1}}
     (folder / "suite.yaml").write_text(yaml.safe_dump({**TINY, **changes}, sort_keys=False))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("kdbench.engine.Engine.profile_seconds", 0.0)
+        patch.setattr("kdbench.ledger.Ledger.profile_seconds", 0.0)
         table = kdbench.run(folder / "suite.yaml", results=folder, device="cpu")
     cells = cells_of(load_suite(folder / "suite.yaml"))
     records = [json.loads((folder / "tiny" / "records" / f"{cell.key}.json").read_text()) for cell in cells]

@@ -48,7 +48,7 @@ def slices(monkeypatch):
     create = timm.create_model
     monkeypatch.setattr("kdbench.engine.load_splits", few)
     monkeypatch.setattr(timm, "create_model", lambda *a, **k: create(*a, **{**k, "pretrained": False}))
-    monkeypatch.setattr("kdbench.engine.profile", lambda *a: {"teacher": {}, "student": {}})  # elsewhere
+    monkeypatch.setattr("kdbench.ledger.profile", lambda *a: {"teacher": {}, "student": {}})  # elsewhere
 
 
 @pytest.mark.parametrize("path", [p for p in SUITES if p.stem != "heterogeneous-224"], ids=lambda path: path.stem)

@@ -15,7 +15,7 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from kdbench.engine import Engine
+from kdbench.ledger import Ledger
 from kdbench.mirror import Mirror, make_database
 from kdbench.tracking import addresses_of, behind
 
@@ -152,7 +152,7 @@ def server(empty_store, tmp_path):
 def test_a_server_that_is_stopped_and_started_during_a_run(kdbench, suite_file, tmp_path, server, monkeypatch):
     """It dies before the first of four cells is finished and comes back before the last: nothing is lost or doubled."""
     monkeypatch.setattr("kdbench.tracking.RETRY", 0.5)
-    finish, finished = Engine.finish, []
+    finish, finished = Ledger.finish, []
 
     def finish_without_server(self, cell, *arguments):
         if not finished:
@@ -164,7 +164,7 @@ def test_a_server_that_is_stopped_and_started_during_a_run(kdbench, suite_file, 
             server.start()
             server.wait()
 
-    monkeypatch.setattr(Engine, "finish", finish_without_server)
+    monkeypatch.setattr(Ledger, "finish", finish_without_server)
     suite = suite_file(seeds=[0, 1])
     code, _, err = kdbench("run", suite, "--tracking-uri", server.uri)
     assert code == 0

@@ -15,8 +15,8 @@ from itertools import islice
 from typing import Any
 
 import torch
-from common import MORE, NINE, frozen_teacher, machine, median, net, pictures, report, spread, trial, wait
-from plain_loop import PREFETCHED, PlainLoop, frozen_plain
+from common import MORE, NINE, frozen_teacher, machine, median, pictures, report, spread, trial, wait
+from plain_loop import Apart
 
 from kdbench.data import Splits
 from kdbench.data.splits import Loader
@@ -41,9 +41,8 @@ class Cohort:
             self.step = (self.step + 1) % (self.loader.steps - 1)
 
 
-def seconds(runner: Any, steps: int, device: torch.device) -> float:
-    """Of one step. The plain loop first uses up what its workers made while it waited for its turn."""
-    runner.run(PREFETCHED if isinstance(runner, PlainLoop) else 0)
+def seconds(runner: Cohort, steps: int, device: torch.device) -> float:
+    """Of one step."""
     wait(device)
     start = time.perf_counter()
     runner.run(steps)
@@ -55,22 +54,23 @@ def measure(given: argparse.Namespace, device: torch.device) -> list[dict[str, A
     splits = pictures()
     shown = splits.to(device)
     train = Train(batch_size=given.batch, lr=1e-4, precision=given.precision, augment="crop_flip")
-    slow = train.model_copy(update={"precision": "fp32"})
     teacher, rows = frozen_teacher(given.teacher, splits, device), {**NINE, **MORE}
     names = list(islice(rows, max(given.members)))
-    make = lambda name, spec: trial(given.student, rows[name], teacher, shown, spec, device)  # noqa: E731
-    cohorts = {m: Cohort([make(n, train) for n in names[:m]], teacher, shown, train, device) for m in given.members}
-    alone = {n: Cohort([make(n, train)], teacher, shown, train, device) for n in names}
-    own = frozen_plain(net(given.teacher, splits, "teacher").to(device))
-    plain = {} if given.no_plain else {n: PlainLoop(make(n, slow), own, splits, slow, device) for n in names}
-    everyone = [*cohorts.values(), *alone.values(), *plain.values()]
-    for runner in everyone:
-        runner.run(2)  # warm: workers, the optimizers' buffers, kernels chosen by shape
+    make = lambda name: trial(given.student, rows[name], teacher, shown, train, device)  # noqa: E731
+    cohorts = {m: Cohort([make(n) for n in names[:m]], teacher, shown, train, device) for m in given.members}
+    alone = {n: Cohort([make(n)], teacher, shown, train, device) for n in names}
+    plain = None if given.no_plain else Apart(given.teacher, given.student, names, train, device)
+    for runner in [*cohorts.values(), *alone.values()]:
+        runner.run(2)  # warm: the optimizers' buffers, kernels chosen by shape
     times: dict[str, list[float]] = {}
     for _ in range(given.rounds):
-        for kind, runners in (("alone", alone), ("plain", plain), ("cohort", cohorts)):
+        for kind, runners in (("alone", alone), ("cohort", cohorts)):
             for name, runner in runners.items():
                 times.setdefault(f"{kind} {name}", []).append(seconds(runner, given.steps, device))
+        for name in names if plain else []:
+            times.setdefault(f"plain {name}", []).append(plain.seconds(name, given.steps))
+    if plain:
+        plain.close()
     return [row(m, names, times, cohorts[m], given) for m in given.members]
 
 

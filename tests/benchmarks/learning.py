@@ -2,13 +2,14 @@
 
     KDBENCH_DATA=DIR python tests/benchmarks/learning.py [--nets cifar_resnet20 cifar_resnet8] [--epochs 3] [--seeds 1]
 
-The recipe of `suites/cifar100.yaml` before its first step down: SGD, batch 64, lr 0.05, momentum 0.9, weight decay 5e-4,
-crop and flip, labels alone. Order, augmentation and initial weights are drawn independently on the two sides, so that
-the columns agree as two seeds do, not to the digit. `loss`: mean over the epoch's training steps, with the weights of
-each moment (its noise is small); `top1`: on the test set after the epoch (of one epoch at a high rate, so noisy).
+The recipe of `suites/cifar100.yaml` before its first step down: SGD, batch 64, lr 0.05, momentum 0.9, weight decay
+5e-4, crop and flip, labels alone. Both sides begin with the same weights; order and augmentation are drawn independently, so
+that the columns agree as two seeds do, not to the digit. `loss`: mean over the epoch's training steps, with the weights
+of each moment (its noise is small); `top1`: on the test set after the epoch (of one epoch at a high rate, so noisy).
 """
 
 import argparse
+import gc
 from typing import Any
 
 import torch
@@ -46,6 +47,8 @@ def plain(model: str, splits: Splits, train: Train, seed: int) -> dict[str, list
         member.net.mean.copy_(mean), member.net.std.copy_(std)  # the test pictures are not normalised beforehand
         curves["test_top1"].append(evaluate([member.net.eval()], splits.test, "fp32")[0]["top1"])
         member.net.train().mean.zero_(), member.net.std.fill_(1)
+    del loop
+    gc.collect()  # else the next loader's workers would find this one's
     return curves
 
 

@@ -4,12 +4,21 @@ Pictures are PIL images, cropped, flipped and normalised one by one by torchvisi
 is fp32 in the default memory layout; every step reads the loss and two accuracies back with `.item()`. Losses and nets
 are ours, so that only the loop differs. The teacher's forward asks for what the method needs and no more (published
 loops ask for all of it).
+
+For timing, the loops live in a process of their own (`Apart`), whose threads wait for each other as the OpenMP library
+lets them when nobody says otherwise: published code does not, `import kdbench` does.
 """
 
-from collections.abc import Iterator
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
+from common import MORE, NINE, frozen_teacher, net, pictures, trial, wait
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 from torchvision import transforms
@@ -17,6 +26,7 @@ from torchvision import transforms
 from kdbench.data import Splits
 from kdbench.method import Batch, Outputs
 from kdbench.models import Net
+from kdbench.registry import load_methods
 from kdbench.suite import Train
 from kdbench.trials import Trial
 
@@ -88,3 +98,55 @@ def frozen_plain(net: Net) -> Net:
     for parameter in nn.Module.parameters(net):
         parameter.requires_grad_(False)
     return net.eval()
+
+
+class Apart:
+    """Plain loops of several methods in another process; `seconds(name, steps)` of one step."""
+
+    def __init__(self, teacher: str, student: str, names: Sequence[str], train: Train, device: torch.device) -> None:
+        told = json.dumps([teacher, student, list(names), train.batch_size, str(device)])
+        usual = {**os.environ, "GOMP_SPINCOUNT": "300000"}  # libgomp's own default
+        self.process = subprocess.Popen(
+            [sys.executable, __file__, told], env=usual, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        )
+        self._ask("ready?")
+
+    def seconds(self, name: str, steps: int) -> float:
+        return self._ask(f"{name} {steps}")
+
+    def close(self) -> None:
+        self.process.communicate()
+
+    def _ask(self, what: str) -> float:
+        assert self.process.stdin is not None
+        assert self.process.stdout is not None
+        print(what, file=self.process.stdin, flush=True)
+        return float(self.process.stdout.readline())
+
+
+def serve(teacher: str, student: str, names: Sequence[str], batch_size: int, where: str) -> None:
+    """Answer every line `name steps` on stdin with the seconds of one step."""
+    load_methods()
+    device, splits, train = torch.device(where), pictures(), Train(batch_size=batch_size, lr=1e-4)
+    shown, rows = splits.to(device), {**NINE, **MORE}
+    frozen = frozen_teacher(teacher, splits, device)
+    own = frozen_plain(net(teacher, splits, "teacher").to(device))
+    members = {name: trial(student, rows[name], frozen, shown, train, device) for name in names}
+    loops = {name: PlainLoop(member, own, splits, train, device) for name, member in members.items()}
+    for loop in loops.values():
+        loop.run(2)  # warm: workers, the optimizers' buffers, kernels chosen by shape
+    for line in sys.stdin:
+        taken = 0.0
+        if line.strip() != "ready?":
+            name, steps = line.split()
+            loops[name].run(PREFETCHED)  # use up what the workers made while the loop waited for its turn
+            wait(device)
+            start = time.perf_counter()
+            loops[name].run(int(steps))
+            wait(device)
+            taken = (time.perf_counter() - start) / int(steps)
+        print(taken, flush=True)
+
+
+if __name__ == "__main__":
+    serve(*json.loads(sys.argv[1]))

@@ -1,0 +1,44 @@
+"""What runs in half precision: the nets, and the convolutions of adapters; never a loss."""
+
+import pytest
+import torch
+
+from kdbench.method import Outputs, Task
+from kdbench.objective import Objective
+from kdbench.suite import objective
+from kdbench.trials import narrow_adapters
+
+CPU = torch.device("cpu")
+FITNET = {"ce": 1, "fitnet": 100}
+SIMKD = {"simkd": 1}
+
+
+def said(channels: int) -> Outputs:
+    torch.manual_seed(channels)
+    features = tuple(torch.randn(4, channels, size, size) for size in (16, 8, 4))
+    weight, embedding = torch.randn(5, channels), features[-1].mean((2, 3))
+    return Outputs(embedding @ weight.T, embedding, features, classifier=(weight, torch.zeros(5)))
+
+
+def convolved(row: dict[str, object], precision: str) -> list[torch.Tensor]:
+    """What every convolution of a row's adapters gives for ones."""
+    built = Objective(objective(row))
+    built.build(said(8), said(12), Task(5, 100, (3, 32, 32), 10, 4, torch.zeros(100, dtype=torch.int64), 0.9), 0)
+    narrow_adapters(built, CPU, precision)
+    convolutions = [m for m in built.modules() if isinstance(m, torch.nn.Conv2d)]
+    assert convolutions
+    return [m(torch.full((1, m.in_channels, 4, 4), 0.3)) for m in convolutions]
+
+
+def test_convolutions_of_adapters_run_in_the_precision_of_the_nets_and_give_fp32():
+    for wide, narrow in zip(convolved(FITNET, "fp32"), convolved(FITNET, "bf16"), strict=True):
+        assert narrow.dtype == wide.dtype == torch.float32
+        assert torch.equal(narrow, narrow.bfloat16().float())
+        assert not torch.equal(wide, wide.bfloat16().float())
+        torch.testing.assert_close(narrow, wide, rtol=2**-6, atol=2**-6)
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_an_adapter_that_stays_is_part_of_the_student(precision: str):
+    for wide, same in zip(convolved(SIMKD, "fp32"), convolved(SIMKD, precision), strict=True):
+        assert torch.equal(wide, same)
