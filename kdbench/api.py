@@ -28,7 +28,7 @@ from kdbench.tracking import PATIENCE, Tracker, behind, default_uri
 
 @dataclass(frozen=True)
 class Options:
-    """What all commands share."""
+    """What all commands share; `keep_answers`: how many GB of the teachers' answers a run may keep on disk."""
 
     data: Path = Path("data")
     results: Path = Path("results")
@@ -36,6 +36,7 @@ class Options:
     only: str | None = None
     plugins: tuple[Path, ...] = ()
     tracking_uri: str | None = None
+    keep_answers: float = 0.0
 
     @property
     def uri(self) -> str:
@@ -67,8 +68,8 @@ def plan(suite: str | Path, **options: Any) -> Plan:
 def run(suite: str | Path, **options: Any) -> pd.DataFrame:
     """Run a suite and return its leaderboard, one row per objective.
 
-    Options: `data`, `results`, `device`, `only`, `plugins`, `tracking_uri`, as on the command line. Raises UserError
-    when the suite is wrong; cells that fail or diverge are rows of the table.
+    Options: `data`, `results`, `device`, `only`, `plugins`, `tracking_uri`, `keep_answers`, as on the command line.
+    Raises UserError when the suite is wrong; cells that fail or diverge are rows of the table.
     """
     return run_suite(Path(suite), _options(options)).table
 
@@ -147,9 +148,9 @@ def run_suite(path: Path, options: Options, console: Console | None = None, **en
             if tracker is not None:
                 tracker.describe(f"Suite `{suite.name}`\n\n```yaml\n{path.read_text()}\n```")
                 try:
-                    Engine(
-                        made, options.results, options.data, device, tracker, bar, lambda: bool(stop), **engine
-                    ).run()
+                    where = options.results, options.data, device
+                    stopping = lambda: bool(stop)  # noqa: E731
+                    Engine(made, *where, tracker, bar, stopping, options.keep_answers, **engine).run()
                 except Stopped:
                     ended = stop[0]
                 except BaseException:

@@ -35,6 +35,9 @@ def parser() -> argparse.ArgumentParser:
         sub.add_argument("suite", type=Path, metavar="SUITE", help="a suite file, e.g. suites/quickstart.yaml")
         _common(sub)
         sub.add_argument("--only", metavar="PATTERN", help="only the cells whose row or title matches (* and ?)")
+    run.add_argument("--keep-answers", type=gigabytes, default=0.0, metavar="GB",
+                     help="keep teachers' logits and embeddings on disk, up to so many GB: objectives that are added "
+                          "later and need no more train without the teacher's forward (default: 0)")  # fmt: skip
     board.add_argument("--also", type=Path, action="append", default=[], metavar="DIR",
                        help="another results folder to take records from; may be given several times")  # fmt: skip
     board.add_argument("--from-mlflow", metavar="URI", help="take records from this MLflow store too")
@@ -85,6 +88,13 @@ def parser() -> argparse.ArgumentParser:
         "--plugin", type=Path, action="append", default=[], metavar="FILE", help="a file with methods of your own"
     )
     return top
+
+
+def gigabytes(text: str) -> float:
+    size = float(text)
+    if not 0 <= size < float("inf"):
+        raise ValueError
+    return size
 
 
 def _common(sub: argparse.ArgumentParser) -> None:
@@ -138,8 +148,8 @@ def entry() -> None:
 def _options(given: argparse.Namespace) -> Any:
     from kdbench.api import Options
 
-    only = getattr(given, "only", None)
-    return Options(given.data, given.results, given.device, only, tuple(given.plugin), given.tracking_uri)
+    only, kept = getattr(given, "only", None), getattr(given, "keep_answers", 0.0)
+    return Options(given.data, given.results, given.device, only, tuple(given.plugin), given.tracking_uri, kept)
 
 
 def run(given: argparse.Namespace) -> int:

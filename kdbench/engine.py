@@ -12,7 +12,8 @@ from typing import ClassVar
 
 import torch
 
-from kdbench.cells import Cell
+from kdbench.answers import Answers, Room, digest
+from kdbench.cells import Cell, fingerprint
 from kdbench.checkpoint import Checkpoints
 from kdbench.data import Splits, load_splits
 from kdbench.ledger import Ledger
@@ -27,6 +28,7 @@ from kdbench.teachers import Stopped, Teacher, TeacherFailed, obtain
 from kdbench.tracking import Tracker
 from kdbench.training import Hooks, OutOfMemory, is_out_of_memory, train_cohort
 from kdbench.trials import Misfit, Trial, start_trial
+from kdbench.versions import device_name
 
 # Members join a cohort while more than this share of the memory is free: their optimizers' buffers, and one member's
 # activations (members take turns, so these are needed once), come with the first step.
@@ -61,6 +63,7 @@ class Engine:
     tracker: Tracker
     bar: Bar
     stop: Callable[[], bool] = lambda: False
+    keep_answers: float = 0.0  # GB of the teachers' answers to keep on disk
     checkpoint_every: ClassVar[float] = 60.0  # seconds of work that a kill may cost; more where saving takes long
     _splits: tuple[str, Splits] | None = None
 
@@ -68,6 +71,7 @@ class Engine:
         self.folder = self.results / self.plan.suite.name
         self.records = Records(self.results, self.plan.suite.name)
         self.checkpoints = Checkpoints(self.folder / "checkpoints")
+        self.room = Room(self.results / "answers", self.keep_answers * 1e9)
         self.ledger = Ledger(self.folder, self.records, self.checkpoints, self.device, self.tracker, self.bar)
 
     def run(self) -> None:
@@ -188,7 +192,16 @@ class Engine:
 
         hooks = Hooks(step, epoch, checkpoint, self.stop)
         members = [trials[cell.key] for cell in cells]
-        return train_cohort(members, teacher.net, splits, first.train, first.seed, hooks)
+        return train_cohort(members, teacher.net, splits, first.train, first.seed, hooks, self.answers(first, teacher))
+
+    def answers(self, cell: Cell, teacher: Teacher) -> Answers | None:
+        """What the teacher said before about this cohort's batches, on a machine like this one."""
+        if not self.keep_answers:
+            return None
+        batches = {name: getattr(cell.train, name) for name in ("batch_size", "augment", "precision")}
+        where = {"torch": torch.__version__, "device": device_name(self.device), "threads": torch.get_num_threads()}
+        about = {"teacher": teacher.key, "weights": digest(teacher.net.model.state_dict()), "seed": cell.seed}
+        return Answers(self.room.folder / fingerprint({**about, **batches, **where}), self.device, self.room)
 
     def teacher_hooks(self, cell: Cell, trial: Trial, checkpoints: Checkpoints) -> Hooks:
         """Hooks for a teacher's own training."""

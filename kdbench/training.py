@@ -13,10 +13,12 @@ import math
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 
 import torch
 from torch import Tensor, nn
 
+from kdbench.answers import Answers
 from kdbench.data.splits import Epoch, Loader, Splits
 from kdbench.evaluation import evaluate, predictions
 from kdbench.method import VIEWS, Batch, Outputs
@@ -40,12 +42,19 @@ class Hooks:
 
 
 def train_cohort(
-    trials: Sequence[Trial], teacher: Net | None, splits: Splits, train: Train, seed: int, hooks: Hooks | None = None
+    trials: Sequence[Trial],
+    teacher: Net | None,
+    splits: Splits,
+    train: Train,
+    seed: int,
+    hooks: Hooks | None = None,
+    answers: Answers | None = None,
 ) -> bool:
     """Train every trial to its end (status `done`, or `diverged` or `failed` with a reason).
 
-    `train` gives what a cohort shares: epochs, batch size, augmentation, precision. Returns False when `hooks.stop`
-    ended it early. Raises OutOfMemory when several members do not fit together.
+    `train` gives what a cohort shares: epochs, batch size, augmentation, precision; `answers`: what the teacher said
+    about these batches before. Returns False when `hooks.stop` ended it early. Raises OutOfMemory when several members
+    do not fit together.
     """
     hooks = hooks or Hooks()
     device = splits.train.targets.device
@@ -61,7 +70,8 @@ def train_cohort(
             members = [t for t in running if t.done == place and t.status == "running"]
             if not members:  # all are past this step: they went on from a checkpoint
                 continue
-            lock_step(members, teacher, epoch, step, place / (train.epochs * loader.steps), loader.steps, device)
+            progress = place / (train.epochs * loader.steps)
+            lock_step(members, teacher, epoch, step, progress, loader.steps, device, answers)
             hooks.step(len(members))
             stopping = hooks.stop()  # asked first: a signal that comes from here on ends the next step, which is saved
             hooks.checkpoint(members)
@@ -86,14 +96,17 @@ def lock_step(
     progress: float,
     steps_per_epoch: int,
     device: torch.device,
+    answers: Answers | None = None,
 ) -> None:
     """One batch for all members. One that raises leaves the cohort; the others go on."""
     clock = Clock(device)
     needs = frozenset().union(*(trial.needs | trial.objective.student_needs for trial in members))
     batch = epoch.batch(step, progress, **{view: view in needs for view in VIEWS})
     shared = {"data": clock.lap()}
-    taught = teach(teacher, batch, members)
-    shared["teacher"] = clock.lap()
+    taught, saved = teach(teacher, batch, members, epoch.number, step, answers)
+    shared["teacher"] = clock.lap() + saved  # what is stated as a method's cost does not depend on what lies on disk
+    if answers is not None and not saved:
+        answers.hear(step, steps_per_epoch, taught, shared["teacher"])
     for trial in members:
         spec = trial.train_spec
         lr = learning_rate(spec, trial.done, steps_per_epoch)
@@ -107,12 +120,18 @@ def lock_step(
             trial.seconds[name] += seconds if name != "teacher" or trial.needs else 0.0
 
 
-def teach(teacher: Net | None, batch: Batch, members: Sequence[Trial]) -> Outputs:
-    """The teacher's outputs for the union of the members' needs; an empty answer when nobody asks."""
+def teach(
+    teacher: Net | None, batch: Batch, members: Sequence[Trial], epoch: int, step: int, answers: Answers | None
+) -> tuple[Outputs, float]:
+    """The teacher's outputs for the union of the members' needs, and the seconds saved where they were known.
+
+    An empty answer when nobody asks.
+    """
     needs = frozenset().union(*(trial.needs for trial in members))
     if teacher is None or not needs:
-        return Outputs(logits=batch.images.new_zeros(len(batch.target), 0))
-    return ask(teacher, batch, needs, members[0].train_spec.precision)
+        return Outputs(logits=batch.images.new_zeros(len(batch.target), 0)), 0.0
+    compute = partial(ask, teacher, batch, needs, members[0].train_spec.precision)
+    return (compute(), 0.0) if answers is None else answers.of(epoch, step, needs, compute)
 
 
 def end_epoch(trials: Sequence[Trial], splits: Splits, known: Tensor | None, train: Train, num_steps: int) -> None:

@@ -3,7 +3,7 @@
     KDBENCH_DATA=DIR python tests/benchmarks/learning.py [--nets cifar_resnet20 cifar_resnet8] [--epochs 3] [--seeds 1]
 
 The recipe of `suites/cifar100.yaml` before its first step down: SGD, batch 64, lr 0.05, momentum 0.9, weight decay
-5e-4, crop and flip, labels alone. Both sides begin with the same weights; order and augmentation are drawn independently, so
+5e-4, crop and flip, labels alone. Both sides begin with the same weights; order and augmentation are drawn apart, so
 that the columns agree as two seeds do, not to the digit. `loss`: mean over the epoch's training steps, with the weights
 of each moment (its noise is small); `top1`: on the test set after the epoch (of one epoch at a high rate, so noisy).
 """
@@ -61,7 +61,7 @@ def main() -> None:
     given = options.parse_args()
     load_methods()
     splits = pictures()
-    train = Train(epochs=given.epochs, precision=given.precision)
+    train = Train(epochs=given.epochs, precision=given.precision, schedule={"kind": "constant"})
     rows = []
     for model in given.nets:
         for seed in range(given.seeds):
