@@ -56,6 +56,18 @@ def test_profile(kdbench):
     assert "did you mean 'resnet18'" in err
 
 
+def test_ui_becomes_the_server(kdbench, tmp_path, monkeypatch):
+    """No parent is left that could die without its server."""
+    became = []
+    monkeypatch.setattr(os, "execve", lambda program, words, environment: became.append((program, words)))
+    out = kdbench("ui", "--port", "5055")[1]
+    [(program, words)] = became
+    assert "http://127.0.0.1:5055" in out
+    assert program == words[0] == sys.executable
+    assert words[1:4] == ["-m", "mlflow", "server"]
+    assert f"sqlite:///{tmp_path}/results/mlflow.db" in words
+
+
 def test_schema_describes_suites(kdbench):
     schema = json.loads(kdbench("schema")[1])
     assert {"datasets", "pairs", "methods", "seeds", "train"} <= set(schema["properties"])

@@ -1,0 +1,78 @@
+"""What keeping a teacher's answers gains for an objective that is added later, and what it takes on disk.
+
+    python tests/benchmarks/answers.py [--pairs T/S ...] [--rounds 5] [--device cuda]
+
+A lone member (kd) makes the steps of one short epoch, the teacher asked in every step or its answers read from the
+file; both in every round. `MB an epoch` is for 50,000 pictures, logits and embeddings in bf16.
+"""
+
+import argparse
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from common import NINE, frozen_teacher, machine, median, pictures, report, spread, trial, wait
+
+from kdbench.answers import Answers, Room
+from kdbench.data.splits import Loader
+from kdbench.registry import load_methods
+from kdbench.suite import Train
+from kdbench.training import lock_step
+
+
+def measure(pair: str, given: argparse.Namespace, device: torch.device, folder: Path) -> dict[str, Any]:
+    first, second = pair.split("/")
+    splits = pictures().to(device)
+    loader = Loader(splits.train[torch.arange(given.steps * given.batch, device=device)], given.batch, "crop_flip", 0)
+    train = Train(batch_size=given.batch, lr=1e-4, precision="bf16")
+    teacher = frozen_teacher(first, splits, device)
+    kept = Answers(folder, device, Room(folder, 1e12))
+
+    def seconds(row: str, answers: Answers | None, number: int) -> float:
+        member, epoch = trial(second, NINE[row], teacher, splits, train, device), loader.epoch(number)
+        times = []
+        for step in range(loader.steps):
+            wait(device)
+            start = time.perf_counter()
+            lock_step([member], teacher, epoch, step, 0.5, loader.steps, device, answers)
+            wait(device)
+            times.append(time.perf_counter() - start)
+        return median(times[1:])  # the first reads the file, and makes the optimizer's buffers
+
+    seconds("rkd", kept, 0)  # needs embeddings and logits: both are kept
+    [path] = folder.glob("*.safetensors")
+    asked, read = [], []
+    for _ in range(given.rounds):
+        asked.append(seconds("kd", None, 0))
+        kept.turn(0)
+        read.append(seconds("kd", kept, 0))
+    return {
+        "pair": pair,
+        "teacher asked, ms a step": 1000 * median(asked),
+        "answers read, ms a step": 1000 * median(read),
+        "speed-up": spread([a / b for a, b in zip(asked, read, strict=True)]),
+        "MB an epoch": path.stat().st_size / (given.steps * given.batch) * 50_000 / 1e6,
+    }
+
+
+def main() -> None:
+    options = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    pairs = ["cifar_resnet32x4/cifar_resnet8x4", "cifar_resnet56/cifar_resnet20"]
+    options.add_argument("--pairs", nargs="+", default=pairs)
+    options.add_argument("--batch", type=int, default=64)
+    options.add_argument("--steps", type=int, default=20)
+    options.add_argument("--rounds", type=int, default=5)
+    options.add_argument("--device", default="cpu")
+    given = options.parse_args()
+    load_methods()
+    rows = []
+    for pair in given.pairs:
+        with tempfile.TemporaryDirectory() as folder:
+            rows.append(measure(pair, given, torch.device(given.device), Path(folder)))
+    report("answers", {"rounds": given.rounds, **machine(torch.device(given.device))}, rows)
+
+
+if __name__ == "__main__":
+    main()
