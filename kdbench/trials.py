@@ -215,15 +215,17 @@ def with_gradient_in_its_layout(x: Tensor) -> Tensor:
 def narrow_adapters(objective: Objective, device: torch.device, precision: str) -> None:
     """Let the convolutions of adapters run in the nets' precision; what they give is fp32 again, as all losses are.
 
-    In fp32 they are what some methods spend most of their time on. An adapter that stays at inference is part of the
-    student, which is evaluated, measured and exported by other rules.
+    In fp32 they are what some methods spend most of their time on. Left as they are: depthwise ones, which a CPU is
+    slow at in bf16, and an adapter that stays at inference: it is part of the student, which is evaluated, measured and
+    exported by other rules.
     """
     if precision == "fp32":
         return
     for term in objective.all_terms():
         for module in term.method.modules():
-            if isinstance(module, nn.Conv2d | nn.ConvTranspose2d) and not stays(term.method):
-                module.forward = _narrow(module.forward, device, precision)  # type: ignore[method-assign, assignment]
+            dense = isinstance(module, nn.Conv2d | nn.ConvTranspose2d) and module.groups == 1
+            if dense and not stays(term.method):
+                module.forward = _narrow(module.forward, device, precision)
 
 
 def _narrow(forward: Callable[[Tensor], Tensor], device: torch.device, precision: str) -> Callable[[Tensor], Tensor]:

@@ -38,6 +38,11 @@ def test_convolutions_of_adapters_run_in_the_precision_of_the_nets_and_give_fp32
         torch.testing.assert_close(narrow, wide, rtol=2**-6, atol=2**-6)
 
 
+def test_depthwise_convolutions_stay_in_fp32():
+    wide, narrow = (convolved({"ce": 1, "ofa": 1}, precision) for precision in ("fp32", "bf16"))
+    assert {torch.equal(a, b) for a, b in zip(wide, narrow, strict=True)} == {True, False}
+
+
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_an_adapter_that_stays_is_part_of_the_student(precision: str):
     for wide, same in zip(convolved(SIMKD, "fp32"), convolved(SIMKD, precision), strict=True):
