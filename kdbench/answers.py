@@ -16,7 +16,7 @@ from torch import Tensor
 from kdbench.method import Outputs
 from kdbench.records import write_atomic
 
-KEPT = ("logits", "embedding")  # feature maps are some hundred times larger: the teacher is quicker than the disk
+KEPT = ("logits", "embedding")  # feature maps are some hundred times larger: terabytes for a long run
 
 
 class Answers:

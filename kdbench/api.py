@@ -149,8 +149,7 @@ def run_suite(path: Path, options: Options, console: Console | None = None, **en
                 tracker.describe(f"Suite `{suite.name}`\n\n```yaml\n{path.read_text()}\n```")
                 try:
                     where = options.results, options.data, device
-                    stopping = lambda: bool(stop)  # noqa: E731
-                    Engine(made, *where, tracker, bar, stopping, options.keep_answers, **engine).run()
+                    Engine(made, *where, tracker, bar, lambda: bool(stop), options.keep_answers, **engine).run()
                 except Stopped:
                     ended = stop[0]
                 except BaseException:
