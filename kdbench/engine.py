@@ -18,10 +18,10 @@ from kdbench.checkpoint import Checkpoints
 from kdbench.data import Splits, load_splits
 from kdbench.ledger import Ledger
 from kdbench.locks import attempt, owner_of
+from kdbench.memory import free_memory, keep_freed
 from kdbench.method import Inapplicable
 from kdbench.models import build_net
 from kdbench.plan import Plan
-from kdbench.profiling import free_memory
 from kdbench.progress import Bar
 from kdbench.records import Records, is_final
 from kdbench.teachers import Stopped, Teacher, TeacherFailed, obtain
@@ -68,6 +68,7 @@ class Engine:
     _splits: tuple[str, Splits] | None = None
 
     def __post_init__(self) -> None:
+        keep_freed()
         self.folder = self.results / self.plan.suite.name
         self.records = Records(self.results, self.plan.suite.name)
         self.checkpoints = Checkpoints(self.folder / "checkpoints")

@@ -13,7 +13,8 @@ from kdbench.cells import Cell
 from kdbench.checkpoint import Checkpoints
 from kdbench.data import Splits
 from kdbench.evaluation import class_accuracies
-from kdbench.profiling import peak_memory_mb, profile
+from kdbench.memory import peak_memory_mb
+from kdbench.profiling import profile
 from kdbench.progress import Bar
 from kdbench.records import Record, Records, finite, write_atomic
 from kdbench.teachers import Teacher

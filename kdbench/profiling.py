@@ -8,13 +8,11 @@ ratios moved 11% under load where sequential blocks moved 81%. On the CPU one th
 """
 
 import copy
-import resource
 import statistics
 import time
 from collections.abc import Callable
 from typing import Any
 
-import psutil
 import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
@@ -104,20 +102,3 @@ def _summary(times: list[float], first: list[float]) -> dict[str, float]:
         "_p90": round(ordered[-1 - tenth], 4),
         "_vs_first": round(ratio, 4),
     }
-
-
-def peak_memory_mb(device: torch.device) -> float:
-    """The most that was ever allocated: on a GPU by torch, else by this whole process, in MiB."""
-    if device.type == "cuda":
-        return round(torch.cuda.max_memory_allocated(device) / 2**20, 1)
-    return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10, 1)
-
-
-def free_memory(device: torch.device) -> float:
-    """The share of the device's memory that new tensors could still take, 0..1."""
-    if device.type == "cuda":
-        free, total = torch.cuda.mem_get_info(device)
-        cached = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
-        return (free + cached) / total
-    memory = psutil.virtual_memory()
-    return float(memory.available / memory.total)

@@ -20,6 +20,7 @@ from plain_loop import Apart
 
 from kdbench.data import Splits
 from kdbench.data.splits import Loader
+from kdbench.memory import keep_freed
 from kdbench.models import Net
 from kdbench.registry import load_methods
 from kdbench.suite import Train
@@ -31,6 +32,7 @@ class Cohort:
     """The engine's own lock-step over `trials`; `run(steps)` goes on where it stopped."""
 
     def __init__(self, trials: list[Trial], teacher: Net, splits: Splits, train: Train, device: torch.device) -> None:
+        keep_freed()  # as the engine does
         self.trials, self.teacher, self.device = trials, teacher, device
         self.loader = Loader(splits.train, train.batch_size, train.augment, seed=0)
         self.epoch, self.step = self.loader.epoch(0), 0

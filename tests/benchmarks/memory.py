@@ -16,7 +16,7 @@ import torch
 from common import MORE, NINE, frozen_teacher, machine, pictures, report, trial
 from grid import Cohort
 
-from kdbench.profiling import peak_memory_mb
+from kdbench.memory import peak_memory_mb
 from kdbench.registry import load_methods
 from kdbench.suite import Train
 
