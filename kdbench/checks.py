@@ -3,9 +3,10 @@
 import json
 from collections.abc import Iterator
 from difflib import get_close_matches
+from pathlib import Path
 from typing import Any
 
-from kdbench.errors import unknown
+from kdbench.errors import UserError, unknown
 from kdbench.method import Method, is_rule
 from kdbench.registry import DATASETS, METHODS
 from kdbench.specs import ModelSpec, SuiteFile, TeacherSpec, TeacherTrain, Train, mistakes
@@ -40,13 +41,19 @@ def check(document: Document) -> Iterator[tuple[Place, str]]:
 
 
 def check_models(document: Document) -> Iterator[tuple[Place, str]]:
-    """Models that timm does not know; apart from the rest, since timm takes seconds to import."""
-    from kdbench.models import known_models
+    """Models that timm does not know, files of weights that can't be read; apart, as timm takes seconds to import."""
+    from kdbench.models import known_models, read_weights
 
     for place, spec in _models(document.data):
         name = spec.get("model") if isinstance(spec, dict) else spec
         if isinstance(name, str) and name.split(".")[0] not in known_models():
             yield place, unknown("model", name, known_models())
+        checkpoint = spec.get("checkpoint") if isinstance(spec, dict) else None
+        if isinstance(checkpoint, str) and Path(checkpoint).is_file():  # where it is not, `check` has said so
+            try:
+                read_weights(Path(checkpoint))
+            except UserError as error:
+                yield (*place, "checkpoint"), str(error)
 
 
 def _models(data: dict[str, Any]) -> Iterator[tuple[Place, Any]]:

@@ -105,14 +105,17 @@ class Shapes:
         return Task(info.num_classes, info.num_train, info.input_size, 1, train.batch_size, targets, momentum_of(train))
 
     def net(self, spec: ModelSpec, dataset: DatasetSpec) -> "Net":
-        from kdbench.models import build_net
+        from kdbench.models import build_net, fitting_weights
 
         name = spec.model_dump_json() + dataset.model_dump_json()
         if name not in self._nets:
             info = self.info(dataset)
             plain = spec.model_copy(update={"pretrained": False, "checkpoint": None})
             with torch.device("meta"):
-                self._nets[name] = build_net(plain, info.num_classes, info.input_size).to("meta").eval()
+                net = build_net(plain, info.num_classes, info.input_size).to("meta").eval()
+            if spec.checkpoint:
+                fitting_weights(net.model, Path(spec.checkpoint))
+            self._nets[name] = net
         return self._nets[name]
 
     def outputs(self, spec: ModelSpec, dataset: DatasetSpec, needs: Iterable[str]) -> Outputs:

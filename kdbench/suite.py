@@ -44,7 +44,7 @@ def load_suite(path: Path | str, plugins: tuple[Path, ...] = (), models: bool = 
     problems += list(check(document))
     problems += list(check_models(document)) if models else []
     if problems:
-        lines = dict.fromkeys(f"{document.where(place)}: {text}" for place, text in problems)
+        lines = dict.fromkeys(f"{document.where(place)}: {' '.join(text.splitlines())}" for place, text in problems)
         raise UserError("\n".join(sorted(lines, key=_line_order)))
     file = SuiteFile.model_validate_json(json.dumps(document.data))
     train = document.data["train"]

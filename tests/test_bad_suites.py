@@ -5,7 +5,7 @@ import sys
 import textwrap
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from kdbench.errors import UserError
@@ -199,6 +199,7 @@ KEYS = st.sampled_from(
 
 @settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(changes=st.dictionaries(KEYS, JSON, min_size=1, max_size=3))
+@example(changes={"plugins": ["a\rb"]})
 def test_any_data_is_checked_without_a_traceback(tmp_path, changes):
     """Whatever stands in a suite, loading it succeeds or raises UserError with file and line."""
     import yaml

@@ -119,7 +119,9 @@ def test_a_hostile_teacher(kdbench, suite_file, tmp_path, form):
     pair = {"teacher": {**TINY["pairs"][0]["teacher"], "checkpoint": str(path)}, "student": TINY["pairs"][0]["student"]}
     code, out, err = kdbench("run", suite_file(pairs=[pair]))
     assert code == 2
+    assert "pairs[0].teacher.checkpoint: checkpoint" in err
     assert "can't be read safely" in err
+    assert len(err.splitlines()) == 1, "nothing was started"
     assert "Traceback" not in out + err
     assert not (tmp_path / "mark").exists()
 

@@ -7,6 +7,7 @@ import textwrap
 import mlflow
 import pandas as pd
 import pytest
+import torch
 from conftest import TINY
 
 import kdbench as package
@@ -291,3 +292,16 @@ def runs_out_with_several(monkeypatch):
         step(members, *arguments)
 
     monkeypatch.setattr(training, "lock_step", short)
+
+
+def test_weights_that_do_not_fit_are_found_before_anything_starts(kdbench, suite_file, tmp_path):
+    torch.save({"conv1.weight": torch.zeros(3)}, tmp_path / "small.pth")
+    pair = {"teacher": {**TINY["pairs"][0]["teacher"], "checkpoint": "small.pth"}, "student": "cifar_resnet8"}
+    code, _, err = kdbench("run", suite_file(pairs=[pair]))
+    assert code == 2
+    assert err.startswith("teacher of ")
+    assert "small.pth lacks bn1.bias, bn1.num_batches_tracked" not in err
+    assert "small.pth lacks bn1.bias" in err
+    assert "of the model's" in err
+    assert len(err.splitlines()) == 1
+    assert not (tmp_path / "results").exists()

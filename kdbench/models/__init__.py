@@ -2,6 +2,6 @@
 
 # Importing them registers the CIFAR nets into timm.
 from kdbench.models import cifar, cifar_mobilenet, cifar_shufflenet, cifar_vgg, cifar_wrn  # noqa: F401
-from kdbench.models.net import Net, build_net, known_models
+from kdbench.models.net import Net, build_net, fitting_weights, known_models, read_weights
 
-__all__ = ["Net", "build_net", "known_models"]
+__all__ = ["Net", "build_net", "fitting_weights", "known_models", "read_weights"]

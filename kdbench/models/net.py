@@ -173,20 +173,31 @@ def load_weights(model: nn.Module, path: Path) -> None:
     The CIFAR nets also take the names of the CRD benchmark's public checkpoints. Raises UserError when the file is
     missing, is not such a file, or does not fit the model; then it says what fits and what does not.
     """
-    if not path.is_file():
-        raise UserError(f"checkpoint {path}: no such file")
-    try:
-        state = _read_state(path)
-    except Exception as error:
-        raise UserError(f"checkpoint {path}: can't be read safely: {_first_line(error)}") from error
+    model.load_state_dict(fitting_weights(model, path))
+
+
+def fitting_weights(model: nn.Module, path: Path) -> dict[str, Tensor]:
+    """What `load_weights` loads. `model` may lie on the meta device. Raises UserError."""
+    state = read_weights(path)
     ours: Any = getattr(model, "published_name", str)
     state = {ours(name): value for name, value in state.items()}
     own = model.state_dict()
-    counters = {k: v for k, v in own.items() if k.endswith("num_batches_tracked")}  # older files have none
-    state = counters | state
+    counters = {k: torch.zeros_like(v, device="cpu") for k, v in own.items() if k.endswith("num_batches_tracked")}
+    state = counters | state  # older files have none
     if wrong := mismatch(own, state):
         raise UserError(f"checkpoint {path} {wrong}")
-    model.load_state_dict(state)
+    return state
+
+
+def read_weights(path: Path) -> dict[str, Tensor]:
+    """The tensors of a file by name. Raises UserError."""
+    if not path.is_file():
+        raise UserError(f"checkpoint {path}: no such file")
+    try:
+        return _read_state(path)
+    except Exception as error:
+        kinds = "a .safetensors file, or a .pth that holds a table of tensors and nothing that has to be executed"
+        raise UserError(f"checkpoint {path}: can't be read safely as {kinds}: {_first_line(error)}") from error
 
 
 def mismatch(own: dict[str, Tensor], state: dict[str, Tensor]) -> str:

@@ -5,7 +5,8 @@
 `folded`: the teacher with its batch norms left out, which costs what convolutions with folded weights would cost.
 `compiled`: the default mode, static shapes. Each is interleaved with the net as it is; medians of the rounds' ratios,
 least and most. `warm-up`: seconds of the first call; `pays after`: how many steps of a cohort of one until it is
-earned back (a cohort of nine of one net needs a ninth).
+earned back (a cohort of nine of one net needs a ninth). `convolutions alone`: the student without norms and
+activations, a bound on what any fusing of these could gain.
 """
 
 import argparse
@@ -27,12 +28,12 @@ from kdbench.trials import make_optimizer
 Work = Callable[[], None]
 
 
-def without_norms(teacher: Net) -> Net:
-    for module in list(teacher.modules()):
+def without(net: Net, *kinds: type[nn.Module]) -> Net:
+    for module in list(net.modules()):
         for name, child in list(module.named_children()):
-            if isinstance(child, nn.BatchNorm2d):
+            if isinstance(child, kinds):
                 setattr(module, name, nn.Identity())
-    return teacher
+    return net
 
 
 def forward(teacher: Net, images: torch.Tensor, compiled: bool) -> Work:
@@ -101,11 +102,13 @@ def main() -> None:
         teacher = forward(frozen_teacher(first, splits, device), batch.images, compiled=False)
         for what, folded, compiled in (("folded", True, False), ("compiled", False, True), ("both", True, True)):
             own = frozen_teacher(first, splits, device)
-            work = forward(without_norms(own) if folded else own, batch.images, compiled)
+            work = forward(without(own, nn.BatchNorm2d) if folded else own, batch.images, compiled)
             rows.append(compared(f"{first}, forward, {what}", teacher, work, given.rounds, device))
-        students = [net(second, splits, "student").to(device).to(memory_format=torch.channels_last) for _ in range(2)]
-        works = [step(s, batch.images, batch.target, compiled=bool(i)) for i, s in enumerate(students)]
-        rows.append(compared(f"{second}, step, compiled", *works, given.rounds, device))
+        students = [net(second, splits, "student").to(device).to(memory_format=torch.channels_last) for _ in range(3)]
+        without(students[2], nn.BatchNorm2d, nn.ReLU)
+        plain, *changed = (step(s, batch.images, batch.target, compiled=i == 1) for i, s in enumerate(students))
+        for what, work in zip(("compiled", "convolutions alone"), changed, strict=True):
+            rows.append(compared(f"{second}, step, {what}", plain, work, given.rounds, device))
     report("arithmetic", {"batch": given.batch, "rounds": given.rounds, **machine(device)}, rows)
 
 

@@ -21,6 +21,7 @@ import torch
 from torch.profiler import ProfilerActivity, profile
 
 from kdbench.cells import BASELINE
+from kdbench.memory import keep_freed
 from kdbench.method import VIEWS, Batch, Inapplicable, Outputs, Task
 from kdbench.models import Net, build_net
 from kdbench.objective import Objective, blank_outputs, needs_of, student_needs_of
@@ -119,6 +120,7 @@ def main() -> None:
     options.add_argument("--only", default="*", metavar="PATTERN")
     given = options.parse_args()
     load_methods()
+    keep_freed()  # as the engine does
     device = torch.device(given.device)
     torch.set_num_threads(1)
     targets = torch.arange(PICTURES, device=device) % CLASSES
