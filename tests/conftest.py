@@ -13,21 +13,25 @@ import pytest
 import torch
 import yaml
 
+from kdbench.data import Splits, load_splits
 from kdbench.registry import load_methods
 
+TEACHER: dict[str, Any] = {"model": "cifar_resnet14", "widths": [4, 4, 8, 8]}
+STUDENT: dict[str, Any] = {"model": "cifar_resnet8", "widths": [2, 2, 4, 4]}
 TINY: dict[str, Any] = {
     "name": "tiny",
     "datasets": ["digits"],
-    "pairs": [
-        {
-            "teacher": {"model": "cifar_resnet14", "widths": [4, 4, 8, 8]},
-            "student": {"model": "cifar_resnet8", "widths": [2, 2, 4, 4]},
-        }
-    ],
+    "pairs": [{"teacher": TEACHER, "student": STUDENT}],
     "methods": {"student": {"ce": 1}, "kd": {"ce": 0.1, "kd": {"weight": 0.9, "temperature": 4}}},
     "seeds": [0],
     "train": {"epochs": 2, "batch_size": 256, "lr": 0.05, "augment": "crop"},
 }
+
+
+def few_digits(nowhere: Path) -> Splits:
+    """500 + 200 pictures of 8 x 8."""
+    whole = load_splits("digits", {"size": 8}, nowhere)
+    return Splits(whole.train[torch.arange(500)], whole.test[torch.arange(200)], 10)
 
 
 @pytest.fixture(scope="session", autouse=True)
