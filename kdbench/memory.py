@@ -1,7 +1,7 @@
 """What memory there is, and how the C library keeps what was freed.
 
 A step frees its activations and the next one asks for as many. By default the C library gives large pieces back to the
-system at once, which then clears every page anew: up to a quarter of a step on a CPU (tests/benchmarks/README.md).
+system at once, which then clears every page anew: up to a sixth of a step on a CPU (tests/benchmarks/README.md).
 """
 
 import ctypes
@@ -16,11 +16,14 @@ _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # mallopt(3)
 
 
 def keep_freed() -> None:
-    """From now on freed memory stays with this process, for its next step. Only glibc is told; no bit of a result
-    depends on it."""
-    if mallopt := _libc("mallopt"):
+    """From now on freed memory stays with this process, for its next step. No bit of a result depends on it.
+
+    Only glibc is told; other C libraries go on as they are.
+    """
+    mallopt = _libc("mallopt")
+    # Older ones refuse more than 32 MiB. Trimming is changed only then: by itself it would make things worse.
+    if mallopt and (mallopt(_MMAP_THRESHOLD, 2**30) or mallopt(_MMAP_THRESHOLD, 2**25)):
         mallopt(_TRIM_THRESHOLD, 2**31 - 1)
-        mallopt(_MMAP_THRESHOLD, 2**30)
 
 
 def give_back() -> None:
