@@ -16,6 +16,7 @@ from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator
 
 from kdbench.headline import Groups, Row
 from kdbench.leaderboard import claims, ranking_of
@@ -66,7 +67,7 @@ def save(figure: Figure, path: Path) -> list[Path]:
 
 def pair_figure(name: str, rows: list[Row], curves: dict[str, list[float]]) -> Figure:
     figure = Figure(figsize=(12, max(3.4, 0.22 * len(rows) + 1.4)))
-    figure.suptitle(name)
+    figure.suptitle(short(name, 140))
     left, middle, right = figure.subplots(1, 3)
     plot_gains(left, rows)
     plot_costs(middle, rows)
@@ -80,7 +81,7 @@ def plot_gains(axes: Axes, rows: list[Row]) -> None:
     for place, row in enumerate(shown):
         _whisker(axes, row, place)
     axes.axvline(0, color="black", linewidth=0.8)
-    axes.set_yticks(range(len(shown)), [f"{r['objective']} (n = {r['gain_n']:.0f})" for r in shown])
+    axes.set_yticks(range(len(shown)), [f"{short(r['objective'])} (n = {r['gain_n']:.0f})" for r in shown])
     axes.set_xlabel("gain over the student alone, points (95% interval)")
 
 
@@ -101,7 +102,7 @@ def plot_curves(axes: Axes, rows: list[Row], curves: dict[str, list[float]]) -> 
     best = sorted(rows, key=lambda r: -r["test_top1"])[:5]
     named = [r["objective"] for r in rows if r in best or r["alone"]]
     for label, curve in curves.items():
-        style: dict[str, Any] = {"label": label, "linewidth": 1.4} if label in named else {"color": "#bbbbbb"}
+        style: dict[str, Any] = {"label": short(label), "linewidth": 1.4} if label in named else {"color": "#bbbbbb"}
         axes.plot(range(1, len(curve) + 1), curve, **{"linewidth": 0.7, **style})
     axes.set(xlabel="epoch", ylabel="test top-1, %")
     if curves:
@@ -119,9 +120,14 @@ def latency_figure(groups: Groups) -> Figure:
             if rows[0]["dataset"] == dataset:
                 points += _latency_points(rows)
         points = [p for p in points if math.isfinite(p[0]) and math.isfinite(p[1])]
+        axes.set(title=dataset, xlabel="ms of one picture, one CPU thread", ylabel="test top-1, %", xscale="log")
+        times = [p[0] for p in points] or [1.0]
+        wide = max(times) > 10 * min(times)
+        axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)) if wide else MaxNLocator(5))
+        axes.xaxis.set_minor_locator(NullLocator())
+        axes.xaxis.set_major_formatter("{x:g}")  # 1, 2, 5 and not powers of ten
         axes.plot([p[0] for p in points], [p[1] for p in points], "o", color=COLOURS[0], markersize=4)
         _front(axes, points)
-        axes.set(title=dataset, xlabel="ms of one picture, one CPU thread", ylabel="test top-1, %", xscale="log")
     for axes in panels[len(datasets) :]:
         axes.set_axis_off()
     return figure
@@ -198,7 +204,17 @@ def _front(axes: Axes, points: list[tuple[float, float, str]]) -> None:
     best = front(points)
     axes.step([p[0] for p in best], [p[1] for p in best], where="post", color="#888888", linewidth=0.8)
     width = max((p[0] for p in points), default=0.0) - min((p[0] for p in points), default=0.0)
+    axes.get_xlim()  # so that the scale is known
+    inside = axes.transAxes.inverted()  # from places on the screen to 0..1 of the panel
     for place, (x, y, name) in enumerate(best):
         if place + 1 < len(best) and best[place + 1][0] - x < 0.03 * width:
             continue  # the next name would be written over it
-        axes.annotate(name, (x, y), xytext=(4, 4), textcoords="offset points", fontsize=7)
+        right = inside.transform(axes.transData.transform((x, y)))[0] > 0.5
+        text = axes.annotate(short(name), (x, y), xytext=(-4 if right else 4, 4), textcoords="offset points",
+                             ha="right" if right else "left", fontsize=7)  # fmt: skip
+        text.set_in_layout(False)  # a long name makes no panel narrower
+
+
+def short(name: str, most: int = 40) -> str:
+    """Names of taught teachers and of nets with options can be longer than a panel is wide."""
+    return name if len(name) <= most else f"{name[: most - 1]}…"

@@ -7,6 +7,7 @@ import time
 
 import pandas as pd
 import pytest
+import torch
 from grids import drawn, grid, record
 
 from kdbench import gather
@@ -138,9 +139,9 @@ def test_two_folders_of_pictures_are_two_comparisons(tmp_path):
 
 def test_teachers_that_differ_in_their_checkpoint_are_two_comparisons(tmp_path):
     teachers = []
-    for name in ("a/one.pt", "a/two.pt", "b/two.pt"):
+    for number, name in enumerate(("a/one.pt", "a/two.pt", "b/two.pt")):
         (tmp_path / name).parent.mkdir(exist_ok=True)
-        (tmp_path / name).write_text(name)
+        torch.save({"weight": torch.tensor(number)}, tmp_path / name)
         teachers.append({"model": "cifar_resnet56", "checkpoint": name})
     pairs = [{"teacher": teacher, "student": "cifar_resnet8"} for teacher in ["cifar_resnet56", *teachers]]
     _, cells = grid(tmp_path, ["student"], pairs=1, seeds=1)
@@ -166,6 +167,16 @@ def test_outputs(tmp_path):
         assert "<svg" in path.read_text()
         assert path.with_suffix(".png").read_bytes().startswith(b"\x89PNG")
     assert len(list(out.glob("plots/*.svg"))) == 4  # two pairs, latency, ranks
+
+
+def test_names_longer_than_a_plot(tmp_path):
+    objective = {"ce": 0.1, "kd": {"weight": 0.9, "temperature": 4, "standardise": "sample"}, "at": 1000, "sp": 3000}
+    taught = {"model": "cifar_resnet20", "taught_by": "cifar_resnet56", "objective": objective}
+    methods = {"student": {"ce": 1}, "kd, " * 30: {"ce": 0.1, "kd": 1}}
+    _, cells = grid(tmp_path, pairs=[{"teacher": taught, "student": "cifar_resnet8"}], methods=methods)
+    write_leaderboard(cells, drawn(cells, {"kd, " * 30: 3}), tmp_path / "out", "grid")
+    latency = (tmp_path / "out/plots/accuracy-latency.svg").read_text()
+    assert "cifar_resnet20 (taught by cifar_resnet5…" in latency
 
 
 def test_latex_marks_best_and_second(tmp_path):
