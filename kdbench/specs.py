@@ -226,7 +226,8 @@ def mistakes(model: type[BaseModel], data: Any, place: Place) -> Iterator[tuple[
             elif problem["type"] == "string_pattern_mismatch":
                 yield (*place, *loc), f"must be a plain file name (letters, digits, . _ -), not {problem['input']!r}"
             elif problem["type"] == "too_short":
-                yield (*place, *loc), "is empty; it needs at least one entry"
+                if not problem["input"]:  # pydantic also counts the entries that are wrong as missing
+                    yield (*place, *loc), "is empty; it needs at least one entry"
             else:
                 yield (*place, *loc), plain(problem)
 

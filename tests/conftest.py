@@ -45,6 +45,12 @@ def _two_threads() -> None:
 
 
 @pytest.fixture
+def one_thread(_two_threads: None) -> None:
+    """For steps of milliseconds: beside a busy neighbour a second thread costs more than it gives."""
+    torch.set_num_threads(1)
+
+
+@pytest.fixture
 def suite_file(tmp_path: Path) -> Callable[..., Path]:
     """Writes the tiny suite with changes at the top level: `suite_file(seeds=[0, 1])`."""
 

@@ -20,6 +20,8 @@ from kdbench.records import write_json
 from kdbench.suite import load_suite, objective
 from kdbench.survey import Folder, about, inspect
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 
 def photos(root: Path, count: int = 240, side: int = 64) -> Path:
     """Digits as small photographs, a folder per class."""
@@ -30,12 +32,6 @@ def photos(root: Path, count: int = 240, side: int = 64) -> Path:
         path.parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray((digits.images[number] * 15).astype(np.uint8)).resize((side, side)).save(path)
     return root
-
-
-@pytest.fixture(autouse=True)
-def _one_thread(_two_threads):
-    """Steps of milliseconds: beside a busy neighbour a second thread costs more than it gives."""
-    torch.set_num_threads(1)
 
 
 @pytest.fixture

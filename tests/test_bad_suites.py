@@ -177,6 +177,14 @@ def test_aliases_cannot_explode(kdbench, tmp_path):
     assert "entries" in err
 
 
+def test_a_wrong_entry_does_not_make_a_list_empty(kdbench, tmp_path):
+    path = tmp_path / "wrong.yaml"
+    path.write_text(GOOD.replace("teacher: cifar_resnet14", "teacher: {model: cifar_resnet14, checkpoint: [a]}"))
+    code, _, err = kdbench("plan", path)
+    assert code == 2
+    assert err.splitlines() == [f"{path}:4: pairs[0].teacher.checkpoint: should be a valid string, not ['a']"]
+
+
 def test_as_a_user_types_it(tmp_path):
     path, line, _ = broken(tmp_path, "unknown model")
     command = [sys.executable, "-m", "kdbench", "run", str(path)]

@@ -18,14 +18,9 @@ from kdbench.models.staged import StagedNet
 from kdbench.profiling import size
 from kdbench.suite import ModelSpec
 
+pytestmark = pytest.mark.usefixtures("one_thread")
 BIG = "cifar_resnet50"  # slow on a CPU: one picture is enough
 SIDE = 16  # of pictures where the size does not matter: a quarter of the work
-
-
-@pytest.fixture(autouse=True)
-def _one_thread() -> None:
-    """Batches of two pictures have no work for more, and busy neighbours make every wait for the other one long."""
-    torch.set_num_threads(1)
 
 
 @cache

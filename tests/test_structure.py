@@ -21,6 +21,7 @@ from kdbench.terms import fill
 from kdbench.training import Hooks, train_cohort
 from kdbench.trials import ask, start_trial, taught_epoch
 
+pytestmark = pytest.mark.usefixtures("one_thread")
 CPU = torch.device("cpu")
 DROPPING = {"model": "resnet10t", "drop_rate": 0.3, "channels": [4, 8, 8, 8], "stem_width": 4}
 RECIPE = {"epochs": 2, "batch_size": 128, "lr": 0.05, "augment": "crop_flip"}
@@ -37,11 +38,6 @@ ROWS = {
     "ramps": {"ce": {"weight": {"from": 1, "to": 0.1}}, "kd": {"temperature": {"from": 8, "to": 2, "curve": "cosine"}}},
     "prepared": {"ce": 1, "ft": {"form": "paper", "paraphraser_epochs": 1}},
 }
-
-
-@pytest.fixture(autouse=True)
-def _one_thread(_two_threads) -> None:
-    torch.set_num_threads(1)  # these nets are too small to share
 
 
 @pytest.fixture(scope="module")

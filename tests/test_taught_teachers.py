@@ -20,16 +20,12 @@ from kdbench.teachers import Stopped, obtain
 from kdbench.training import Hooks
 from kdbench.trials import start_trial
 
+pytestmark = pytest.mark.usefixtures("one_thread")
 CPU = torch.device("cpu")
 RECIPE = {"epochs": 2, "batch_size": 128, "lr": 0.05, "augment": "crop_flip"}
 KD = {"weight": 0.9, "temperature": 4}
 ASSISTANT = {**STUDENT, "widths": [4, 4, 4, 8], "taught_by": TEACHER, "objective": {"ce": 0.1, "kd": KD}}
 PAIRS = [{"teacher": TEACHER, "student": STUDENT}, {"teacher": ASSISTANT, "student": STUDENT}]
-
-
-@pytest.fixture(autouse=True)
-def _one_thread(_two_threads) -> None:
-    torch.set_num_threads(1)  # these nets are too small to share
 
 
 @pytest.fixture(scope="module")
