@@ -71,7 +71,8 @@ def make_plan(suite: Suite, results: Path, data_dir: Path, only: str | None = No
     records = Records(results, suite.name)
     found = records.read_many(c.key for c in cells)
     shapes = Shapes(data_dir)
-    shapes.check_models(cells)
+    places = {id(student): place for (_, student, _), place in zip(suite.pairs, suite.places, strict=True)}
+    shapes.check_models((places[id(cell.student)], cell) for cell in cells)
     unfinished = [c for c in cells if not is_final(found.get(c.key))]
     return Plan(suite, cells, found, shapes.inapplicable(unfinished), shapes, records.damaged)
 
@@ -148,11 +149,14 @@ class Shapes:
             self._macs[name] = count_macs(self.net(spec, dataset), self.info(dataset).input_size)
         return self._macs[name]
 
-    def check_models(self, cells: Iterable[Cell]) -> None:
-        """Raises UserError with a line for every model that cannot be built or cannot take its pictures."""
+    def check_models(self, cells: Iterable[tuple[str, Cell]]) -> None:
+        """Raises UserError with a line for every model that cannot be built or cannot take its pictures.
+
+        `cells`: each with the place in the suite where its pair stands.
+        """
         problems: dict[str, None] = {}
         checked: set[str] = set()
-        for cell in cells:
+        for place, cell in cells:
             teachers = [("teacher", link.teacher) for link in cell.lineage]
             for role, spec in [*teachers, ("student", cell.student)]:
                 name = spec.model_dump_json() + cell.dataset.model_dump_json()
@@ -162,11 +166,11 @@ class Shapes:
                 try:
                     self.outputs(spec, cell.dataset, ("logits",))
                 except UserError as error:
-                    problems[f"{role} of {cell.pair}: {error}"] = None
+                    problems[f"{place}: {role} of {cell.pair}: {error}"] = None
                 except Exception as error:
                     side = self.info(cell.dataset).input_size[-1]
                     first = (str(error).strip() or type(error).__name__).splitlines()[0]
-                    problems[f"{role} {spec.short} can't take pictures of {side} x {side}: {first}"] = None
+                    problems[f"{place}: {role} {spec.short} can't take pictures of {side} x {side}: {first}"] = None
         if problems:
             raise UserError("\n".join(problems))
 

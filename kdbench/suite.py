@@ -21,12 +21,16 @@ from kdbench.yaml_lines import Document, Place, read_yaml
 
 @dataclass(frozen=True)
 class Suite:
-    """A checked suite. `objectives`: a row's label and its weighted methods, every setting filled in."""
+    """A checked suite. `objectives`: a row's label and its weighted methods, every setting filled in.
+
+    `places`: where each of `pairs` stands, for messages (`suites/x.yaml:12: pairs[1]`).
+    """
 
     path: Path
     name: str
     datasets: tuple[DatasetSpec, ...]
     pairs: tuple[tuple[TeacherSpec, ModelSpec, Train], ...]
+    places: tuple[str, ...]
     objectives: dict[str, Phases]
     seeds: tuple[int, ...]
     validation: float
@@ -53,6 +57,7 @@ def load_suite(path: Path | str, plugins: tuple[Path, ...] = (), models: bool = 
         name=file.name,
         datasets=file.datasets,
         pairs=tuple((p.teacher, p.student, parse(Train, {**train, **p.train})) for p in file.pairs),
+        places=tuple(document.where(("pairs", number)) for number in range(len(file.pairs))),
         objectives={label: objective(terms) for label, terms in file.methods.items()},
         seeds=file.seeds,
         validation=file.validation,

@@ -297,9 +297,10 @@ def runs_out_with_several(monkeypatch):
 def test_weights_that_do_not_fit_are_found_before_anything_starts(kdbench, suite_file, tmp_path):
     torch.save({"conv1.weight": torch.zeros(3)}, tmp_path / "small.pth")
     pair = {"teacher": {**TINY["pairs"][0]["teacher"], "checkpoint": "small.pth"}, "student": "cifar_resnet8"}
-    code, _, err = kdbench("run", suite_file(pairs=[pair]))
+    path = suite_file(pairs=[pair])
+    code, _, err = kdbench("run", path)
     assert code == 2
-    assert err.startswith("teacher of ")
+    assert err.startswith(f"{path}:4: pairs[0]: teacher of ")
     assert "small.pth lacks bn1.bias, bn1.num_batches_tracked" not in err
     assert "small.pth lacks bn1.bias" in err
     assert "of the model's" in err
