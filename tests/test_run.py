@@ -300,7 +300,7 @@ def test_weights_that_do_not_fit_are_found_before_anything_starts(kdbench, suite
     path = suite_file(pairs=[pair])
     code, _, err = kdbench("run", path)
     assert code == 2
-    assert err.startswith(f"{path}:4: pairs[0]: teacher of ")
+    assert err.startswith(f"{path}:5: pairs[0]: teacher of ")
     assert "small.pth lacks bn1.bias, bn1.num_batches_tracked" not in err
     assert "small.pth lacks bn1.bias" in err
     assert "of the model's" in err
