@@ -17,15 +17,16 @@ from pathlib import Path
 
 import torch
 
-from kdbench.cells import BASELINE
-from kdbench.data import Images, Splits
-from kdbench.method import Batch, Inapplicable, Outputs
-from kdbench.models import build_net
-from kdbench.objective import Objective, blank_outputs, needs_of, student_needs_of
-from kdbench.registry import METHODS, load_methods
-from kdbench.suite import ModelSpec, Train, objective
-from kdbench.teachers import freeze
-from kdbench.trials import Trial, ask, task_of
+from kdbench.method.contract import Batch, Inapplicable, Outputs
+from kdbench.method.register import METHODS
+from kdbench.suite.cells import BASELINE
+from kdbench.suite.load import ModelSpec, Train, objective
+from kdbench.suite.plugins import load_methods
+from kdbench.train.objective import Objective, blank_outputs, needs_of, student_needs_of
+from kdbench.train.teacher import freeze
+from kdbench.train.trial import Trial, ask, task_of
+from kdbench.vision.batches import Images, Splits
+from kdbench.vision.nets import build_net
 
 MODELS = {
     "resnet18": {}, "resnet50": {}, "vgg11_bn": {}, "densenet121": {}, "regnety_002": {}, "repvgg_a0": {},

@@ -16,10 +16,10 @@ if "OMP_WAIT_POLICY" not in os.environ:
 __version__ = "0.1.0"
 
 _HOME = {
-    "Batch": "method", "Inapplicable": "method", "Method": "method", "Outputs": "method", "Task": "method",
-    "register_method": "registry", "register_dataset": "registry",
-    "UserError": "errors", "run": "api", "plan": "api", "leaderboard": "api",
-    "load_student": "export", "load_deployed": "export",
+    "Batch": "method.contract", "Inapplicable": "method.contract", "Method": "method.contract",
+    "Outputs": "method.contract", "Task": "method.contract", "register_method": "method.register",
+    "register_dataset": "data", "UserError": "errors", "run": "api", "plan": "api", "leaderboard": "api",
+    "load_student": "train.student", "load_deployed": "train.student",
 }  # fmt: skip
 __all__ = sorted(_HOME)
 

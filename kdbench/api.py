@@ -3,7 +3,6 @@
 import math
 import os
 import signal
-import sys
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -15,15 +14,16 @@ import pandas as pd
 import torch
 from rich.console import Console
 
-from kdbench.cells import cells_of
 from kdbench.errors import UserError
-from kdbench.gather import from_folders, from_mlflow, from_results, merged
-from kdbench.leaderboard import frame_of, outputs, write_leaderboard
-from kdbench.plan import Plan, make_plan
-from kdbench.progress import Bar
-from kdbench.records import Records
-from kdbench.suite import load_suite
-from kdbench.tracking import PATIENCE, Tracker, behind, default_uri
+from kdbench.grid.plan import Plan, make_plan
+from kdbench.grid.progress import Bar
+from kdbench.report.table import frame_of
+from kdbench.report.write import outputs, write_leaderboard
+from kdbench.results.merge import from_folders, from_mlflow, from_results, merged
+from kdbench.results.mlflow_thread import PATIENCE, Tracker, behind, default_uri
+from kdbench.results.records import Records
+from kdbench.suite.cells import cells_of
+from kdbench.suite.load import load_suite
 
 
 @dataclass(frozen=True)
@@ -128,8 +128,8 @@ def choose_device(name: str) -> torch.device:
 
 def run_suite(path: Path, options: Options, console: Console | None = None, **engine: Any) -> Outcome:
     """Check, train what is not done, record, mirror, and write the leaderboard."""
-    from kdbench.engine import Engine
-    from kdbench.teachers import Stopped
+    from kdbench.grid.cohort import Engine
+    from kdbench.train.teacher import Stopped
 
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".*not writable.*", category=UserWarning)
@@ -217,8 +217,3 @@ def stop_signals(say: Callable[[str], None]) -> Iterator[list[int]]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
-
-
-# Importing a module puts its name on the package: `kdbench.plan` and `kdbench.leaderboard` must stay functions.
-for _function in (plan, leaderboard):
-    setattr(sys.modules["kdbench"], _function.__name__, _function)

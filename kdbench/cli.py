@@ -173,7 +173,7 @@ def run(given: argparse.Namespace) -> int:
 
 
 def _suite_name(given: argparse.Namespace) -> str:
-    from kdbench.suite import read_with_bases
+    from kdbench.suite.load import read_with_bases
 
     return str(read_with_bases(given.suite).data["name"])
 
@@ -190,7 +190,7 @@ def show_markdown(text: str) -> None:
 
 
 def plan(given: argparse.Namespace) -> int:
-    from kdbench.listing import show_plan
+    from kdbench.commands.plan import show_plan
 
     return show_plan(given.suite, _options(given))
 
@@ -206,41 +206,41 @@ def leaderboard(given: argparse.Namespace) -> int:
 
 
 def export(given: argparse.Namespace) -> int:
-    from kdbench.export import export as write
+    from kdbench.commands.export import export as write
 
     print(write(given.key, given.format, given.output, given.results)[1])
     return 0
 
 
 def init(given: argparse.Namespace) -> int:
-    from kdbench.advise import propose
+    from kdbench.commands.init import propose
 
     show_markdown(propose(given.teacher, given.student, given.budget, given.output, given.force, _options(given)))
     return 0
 
 
 def recommend(given: argparse.Namespace) -> int:
-    from kdbench.recommend import recommendation
+    from kdbench.commands.recommend import recommendation
 
     print(recommendation(given.suite, _options(given), given.max_latency_ms, given.max_params))
     return 0
 
 
 def sync(given: argparse.Namespace) -> int:
-    from kdbench.listing import sync_suite
+    from kdbench.commands.sync import sync_suite
 
     return sync_suite(given.suite, _options(given))
 
 
 def listing(given: argparse.Namespace) -> int:
-    from kdbench.listing import show_list
+    from kdbench.commands.list import show_list
 
     pair = (*given.pair, given.size, given.classes) if given.pair else None
     return show_list(given.what, given.pattern, _options(given), pair)
 
 
 def profile(given: argparse.Namespace) -> int:
-    from kdbench.listing import show_profile
+    from kdbench.commands.profile import show_profile
 
     return show_profile(given.models, given.size, given.classes, _options(given))
 
@@ -259,8 +259,8 @@ def ui(given: argparse.Namespace) -> int:
 
 
 def doctor(given: argparse.Namespace) -> int:
-    from kdbench.doctor import examine
-    from kdbench.registry import load_methods
+    from kdbench.commands.doctor import examine
+    from kdbench.suite.plugins import load_methods
 
     load_methods()
     options = _options(given)
@@ -268,7 +268,7 @@ def doctor(given: argparse.Namespace) -> int:
 
 
 def clean(given: argparse.Namespace) -> int:
-    from kdbench.clean import clean
+    from kdbench.results.clean import clean
 
     print(clean(given.results, given.yes, _suite_name(given) if given.suite else None))
     return 0
@@ -277,8 +277,8 @@ def clean(given: argparse.Namespace) -> int:
 def schema(given: argparse.Namespace) -> int:
     import json
 
-    from kdbench.registry import load_plugin
-    from kdbench.schema import schema
+    from kdbench.suite.plugins import load_plugin
+    from kdbench.suite.schema import schema
 
     for path in given.plugin:
         load_plugin(path)

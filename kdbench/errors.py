@@ -16,3 +16,9 @@ def unknown(what: str, name: object, known: Iterable[str]) -> str:
     if near:
         return f"{text}; did you mean {near[0]!r}?"
     return f"{text}; there are: {', '.join(known)}" if 0 < len(known) <= 40 else text
+
+
+def first_line(error: BaseException) -> str:
+    """The kind of an error and the first line of what it says."""
+    text = str(error).strip()
+    return f"{type(error).__name__}: {text.splitlines()[0] if text else ''}"

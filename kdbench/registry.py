@@ -5,13 +5,9 @@ group `kdbench.methods` (ours included), `plugins:` in a suite, `--plugin FILE`.
 """
 
 import hashlib
-import importlib.util
 import inspect
 import json
-import sys
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
-from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
@@ -103,103 +99,3 @@ def _settings_model(name: str, function: Callable[..., Any]) -> type[BaseModel]:
         settings[parameter.name] = (parameter.annotation, default)
     config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False, protected_namespaces=())
     return create_model(name, __config__=config, **settings)
-
-
-METHODS: Registry[Any] = Registry("method")
-DATASETS: Registry[Any] = Registry("data set")
-
-
-def register_method(
-    name: str,
-    *,
-    needs: str | tuple[str, ...] = "logits",
-    student_needs: str | tuple[str, ...] | None = None,
-    paper: str = "",
-    year: int | None = None,
-    family: str = "",
-) -> Callable[[type[T]], type[T]]:
-    """Class decorator that puts a `Method` under `name`.
-
-    `needs` says what the networks must deliver, one or several of `kdbench.method.NEEDS`; an empty tuple says that the
-    method needs no teacher. `student_needs`: what the student must deliver, where it differs from the teacher.
-    """
-    from kdbench.method import NEEDS
-
-    wanted = (needs,) if isinstance(needs, str) else tuple(needs)
-    students = (student_needs,) if isinstance(student_needs, str) else student_needs
-    for need in {*wanted, *(students or ())}:
-        if need not in NEEDS:
-            raise UserError(f"method {name!r}: {unknown('need', need, NEEDS)}")
-
-    def register(cls: type[T]) -> type[T]:
-        about = {"name": name, "needs": wanted, "paper": paper, "year": year, "family": family}
-        about["student_needs"] = wanted if students is None else tuple(students)
-        for key, value in about.items():
-            setattr(cls, key, value)
-        METHODS.add(name, cls, cls.__init__)
-        return cls
-
-    return register
-
-
-def register_dataset(
-    name: str, *, info: Callable[..., "DataInfo"] | None = None
-) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-    """Decorator that puts a function `(data_dir: Path, **settings) -> Splits` under `name`.
-
-    `info` has the same arguments and tells the sizes without reading the pictures, so that `plan` works before the
-    data are there; without it the data are read.
-    """
-
-    def register(function: Callable[..., Any]) -> Callable[..., Any]:
-        function.info = info  # type: ignore[attr-defined]
-        DATASETS.add(name, function, function)
-        return function
-
-    return register
-
-
-@dataclass(frozen=True)
-class DataInfo:
-    """What shapes depend on."""
-
-    num_classes: int
-    input_size: tuple[int, int, int]
-    num_train: int
-    num_test: int
-
-
-def load_methods() -> None:
-    """Import every installed method (entry-point group `kdbench.methods`) and our data sets."""
-    import kdbench.data  # noqa: F401  (registers the data sets)
-
-    for entry in entry_points(group="kdbench.methods"):
-        entry.load()
-    if not METHODS.entries:
-        import methods
-
-        raise UserError(
-            f"no method is registered: 'methods' was found at {methods.__file__ or list(methods.__path__)}; "
-            "is kdbench installed, and does something else named 'methods' stand before it?"
-        )
-
-
-def load_plugin(path: Path) -> None:
-    """Import one file of the user's own. Raises UserError when it is missing or does not import."""
-    if not path.is_file():
-        raise UserError(f"plugin {path}: no such file")
-    name = "kdbench_plugin_" + hashlib.sha256(str(path.resolve()).encode()).hexdigest()[:12]
-    if name in sys.modules:
-        return
-    spec = importlib.util.spec_from_file_location(name, path)
-    if spec is None or spec.loader is None:
-        raise UserError(f"plugin {path}: not a Python file")
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module
-    try:
-        spec.loader.exec_module(module)
-    except BaseException as error:
-        del sys.modules[name]
-        if isinstance(error, KeyboardInterrupt | UserError):
-            raise
-        raise UserError(f"plugin {path}: {type(error).__name__}: {error}") from error

@@ -7,8 +7,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from kdbench import Batch, Method, Outputs, Task, register_method
-from kdbench.method import Positive, Stage
-from kdbench.stages import Regressor, pair_stages
+from kdbench.method.adapters import Regressor
+from kdbench.method.contract import Positive, Stage
+from kdbench.method.stages import pair_stages
 
 
 @register_method("ab", needs="preacts", paper="https://arxiv.org/abs/1811.03233", year=2019, family="maps")

@@ -7,9 +7,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from kdbench import Batch, Method, Outputs, Task, register_method
-from kdbench.functional import pool_to_smaller, unit
-from kdbench.method import Positive, Stage
-from kdbench.stages import needs_places, pair_stages
+from kdbench.method.contract import Positive, Stage
+from kdbench.method.functional import pool_to_smaller, unit
+from kdbench.method.stages import needs_places, pair_stages
 
 
 @register_method("at", needs="features", paper="https://arxiv.org/abs/1612.03928", year=2017, family="maps")

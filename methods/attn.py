@@ -7,8 +7,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from kdbench import Batch, Inapplicable, Method, Outputs, Task, register_method
-from kdbench.method import Stage
-from kdbench.stages import pair_stages
+from kdbench.method.contract import Stage
+from kdbench.method.stages import pair_stages
 
 
 @register_method("attn", needs="attention", paper="https://arxiv.org/abs/2002.10957", year=2020, family="transformers")

@@ -4,9 +4,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from kdbench import Batch, Method, Outputs, Task, register_method
-from kdbench.functional import class_maps, to_grid, unit
-from kdbench.method import Count
-from kdbench.stages import needs_class_maps
+from kdbench.method.contract import Count
+from kdbench.method.functional import class_maps, to_grid, unit
+from kdbench.method.stages import needs_class_maps
 
 NEEDS = ("features", "embedding", "classifier")
 

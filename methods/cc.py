@@ -8,9 +8,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from kdbench import Batch, Method, Outputs, Task, register_method
-from kdbench.functional import gram, unit
-from kdbench.method import Count, Positive
-from kdbench.stages import embeddings
+from kdbench.method.contract import Count, Positive
+from kdbench.method.functional import gram, unit
+from kdbench.method.stages import embeddings
 
 
 @register_method("cc", needs="embedding", paper="https://arxiv.org/abs/1904.01802", year=2019, family="relations")

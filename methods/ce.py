@@ -4,7 +4,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from kdbench import Batch, Method, Outputs, register_method
-from kdbench.method import Share
+from kdbench.method.contract import Share
 
 
 @register_method("ce", needs=(), family="labels")

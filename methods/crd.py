@@ -7,9 +7,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from kdbench import Batch, Method, Outputs, Task, register_method
-from kdbench.functional import unit
-from kdbench.method import Count, Positive, Share
-from kdbench.stages import embeddings
+from kdbench.method.contract import Count, Positive, Share
+from kdbench.method.functional import unit
+from kdbench.method.stages import embeddings
 
 EPS = 1e-7
 TRIES = 32  # strides to choose from: one without a common factor is among them but for a chance in thousands

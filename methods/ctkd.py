@@ -7,8 +7,8 @@ import torch
 from torch import Tensor, nn
 
 from kdbench import Batch, Method, Outputs, register_method
-from kdbench.functional import soft_kl
-from kdbench.method import NonNegative, Positive, Share
+from kdbench.method.contract import NonNegative, Positive, Share
+from kdbench.method.functional import soft_kl
 
 
 @register_method("ctkd", needs="logits", paper="https://arxiv.org/abs/2211.16231", year=2023, family="logits")

@@ -3,9 +3,10 @@
 from torch import Tensor, nn
 
 from kdbench import Batch, Method, Outputs, Task, register_method
-from kdbench.functional import pool_to_smaller, soft_kl
-from kdbench.method import Positive, Stage
-from kdbench.stages import match_channels, needs_places, pair_stages
+from kdbench.method.adapters import match_channels
+from kdbench.method.contract import Positive, Stage
+from kdbench.method.functional import pool_to_smaller, soft_kl
+from kdbench.method.stages import needs_places, pair_stages
 
 
 @register_method("cwd", needs="features", paper="https://arxiv.org/abs/2011.13256", year=2021, family="maps")

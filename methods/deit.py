@@ -6,8 +6,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from kdbench import Batch, Inapplicable, Method, Outputs, Task, register_method
-from kdbench.functional import soft_kl
-from kdbench.method import NonNegative, Positive
+from kdbench.method.contract import NonNegative, Positive
+from kdbench.method.functional import soft_kl
 
 
 @register_method(

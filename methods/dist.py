@@ -3,7 +3,7 @@
 from torch import Tensor
 
 from kdbench import Batch, Method, Outputs, register_method
-from kdbench.method import NonNegative, Positive
+from kdbench.method.contract import NonNegative, Positive
 
 
 @register_method("dist", needs="logits", paper="https://arxiv.org/abs/2205.10536", year=2022, family="logits")

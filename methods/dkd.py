@@ -3,8 +3,8 @@
 from torch import Tensor
 
 from kdbench import Batch, Method, Outputs, register_method
-from kdbench.functional import decoupled_kl, warm_up
-from kdbench.method import NonNegative, Positive, Share
+from kdbench.method.contract import NonNegative, Positive, Share
+from kdbench.method.functional import decoupled_kl, warm_up
 
 
 @register_method("dkd", needs="logits", paper="https://arxiv.org/abs/2203.08679", year=2022, family="logits")

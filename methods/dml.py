@@ -4,7 +4,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from kdbench import Batch, Method, Outputs, register_method
-from kdbench.functional import soft_kl
+from kdbench.method.functional import soft_kl
 
 
 @register_method(

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from kdbench import Batch, Inapplicable, Method, Outputs, Task, register_method
-from kdbench.method import Share, Tensors
+from kdbench.method.contract import Share, Tensors
 
 
 @register_method("dot", needs=(), paper="https://arxiv.org/abs/2307.08436", year=2023, family="structure")

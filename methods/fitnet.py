@@ -6,8 +6,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from kdbench import Batch, Method, Outputs, Task, register_method
-from kdbench.method import Stage
-from kdbench.stages import Regressor, pair_stages, same_channels
+from kdbench.method.adapters import Regressor
+from kdbench.method.contract import Stage
+from kdbench.method.stages import pair_stages, same_channels
 
 
 @register_method("fitnet", needs="features", paper="https://arxiv.org/abs/1412.6550", year=2015, family="maps")

@@ -8,9 +8,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from kdbench import Batch, Inapplicable, Method, Outputs, Task, register_method
-from kdbench.functional import pool_to_smaller
-from kdbench.method import Stage
-from kdbench.stages import pair_stages, same_channels
+from kdbench.method.contract import Stage
+from kdbench.method.functional import pool_to_smaller
+from kdbench.method.stages import pair_stages, same_channels
 
 PAPER = "https://openaccess.thecvf.com/content_cvpr_2017/html/Yim_A_Gift_From_CVPR_2017_paper.html"
 

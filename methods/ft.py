@@ -9,9 +9,10 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from kdbench import Batch, Method, Outputs, Task, register_method
-from kdbench.functional import pool_to_smaller, unit
-from kdbench.method import Count, EpochOf, Positive, Stage
-from kdbench.stages import BatchNorm, needs_places, pair_stages, same_channels
+from kdbench.method.adapters import BatchNorm
+from kdbench.method.contract import Count, EpochOf, Positive, Stage
+from kdbench.method.functional import pool_to_smaller, unit
+from kdbench.method.stages import needs_places, pair_stages, same_channels
 
 Power = Annotated[float, Field(ge=1, allow_inf_nan=False)]
 

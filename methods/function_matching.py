@@ -3,8 +3,8 @@
 from torch import Tensor
 
 from kdbench import Batch, Method, Outputs, register_method
-from kdbench.functional import soft_kl
-from kdbench.method import Positive
+from kdbench.method.contract import Positive
+from kdbench.method.functional import soft_kl
 
 PAPER = "https://arxiv.org/abs/2106.05237"
 

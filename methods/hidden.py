@@ -5,9 +5,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from kdbench import Batch, Method, Outputs, Task, register_method
-from kdbench.functional import pool_to_smaller
-from kdbench.method import Stage
-from kdbench.stages import pair_stages
+from kdbench.method.contract import Stage
+from kdbench.method.functional import pool_to_smaller
+from kdbench.method.stages import pair_stages
 
 
 @register_method("hidden", needs="features", paper="https://arxiv.org/abs/1909.10351", year=2020, family="transformers")

@@ -6,9 +6,9 @@ import torch
 from torch import Tensor
 
 from kdbench import Batch, Method, Outputs, Task, register_method
-from kdbench.functional import products_and_squares, rows
-from kdbench.method import NonNegative, Stage
-from kdbench.stages import embeddings, pair_stages
+from kdbench.method.contract import NonNegative, Stage
+from kdbench.method.functional import products_and_squares, rows
+from kdbench.method.stages import embeddings, pair_stages
 
 EPS = 1e-6
 

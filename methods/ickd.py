@@ -5,9 +5,10 @@ from typing import Literal
 from torch import Tensor, nn
 
 from kdbench import Batch, Method, Outputs, Task, register_method
-from kdbench.functional import gram, unit
-from kdbench.method import Stage
-from kdbench.stages import ConvBN, pair_stages, same_channels
+from kdbench.method.adapters import ConvBN
+from kdbench.method.contract import Stage
+from kdbench.method.functional import gram, unit
+from kdbench.method.stages import pair_stages, same_channels
 
 
 @register_method("ickd", needs="features", paper="https://arxiv.org/abs/2202.03680", year=2021, family="maps")

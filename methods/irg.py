@@ -7,9 +7,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from kdbench import Batch, Inapplicable, Method, Outputs, Task, register_method
-from kdbench.functional import distances, rows
-from kdbench.method import NonNegative, Stage
-from kdbench.stages import embeddings, pair_stages
+from kdbench.method.contract import NonNegative, Stage
+from kdbench.method.functional import distances, rows
+from kdbench.method.stages import embeddings, pair_stages
 
 EPS = 1e-12
 

@@ -3,9 +3,9 @@
 from torch import Tensor, nn
 
 from kdbench import Batch, Method, Outputs, Task, register_method
-from kdbench.functional import gram, unit
-from kdbench.method import NonNegative, Positive
-from kdbench.stages import embeddings
+from kdbench.method.contract import NonNegative, Positive
+from kdbench.method.functional import gram, unit
+from kdbench.method.stages import embeddings
 
 
 @register_method("itrd", needs="embedding", paper="https://arxiv.org/abs/2112.00459", year=2022, family="relations")

@@ -7,9 +7,9 @@ import torch
 from torch import Tensor
 
 from kdbench import Batch, Inapplicable, Method, Outputs, Task, register_method
-from kdbench.functional import gram, pool_to_smaller, unit
-from kdbench.method import Count, Stage
-from kdbench.stages import pair_stages, same_channels
+from kdbench.method.contract import Count, Stage
+from kdbench.method.functional import gram, pool_to_smaller, unit
+from kdbench.method.stages import pair_stages, same_channels
 
 
 @register_method("kdsvd", needs="features", paper="https://arxiv.org/abs/1807.06819", year=2018, family="maps")

@@ -6,7 +6,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from kdbench import Batch, Method, Outputs, register_method
-from kdbench.method import Share
+from kdbench.method.contract import Share
 
 
 @register_method("label_smoothing", needs=(), paper="https://arxiv.org/abs/1512.00567", year=2016, family="labels")

@@ -7,8 +7,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from kdbench import Batch, Method, Outputs, register_method
-from kdbench.functional import gram, soft_kl
-from kdbench.method import NonNegative, Positive
+from kdbench.method.contract import NonNegative, Positive
+from kdbench.method.functional import gram, soft_kl
 
 PAPER = "https://openaccess.thecvf.com/content/CVPR2023/html/Jin_Multi-Level_Logit_Distillation_CVPR_2023_paper.html"
 

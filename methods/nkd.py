@@ -5,8 +5,8 @@ from typing import Literal
 from torch import Tensor
 
 from kdbench import Batch, Method, Outputs, register_method
-from kdbench.functional import normalised_ce
-from kdbench.method import NonNegative, Positive
+from kdbench.method.contract import NonNegative, Positive
+from kdbench.method.functional import normalised_ce
 
 
 @register_method("nkd", needs="logits", paper="https://arxiv.org/abs/2303.13005", year=2023, family="logits")

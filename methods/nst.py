@@ -4,9 +4,9 @@ import torch
 from torch import Tensor
 
 from kdbench import Batch, Method, Outputs, Task, register_method
-from kdbench.functional import gram, pool_to_smaller, unit
-from kdbench.method import Stage
-from kdbench.stages import needs_places, pair_stages
+from kdbench.method.contract import Stage
+from kdbench.method.functional import gram, pool_to_smaller, unit
+from kdbench.method.stages import needs_places, pair_stages
 
 
 @register_method("nst", needs="features", paper="https://arxiv.org/abs/1707.01219", year=2017, family="maps")

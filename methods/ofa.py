@@ -5,9 +5,9 @@ import math
 from torch import Tensor, nn
 
 from kdbench import Batch, Method, Outputs, Task, register_method
-from kdbench.functional import is_class
-from kdbench.method import NonNegative, Positive, Stage
-from kdbench.stages import pair_stages
+from kdbench.method.contract import NonNegative, Positive, Stage
+from kdbench.method.functional import is_class
+from kdbench.method.stages import pair_stages
 
 
 @register_method(

@@ -6,9 +6,10 @@ import torch
 from torch import Tensor, nn
 
 from kdbench import Batch, Inapplicable, Method, Outputs, Task, register_method
-from kdbench.functional import pool_to_smaller
-from kdbench.method import Stage
-from kdbench.stages import ConvBN, pair_stages
+from kdbench.method.adapters import ConvBN
+from kdbench.method.contract import Stage
+from kdbench.method.functional import pool_to_smaller
+from kdbench.method.stages import pair_stages
 
 
 @register_method(

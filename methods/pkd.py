@@ -4,9 +4,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from kdbench import Batch, Method, Outputs, Task, register_method
-from kdbench.functional import pool_to_smaller
-from kdbench.method import Stage
-from kdbench.stages import match_channels, pair_stages
+from kdbench.method.adapters import match_channels
+from kdbench.method.contract import Stage
+from kdbench.method.functional import pool_to_smaller
+from kdbench.method.stages import pair_stages
 
 
 @register_method("pkd", needs="features", paper="https://arxiv.org/abs/2207.02039", year=2022, family="maps")

@@ -3,9 +3,9 @@
 from torch import Tensor
 
 from kdbench import Batch, Method, Outputs, register_method
-from kdbench.functional import gram
-from kdbench.method import Positive
-from kdbench.stages import embeddings
+from kdbench.method.contract import Positive
+from kdbench.method.functional import gram
+from kdbench.method.stages import embeddings
 
 
 @register_method("pkt", needs="embedding", paper="https://arxiv.org/abs/1803.10837", year=2018, family="relations")

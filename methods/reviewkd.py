@@ -8,9 +8,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from kdbench import Batch, Method, Outputs, Task, register_method
-from kdbench.functional import to_grid
-from kdbench.method import Count, Stage
-from kdbench.stages import ConvBN, pair_stages
+from kdbench.method.adapters import ConvBN
+from kdbench.method.contract import Count, Stage
+from kdbench.method.functional import to_grid
+from kdbench.method.stages import pair_stages
 
 PAPER = "https://arxiv.org/abs/2104.09044"
 STUDENT = ("features", "embedding")

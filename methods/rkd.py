@@ -4,8 +4,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from kdbench import Batch, Method, Outputs, register_method
-from kdbench.functional import distances, gram, mean_off_diagonal
-from kdbench.method import NonNegative
+from kdbench.method.contract import NonNegative
+from kdbench.method.functional import distances, gram, mean_off_diagonal
 
 
 @register_method("rkd", needs="embedding", paper="https://arxiv.org/abs/1904.05068", year=2019, family="relations")

@@ -3,8 +3,8 @@
 from torch import Tensor
 
 from kdbench import Batch, Method, Outputs, register_method
-from kdbench.functional import binary_kl, log_odds, soft_kl_over, warm_up
-from kdbench.method import NonNegative, Positive, Share
+from kdbench.method.contract import NonNegative, Positive, Share
+from kdbench.method.functional import binary_kl, log_odds, soft_kl_over, warm_up
 
 
 @register_method("rld", needs="logits", paper="https://arxiv.org/abs/2408.07703", year=2024, family="logits")

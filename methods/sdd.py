@@ -6,9 +6,9 @@ import torch
 from torch import Tensor
 
 from kdbench import Batch, Method, Outputs, Task, register_method
-from kdbench.functional import class_maps, decoupled_kl, normalised_ce, soft_kl, warm_up
-from kdbench.method import Count, NonNegative, Positive, Share
-from kdbench.stages import needs_class_maps
+from kdbench.method.contract import Count, NonNegative, Positive, Share
+from kdbench.method.functional import class_maps, decoupled_kl, normalised_ce, soft_kl, warm_up
+from kdbench.method.stages import needs_class_maps
 
 NEEDS = ("features", "embedding", "classifier")
 

@@ -7,9 +7,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from kdbench import Batch, Method, Outputs, Task, register_method
-from kdbench.functional import gram, pool_to_smaller, rows, unit
-from kdbench.method import Positive, Stage
-from kdbench.stages import ConvBN, pair_stages
+from kdbench.method.adapters import ConvBN
+from kdbench.method.contract import Positive, Stage
+from kdbench.method.functional import gram, pool_to_smaller, rows, unit
+from kdbench.method.stages import pair_stages
 
 
 @register_method("semckd", needs="features", paper="https://arxiv.org/abs/2012.03236", year=2021, family="maps")

@@ -4,9 +4,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from kdbench import Batch, Method, Outputs, Task, register_method
-from kdbench.functional import pool_to_smaller
-from kdbench.method import Count
-from kdbench.stages import ConvBN, needs_class_maps, pair_stages
+from kdbench.method.adapters import ConvBN
+from kdbench.method.contract import Count
+from kdbench.method.functional import pool_to_smaller
+from kdbench.method.stages import needs_class_maps, pair_stages
 
 
 @register_method(

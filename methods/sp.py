@@ -3,9 +3,9 @@
 from torch import Tensor
 
 from kdbench import Batch, Method, Outputs, Task, register_method
-from kdbench.functional import gram, rows, unit
-from kdbench.method import Stage
-from kdbench.stages import pair_stages
+from kdbench.method.contract import Stage
+from kdbench.method.functional import gram, rows, unit
+from kdbench.method.stages import pair_stages
 
 
 @register_method("sp", needs="features", paper="https://arxiv.org/abs/1907.09682", year=2019, family="relations")

@@ -5,8 +5,8 @@ from typing import Literal
 from torch import Tensor, nn
 
 from kdbench import Batch, Method, Outputs, Task, register_method
-from kdbench.method import Positive
-from kdbench.stages import embeddings, same_width
+from kdbench.method.contract import Positive
+from kdbench.method.stages import embeddings, same_width
 
 
 @register_method("srd", needs="embedding", paper="https://arxiv.org/abs/2303.11098", year=2024, family="relations")

@@ -7,8 +7,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from kdbench import Batch, Inapplicable, Method, Outputs, Task, register_method
-from kdbench.method import NonNegative, Stage
-from kdbench.stages import BatchNorm, embeddings, pair_stages
+from kdbench.method.adapters import BatchNorm
+from kdbench.method.contract import NonNegative, Stage
+from kdbench.method.stages import embeddings, pair_stages
 
 
 @register_method(

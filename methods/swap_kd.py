@@ -3,8 +3,8 @@
 from torch import Tensor
 
 from kdbench import Batch, Method, Outputs, register_method
-from kdbench.functional import soft_kl
-from kdbench.method import Positive
+from kdbench.method.contract import Positive
+from kdbench.method.functional import soft_kl
 
 
 @register_method("swap_kd", needs="logits", paper="https://arxiv.org/abs/1911.07471", year=2019, family="logits")

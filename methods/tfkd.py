@@ -5,8 +5,8 @@ from typing import Literal
 from torch import Tensor
 
 from kdbench import Batch, Method, Outputs, register_method
-from kdbench.functional import is_class
-from kdbench.method import Positive, Share
+from kdbench.method.contract import Positive, Share
+from kdbench.method.functional import is_class
 
 
 @register_method("tfkd", needs=(), paper="https://arxiv.org/abs/1909.11723", year=2020, family="labels")

@@ -4,8 +4,8 @@ import torch
 from torch import Tensor
 
 from kdbench import Batch, Method, Outputs, register_method
-from kdbench.functional import soft_kl
-from kdbench.method import Share
+from kdbench.method.contract import Share
+from kdbench.method.functional import soft_kl
 
 PAPER = "https://arxiv.org/abs/2402.11148"
 

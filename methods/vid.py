@@ -7,9 +7,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from kdbench import Batch, Method, Outputs, Task, register_method
-from kdbench.functional import pool_to_smaller
-from kdbench.method import Positive, Stage
-from kdbench.stages import pair_stages
+from kdbench.method.contract import Positive, Stage
+from kdbench.method.functional import pool_to_smaller
+from kdbench.method.stages import pair_stages
 
 
 @register_method("vid", needs="features", paper="https://arxiv.org/abs/1904.05835", year=2019, family="maps")

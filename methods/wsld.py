@@ -4,7 +4,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from kdbench import Batch, Method, Outputs, register_method
-from kdbench.method import Positive
+from kdbench.method.contract import Positive
 
 
 @register_method("wsld", needs="logits", paper="https://arxiv.org/abs/2102.00650", year=2021, family="logits")

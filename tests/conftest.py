@@ -13,8 +13,8 @@ import pytest
 import torch
 import yaml
 
-from kdbench.data import Splits, load_splits
-from kdbench.registry import load_methods
+from kdbench.suite.plugins import load_methods
+from kdbench.vision.batches import Splits, load_splits
 
 TEACHER: dict[str, Any] = {"model": "cifar_resnet14", "widths": [4, 4, 8, 8]}
 STUDENT: dict[str, Any] = {"model": "cifar_resnet8", "widths": [2, 2, 4, 4]}
@@ -65,8 +65,8 @@ def suite_file(tmp_path: Path) -> Callable[..., Path]:
 @pytest.fixture
 def quick_profile(monkeypatch: pytest.MonkeyPatch) -> None:
     """Latency is not what most tests are about, nor are plots."""
-    monkeypatch.setattr("kdbench.ledger.Ledger.profile_seconds", 0.0)
-    monkeypatch.setattr("kdbench.plots.write_plots", lambda *a: [])
+    monkeypatch.setattr("kdbench.grid.recorder.Ledger.profile_seconds", 0.0)
+    monkeypatch.setattr("kdbench.report.plots.write_plots", lambda *a: [])
 
 
 @pytest.fixture

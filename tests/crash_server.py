@@ -17,10 +17,12 @@ import mlflow.store.tracking.sqlalchemy_store  # noqa: F401
 import torch
 from rich.console import Console
 
-from kdbench import engine, ledger, plots
 from kdbench.api import Options, run_suite
-from kdbench.registry import load_methods
-from kdbench.versions import git_commit
+from kdbench.report import plots
+from kdbench.results.provenance import git_commit
+from kdbench.run import cohort as engine
+from kdbench.run import recorder as ledger
+from kdbench.suite.plugins import load_methods
 
 
 class Journaling(ledger.Ledger):

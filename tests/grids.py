@@ -6,9 +6,9 @@ from typing import Any
 import numpy as np
 import yaml
 
-from kdbench.cells import Cell, cells_of
-from kdbench.records import Record
-from kdbench.suite import load_suite
+from kdbench.results.records import Record
+from kdbench.suite.cells import Cell, cells_of
+from kdbench.suite.load import load_suite
 
 ROWS: dict[str, Any] = {
     "student": {"ce": 1},

@@ -11,14 +11,14 @@ from grids import drawn, grid, record
 from PIL import Image
 from sklearn.datasets import load_digits
 
-from kdbench.advise import Costs, fit, proposed_rows, seconds_of, suite_text
 from kdbench.api import Options
+from kdbench.commands.init import Costs, fit, proposed_rows, seconds_of, suite_text
+from kdbench.commands.recommend import recommendation
 from kdbench.errors import UserError
-from kdbench.export import load_deployed
-from kdbench.recommend import recommendation
-from kdbench.records import write_json
-from kdbench.suite import load_suite, objective
-from kdbench.survey import Folder, about, inspect
+from kdbench.files import write_json
+from kdbench.suite.load import load_suite, objective
+from kdbench.train.student import load_deployed
+from kdbench.vision.inspect import Folder, about, inspect
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -38,7 +38,7 @@ def photos(root: Path, count: int = 240, side: int = 64) -> Path:
 def _few_rows(monkeypatch):
     """Two of the proposed rows: measuring all takes most of a minute."""
     rows = {name: proposed_rows()[name] for name in ("student", "kd")}
-    monkeypatch.setattr("kdbench.advise.proposed_rows", lambda: rows)
+    monkeypatch.setattr("kdbench.commands.init.proposed_rows", lambda: rows)
 
 
 def test_proposed_rows_are_a_suite():
@@ -54,8 +54,8 @@ def test_three_commands_from_photographs_to_onnx(kdbench, tmp_path, monkeypatch)
     """Init's answer names the second and third command, recommend's the line that exports."""
     root = photos(tmp_path / "my photos", 120, 32)
     suite = tmp_path / "mine.yaml"
-    monkeypatch.setattr("kdbench.advise.EPOCHS", (1, 2))
-    monkeypatch.setattr("kdbench.advise.BATCH", 16)
+    monkeypatch.setattr("kdbench.commands.init.EPOCHS", (1, 2))
+    monkeypatch.setattr("kdbench.commands.init.BATCH", 16)
     models = ("--teacher", "cifar_resnet14", "--student", "cifar_resnet8")
     code, out, err = kdbench("init", "--data", root, *models, "--budget", "1d", "--output", suite)
     assert code == 0, err
@@ -103,7 +103,7 @@ def test_no_pictures(tmp_path, made, message):
 
 @pytest.mark.usefixtures("_few_rows")
 def test_mistakes_write_nothing(kdbench, tmp_path, monkeypatch):
-    monkeypatch.setattr("kdbench.advise.BATCH", 8)
+    monkeypatch.setattr("kdbench.commands.init.BATCH", 8)
     root, suite = photos(tmp_path / "p", 60, 32), tmp_path / "suite.yaml"
     options = ("--data", root, "--student", "cifar_resnet8", "--output", suite)
     assert "did you mean" in kdbench("init", "--teacher", "cifar_resnet66", *options)[2].lower()

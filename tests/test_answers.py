@@ -7,9 +7,9 @@ import pytest
 import torch
 from conftest import TINY
 
-from kdbench import training
-from kdbench.answers import Answers, Room, narrow
-from kdbench.method import Outputs
+from kdbench.method.contract import Outputs
+from kdbench.train import loop as training
+from kdbench.train.teacher_cache import Answers, Room, narrow
 
 FIRST = {"student": {"ce": 1}, "rkd": {"ce": 1, "rkd": 1}}
 LATER = {"kd": {"ce": 0.1, "kd": 0.9}, "pkt": {"ce": 1, "pkt": 30000}}

@@ -9,7 +9,7 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from kdbench.errors import UserError
-from kdbench.suite import load_suite
+from kdbench.suite.load import load_suite
 
 GOOD = """\
 name: good

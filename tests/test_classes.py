@@ -12,13 +12,13 @@ from grids import grid, record
 from PIL import Image
 from scipy import stats
 
-from kdbench.classes import class_words, per_class
-from kdbench.data import load_splits
-from kdbench.data.splits import Images
-from kdbench.evaluation import class_accuracies, evaluate
-from kdbench.gather import slim
-from kdbench.leaderboard import frame_of, with_missing, write_leaderboard
-from kdbench.method import Outputs
+from kdbench.method.contract import Outputs
+from kdbench.report.per_class import class_words, per_class
+from kdbench.report.table import frame_of, with_missing
+from kdbench.report.write import write_leaderboard
+from kdbench.results.merge import slim
+from kdbench.train.evaluation import class_accuracies, evaluate
+from kdbench.vision.batches import Images, load_splits
 
 
 class Says(torch.nn.Module):

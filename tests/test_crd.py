@@ -2,8 +2,8 @@
 
 import torch
 
-from kdbench.method import Batch, Outputs, Task
-from kdbench.registry import METHODS
+from kdbench.method.contract import Batch, Outputs, Task
+from kdbench.method.register import METHODS
 
 NUM_CLASSES, PICTURES = 5, 600
 

@@ -10,11 +10,12 @@ import torch
 from safetensors import safe_open
 
 import kdbench
-from kdbench.data import load_splits
+from kdbench.commands.export import export
 from kdbench.errors import UserError
-from kdbench.evaluation import evaluate
-from kdbench.export import export, load_deployed, load_student, shapes_of
-from kdbench.tracking import Mirror
+from kdbench.results.mlflow_thread import Mirror
+from kdbench.train.evaluation import evaluate
+from kdbench.train.student import load_deployed, load_student, shapes_of
+from kdbench.vision.batches import load_splits
 
 METHODS = {"student": {"ce": 1}, "simkd": {"simkd": 1}}
 
@@ -25,7 +26,7 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> Path:
     import yaml
     from conftest import TINY
 
-    from kdbench.ledger import Ledger
+    from kdbench.grid.recorder import Ledger
 
     torch.set_num_threads(1)
     folder = tmp_path_factory.mktemp("export")
@@ -92,7 +93,7 @@ def test_safetensors(results: Path, label: str, tmp_path: Path) -> None:
 
 
 def test_a_file_that_differs_is_not_left(results: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("kdbench.export.write_safetensors", lambda *a: a[2].write_bytes(b"") * 1.0 + 1.0)
+    monkeypatch.setattr("kdbench.commands.export.write_safetensors", lambda *a: a[2].write_bytes(b"") * 1.0 + 1.0)
     path = tmp_path / "student.safetensors"
     with pytest.raises(UserError, match="differ from the student's by 1"):
         export(record_of(results, "student")["key"], "safetensors", path, results)

@@ -17,11 +17,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from kdbench.checkpoint import Checkpoints
-from kdbench.data import load_splits
 from kdbench.errors import UserError
-from kdbench.records import Records
-from kdbench.suite import load_suite
+from kdbench.results.checkpoints import Checkpoints
+from kdbench.results.records import Records
+from kdbench.suite.load import load_suite
+from kdbench.vision.batches import load_splits
 
 QUICK = settings(max_examples=80, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 JSON = st.recursive(
@@ -246,7 +246,7 @@ def test_doctor(kdbench, tmp_path, suite_file):
 
 
 def test_doctor_finds_what_is_no_store(tmp_path):
-    from kdbench.doctor import store
+    from kdbench.commands.doctor import store
 
     (tmp_path / "mlflow.db").write_bytes(b"no database at all" * 100)
     [(kind, line)] = store(f"sqlite:///{tmp_path / 'mlflow.db'}")
@@ -256,8 +256,8 @@ def test_doctor_finds_what_is_no_store(tmp_path):
 
 
 def test_a_teachers_own_teacher_is_needed_too(suite_file):
-    from kdbench.cells import cells_of
-    from kdbench.clean import teachers_of
+    from kdbench.results.clean import teachers_of
+    from kdbench.suite.cells import cells_of
 
     above = {"model": "cifar_resnet20", "taught_by": "cifar_resnet56", "objective": {"ce": 1, "kd": 1}}
     teacher = {"model": "cifar_resnet14", "taught_by": above, "objective": {"kd": 1}}

@@ -8,15 +8,15 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from kdbench.cells import cells_of, cohorts_of
-from kdbench.data import Images, Splits, load_splits
-from kdbench.data.splits import Loader
-from kdbench.models import build_net
-from kdbench.objective import Objective, blank_outputs, needs_of, student_needs_of
-from kdbench.suite import ModelSpec, Train, load_suite, objective
-from kdbench.teachers import freeze
-from kdbench.training import Hooks, OutOfMemory, learning_rate, train_cohort
-from kdbench.trials import Trial, task_of
+from kdbench.suite.cells import cells_of, cohorts_of
+from kdbench.suite.load import ModelSpec, Train, load_suite, objective
+from kdbench.train.loop import Hooks, OutOfMemory, train_cohort
+from kdbench.train.objective import Objective, blank_outputs, needs_of, student_needs_of
+from kdbench.train.optim import learning_rate
+from kdbench.train.teacher import freeze
+from kdbench.train.trial import Trial, task_of
+from kdbench.vision.batches import Images, Loader, Splits, load_splits
+from kdbench.vision.nets import build_net
 
 CPU = torch.device("cpu")
 TEACHER = ModelSpec(model="cifar_resnet14", widths=[4, 4, 8, 8])
@@ -195,7 +195,7 @@ def test_out_of_memory_asks_for_a_split(splits, teacher):
 @pytest.mark.parametrize("stop_after", [1, 9, 13])
 def test_resume_equals_uninterrupted(splits, teacher, stop_after, tmp_path):
     """Stopped in the middle of an epoch, saved, loaded into fresh trials, gone on: the same bits."""
-    from kdbench.checkpoint import Checkpoints
+    from kdbench.results.checkpoints import Checkpoints
 
     rows = ["kd", "crd", "fitnet"]
     saved, left = Checkpoints(tmp_path), stop_after
@@ -233,7 +233,7 @@ def test_members_at_different_places_catch_up(splits, teacher):
 
 
 def test_a_damaged_checkpoint_is_passed_over(tmp_path):
-    from kdbench.checkpoint import Checkpoints
+    from kdbench.results.checkpoints import Checkpoints
 
     saved = Checkpoints(tmp_path)
     for done in (1, 2):
@@ -285,7 +285,7 @@ def test_the_test_set_decides_nothing(splits, teacher):
 
 
 def test_scores_are_the_last_the_best_and_the_chosen_epoch():
-    from kdbench.ledger import scores_of
+    from kdbench.grid.recorder import scores_of
 
     curves = {f"test_{name}": [1.0, 2.0, 3.0] for name in ("top5", "nll", "ece", "agreement")}
     curves |= {"test_top1": [50.0, 80.0, 70.0], "validation_top1": [60.0, 50.0, 40.0]}

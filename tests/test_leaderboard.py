@@ -10,11 +10,12 @@ import pytest
 import torch
 from grids import drawn, grid, record
 
-from kdbench import gather
 from kdbench.api import leaderboard
 from kdbench.errors import UserError
-from kdbench.leaderboard import frame_of, sources, table_of, with_missing, write_leaderboard
-from kdbench.records import write_json
+from kdbench.files import write_json
+from kdbench.report.table import frame_of, sources, table_of, with_missing
+from kdbench.report.write import write_leaderboard
+from kdbench.results import merge as gather
 
 
 def row_of(table, objective):

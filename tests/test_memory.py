@@ -7,7 +7,7 @@ import pytest
 
 KEEPS = """
 import psutil, torch
-from kdbench.memory import free_memory, keep_freed
+from kdbench.train.memory import free_memory, keep_freed
 
 mib = lambda: psutil.Process().memory_info().rss / 2**20
 if {keep}:

@@ -13,15 +13,16 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from kdbench.evaluation import autocast
-from kdbench.method import VIEWS, Batch, Inapplicable, Outputs, Task, is_rule
-from kdbench.models import Net, build_net
-from kdbench.objective import Objective, blank_outputs, needs_of, student_needs_of
-from kdbench.registry import METHODS, load_methods
+from kdbench.method.contract import VIEWS, Batch, Inapplicable, Outputs, Task, is_rule
+from kdbench.method.register import METHODS
 from kdbench.seeding import seeded
-from kdbench.suite import ModelSpec, load_suite, objective
-from kdbench.teachers import freeze
-from kdbench.trials import all_views, ask, at_least_fp32
+from kdbench.suite.load import ModelSpec, load_suite, objective
+from kdbench.suite.plugins import load_methods
+from kdbench.train.evaluation import autocast
+from kdbench.train.objective import Objective, blank_outputs, needs_of, student_needs_of
+from kdbench.train.teacher import freeze
+from kdbench.train.trial import all_views, ask, at_least_fp32
+from kdbench.vision.nets import Net, build_net
 
 load_methods()
 CPU = torch.device("cpu")

@@ -3,6 +3,7 @@
 from functools import cache
 from pathlib import Path
 
+import kdbench.models  # noqa: F401  (registers the nets)
 import numpy as np
 import pytest
 import timm
@@ -10,13 +11,13 @@ import torch
 from published_nets import NETS, Formula
 from torch import Tensor
 
-import kdbench.models  # noqa: F401  (registers the nets)
 from kdbench.errors import UserError
-from kdbench.method import Inapplicable
-from kdbench.models.net import Net, build_net, load_weights
-from kdbench.models.staged import StagedNet
-from kdbench.profiling import size
-from kdbench.suite import ModelSpec
+from kdbench.method.contract import Inapplicable
+from kdbench.suite.load import ModelSpec
+from kdbench.train.profiling import size
+from kdbench.vision.cifar.staged import StagedNet
+from kdbench.vision.nets import Net, build_net
+from kdbench.vision.weights import load_weights
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 BIG = "cifar_resnet50"  # slow on a CPU: one picture is enough

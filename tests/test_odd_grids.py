@@ -13,11 +13,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from kdbench.api import Options
+from kdbench.commands.recommend import recommendation
 from kdbench.errors import UserError
-from kdbench.gather import slim
-from kdbench.leaderboard import write_leaderboard
-from kdbench.recommend import recommendation
-from kdbench.records import finite, write_json
+from kdbench.files import finite, write_json
+from kdbench.report.write import write_leaderboard
+from kdbench.results.merge import slim
 
 STATUSES = ["done", "done", "done", "diverged", "failed", "skipped", "missing"]
 SCORES = st.one_of(st.sampled_from([0.0, 70.0, 100.0]), st.floats(0, 100))

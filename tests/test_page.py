@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 from grids import drawn, grid
 
-from kdbench.leaderboard import write_leaderboard
-from kdbench.page import thinned
+from kdbench.report.html import thinned
+from kdbench.report.write import write_leaderboard
 
 CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
 DRIVER = shutil.which("chromedriver")

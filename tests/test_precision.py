@@ -3,10 +3,10 @@
 import pytest
 import torch
 
-from kdbench.method import Outputs, Task
-from kdbench.objective import Objective
-from kdbench.suite import objective
-from kdbench.trials import narrow_adapters
+from kdbench.method.contract import Outputs, Task
+from kdbench.suite.load import objective
+from kdbench.train.objective import Objective
+from kdbench.train.trial import narrow_adapters
 
 CPU = torch.device("cpu")
 FITNET = {"ce": 1, "fitnet": 100}

@@ -11,7 +11,7 @@ import pytest
 
 from kdbench.errors import UserError
 from kdbench.locks import attempt, hold, is_held, owner_of
-from kdbench.teachers import Stopped
+from kdbench.train.teacher import Stopped
 
 HOLDS = """
 import sys, time

@@ -9,13 +9,13 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from kdbench import published
-from kdbench.cells import cells_of, objective_identity
 from kdbench.errors import UserError
-from kdbench.leaderboard import frame_of, table_of
-from kdbench.models import known_models
-from kdbench.published import add_published, load, published_for, recipes, same_training
-from kdbench.suite import load_suite, objective
+from kdbench.report import published
+from kdbench.report.published import add_published, load, published_for, recipes, same_training
+from kdbench.report.table import frame_of, table_of
+from kdbench.suite.cells import cells_of, objective_identity
+from kdbench.suite.load import load_suite, objective
+from kdbench.vision.nets import known_models
 
 FILES = ("cifar100", "imagenet", "tiny-imagenet")
 PAIRS = [

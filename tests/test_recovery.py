@@ -14,14 +14,14 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import kdbench as package
-from kdbench.cells import cells_of
-from kdbench.checkpoint import Checkpoints
-from kdbench.data import load_splits
-from kdbench.leaderboard import write_leaderboard
-from kdbench.progress import Bar
-from kdbench.records import Records, Shape
-from kdbench.suite import load_suite
-from kdbench.teachers import _load
+from kdbench.grid.progress import Bar
+from kdbench.report.write import write_leaderboard
+from kdbench.results.checkpoints import Checkpoints
+from kdbench.results.records import Records, Shape
+from kdbench.suite.cells import cells_of
+from kdbench.suite.load import load_suite
+from kdbench.train.teacher import _load
+from kdbench.vision.batches import load_splits
 
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8),
@@ -37,8 +37,8 @@ def whole(tmp_path_factory):
     folder = tmp_path_factory.mktemp("whole")
     (folder / "suite.yaml").write_text(yaml.safe_dump(TINY))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("kdbench.ledger.Ledger.profile_seconds", 0.0)
-        patch.setattr("kdbench.plots.write_plots", lambda *a: [])
+        patch.setattr("kdbench.grid.recorder.Ledger.profile_seconds", 0.0)
+        patch.setattr("kdbench.report.plots.write_plots", lambda *a: [])
         package.run(folder / "suite.yaml", results=folder / "results", device="cpu")
     return folder / "results"
 
@@ -122,7 +122,7 @@ def test_a_teacher_that_diverges_takes_only_its_own_students_along(kdbench, suit
 
 
 def make_teacher_diverge(patch, name):
-    from kdbench import teachers
+    from kdbench.train import teacher as teachers
 
     train = teachers._train
 
@@ -138,7 +138,7 @@ def make_teacher_diverge(patch, name):
 def test_what_failed_in_another_process_is_not_tried_again(kdbench, suite_file, tmp_path, monkeypatch):
     """Two runs began together: the second finds what the first one left, done and failed. A later run tries again."""
     from kdbench import api
-    from kdbench.engine import Engine
+    from kdbench.grid.cohort import Engine
 
     trial, plan = Engine.trial, api._plan
     tried, plans = [], []

@@ -15,7 +15,7 @@ import kdbench as package
 MINE = """
 import torch
 from kdbench import Batch, Method, Outputs, register_method
-from kdbench.method import Positive
+from kdbench.method.contract import Positive
 
 
 @register_method("mine", needs="logits", paper="https://example.org", year=2026, family="logits")
@@ -267,8 +267,8 @@ def test_a_cohort_that_does_not_fit_goes_on_in_parts(kdbench, suite_file, record
     assert sizes == {3}
     for case in ("short", "runs out"):
         monkeypatch.undo()
-        monkeypatch.setattr("kdbench.ledger.Ledger.profile_seconds", 0.0)
-        monkeypatch.setattr("kdbench.plots.write_plots", lambda *a: [])
+        monkeypatch.setattr("kdbench.grid.recorder.Ledger.profile_seconds", 0.0)
+        monkeypatch.setattr("kdbench.report.plots.write_plots", lambda *a: [])
         if case == "short":
             monkeypatch.setattr("kdbench.engine.free_memory", lambda device: 0.1)
         else:
@@ -282,7 +282,7 @@ def test_a_cohort_that_does_not_fit_goes_on_in_parts(kdbench, suite_file, record
 
 
 def runs_out_with_several(monkeypatch):
-    from kdbench import training
+    from kdbench.train import loop as training
 
     step = training.lock_step
 

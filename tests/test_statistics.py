@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 from scipy import stats
 
-from kdbench import statistics as st
+from kdbench.report import statistics as st
 
 
 def by_seed(*values: float) -> pd.Series:

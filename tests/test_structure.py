@@ -6,20 +6,19 @@ import pytest
 import torch
 from conftest import STUDENT, TEACHER, few_digits
 
-from kdbench.cells import cells_of
-from kdbench.checkpoint import Checkpoints
-from kdbench.data import Splits
-from kdbench.data.splits import Loader, to_float
-from kdbench.functional import soft_kl
-from kdbench.method import Batch, Outputs
-from kdbench.models import build_net
-from kdbench.objective import Objective, Term, ramp_at
-from kdbench.specs import ModelSpec
-from kdbench.suite import load_suite
-from kdbench.teachers import freeze
-from kdbench.terms import fill
-from kdbench.training import Hooks, train_cohort
-from kdbench.trials import ask, start_trial, taught_epoch
+from kdbench.method.contract import Batch, Outputs
+from kdbench.method.functional import soft_kl
+from kdbench.results.checkpoints import Checkpoints
+from kdbench.suite.cells import cells_of
+from kdbench.suite.load import load_suite
+from kdbench.suite.objectives import fill
+from kdbench.suite.spec import ModelSpec
+from kdbench.train.loop import Hooks, train_cohort
+from kdbench.train.objective import Objective, Term, ramp_at
+from kdbench.train.teacher import freeze
+from kdbench.train.trial import ask, start_trial, taught_epoch
+from kdbench.vision.batches import Loader, Splits, to_float
+from kdbench.vision.nets import build_net
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 CPU = torch.device("cpu")

@@ -7,9 +7,9 @@ import timm
 import torch
 import yaml
 
-from kdbench.cells import cells_of
-from kdbench.data import Images, Splits
-from kdbench.suite import load_suite, read_with_bases
+from kdbench.suite.cells import cells_of
+from kdbench.suite.load import load_suite, read_with_bases
+from kdbench.vision.batches import Images, Splits
 
 SUITES = sorted((Path(__file__).parents[1] / "suites").glob("*.yaml"))
 NAMES = [path.stem for path in SUITES]
@@ -72,6 +72,6 @@ def test_it_trains_an_epoch_on_a_slice(kdbench, slices, records_of, path, tmp_pa
 
 @pytest.fixture
 def records_of(tmp_path):
-    from kdbench.records import Records
+    from kdbench.results.records import Records
 
     return lambda name: Records(tmp_path / "results", name).read_all()

@@ -9,16 +9,16 @@ from conftest import STUDENT, TEACHER, TINY, few_digits
 from safetensors.torch import load_file
 
 import kdbench
-from kdbench.cells import cells_of
-from kdbench.data import Splits, load_splits
-from kdbench.evaluation import evaluate
-from kdbench.models import build_net
-from kdbench.profiling import count_macs
-from kdbench.specs import TeacherSpec
-from kdbench.suite import load_suite
-from kdbench.teachers import Stopped, obtain
-from kdbench.training import Hooks
-from kdbench.trials import start_trial
+from kdbench.suite.cells import cells_of
+from kdbench.suite.load import load_suite
+from kdbench.suite.spec import TeacherSpec
+from kdbench.train.evaluation import evaluate
+from kdbench.train.loop import Hooks
+from kdbench.train.profiling import count_macs
+from kdbench.train.teacher import Stopped, obtain
+from kdbench.train.trial import start_trial
+from kdbench.vision.batches import Splits, load_splits
+from kdbench.vision.nets import build_net
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 CPU = torch.device("cpu")
@@ -41,7 +41,7 @@ def ran(tmp_path_factory):
     changes = {"pairs": PAIRS, "methods": rows, "train": {**RECIPE, "epochs": 1}}
     (folder / "suite.yaml").write_text(yaml.safe_dump({**TINY, **changes}, sort_keys=False))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("kdbench.ledger.Ledger.profile_seconds", 0.0)
+        patch.setattr("kdbench.grid.recorder.Ledger.profile_seconds", 0.0)
         table = kdbench.run(folder / "suite.yaml", results=folder, device="cpu")
     cells = cells_of(load_suite(folder / "suite.yaml"))
     records = [json.loads((folder / "tiny" / "records" / f"{cell.key}.json").read_text()) for cell in cells]

@@ -15,9 +15,9 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from kdbench.ledger import Ledger
-from kdbench.mirror import Mirror, make_database
-from kdbench.tracking import addresses_of, behind
+from kdbench.grid.recorder import Ledger
+from kdbench.results.mlflow_runs import Mirror, make_database
+from kdbench.results.mlflow_thread import addresses_of, behind
 
 RECORD = {
     "key": "k", "suite": "s", "dataset": "d", "teacher": "t", "student": "u", "label": "kd", "seed": 0,
@@ -151,7 +151,7 @@ def server(empty_store, tmp_path):
 
 def test_a_server_that_is_stopped_and_started_during_a_run(kdbench, suite_file, tmp_path, server, monkeypatch):
     """It dies before the first of four cells is finished and comes back before the last: nothing is lost or doubled."""
-    monkeypatch.setattr("kdbench.tracking.RETRY", 0.5)
+    monkeypatch.setattr("kdbench.results.mlflow_thread.RETRY", 0.5)
     finish, finished = Ledger.finish, []
 
     def finish_without_server(self, cell, *arguments):

@@ -1,4 +1,4 @@
-"""What it gains on a CPU that freed memory stays with the process (`kdbench.memory.keep_freed`).
+"""What it gains on a CPU that freed memory stays with the process (`kdbench.train.memory.keep_freed`).
 
     python tests/benchmarks/allocator.py [--rounds 3]
 
@@ -19,10 +19,10 @@ import grid
 import torch
 from common import CPU, NINE, frozen_teacher, machine, median, report, spread, trial
 
-from kdbench.data import Images, Splits
-from kdbench.memory import peak_memory_mb
-from kdbench.registry import load_methods
-from kdbench.suite import Train
+from kdbench.suite.load import Train
+from kdbench.suite.plugins import load_methods
+from kdbench.train.memory import peak_memory_mb
+from kdbench.vision.batches import Images, Splits
 
 PAIRS = [  # teacher, student, size of pictures, batch, precision
     ("cifar_resnet32x4", "cifar_resnet8x4", 32, 64, "bf16"),

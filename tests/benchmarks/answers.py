@@ -15,11 +15,11 @@ from typing import Any
 import torch
 from common import NINE, frozen_teacher, machine, median, pictures, report, spread, trial, wait
 
-from kdbench.answers import Answers, Room
-from kdbench.data.splits import Loader
-from kdbench.registry import load_methods
-from kdbench.suite import Train
-from kdbench.training import lock_step
+from kdbench.suite.load import Train
+from kdbench.suite.plugins import load_methods
+from kdbench.train.loop import lock_step
+from kdbench.train.teacher_cache import Answers, Room
+from kdbench.vision.batches import Loader
 
 
 def measure(pair: str, given: argparse.Namespace, device: torch.device, folder: Path) -> dict[str, Any]:

@@ -18,12 +18,12 @@ import torch
 from common import frozen_teacher, machine, median, net, pictures, report, spread, wait
 from torch import nn
 
-from kdbench.data.splits import Loader
-from kdbench.evaluation import autocast
-from kdbench.models import Net
-from kdbench.registry import load_methods
-from kdbench.suite import Train
-from kdbench.trials import make_optimizer
+from kdbench.suite.load import Train
+from kdbench.suite.plugins import load_methods
+from kdbench.train.evaluation import autocast
+from kdbench.train.optim import make_optimizer
+from kdbench.vision.batches import Loader
+from kdbench.vision.nets import Net
 
 Work = Callable[[], None]
 

@@ -10,12 +10,12 @@ from typing import Any
 import torch
 from tabulate import tabulate
 
-from kdbench.data import Images, Splits, load_splits
-from kdbench.models import Net, build_net
-from kdbench.objective import Objective, blank_outputs, needs_of, student_needs_of
-from kdbench.suite import ModelSpec, Train, objective
-from kdbench.teachers import freeze
-from kdbench.trials import Trial, task_of
+from kdbench.suite.load import ModelSpec, Train, objective
+from kdbench.train.objective import Objective, blank_outputs, needs_of, student_needs_of
+from kdbench.train.teacher import freeze
+from kdbench.train.trial import Trial, task_of
+from kdbench.vision.batches import Images, Splits, load_splits
+from kdbench.vision.nets import Net, build_net
 
 # The nine of the grid, with the CRD benchmark's weights (Tian et al. 2020, https://arxiv.org/abs/1910.10699).
 NINE: dict[str, dict[str, Any]] = {

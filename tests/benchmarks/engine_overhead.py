@@ -18,11 +18,10 @@ import torch.nn.functional as F
 from common import frozen_teacher, machine, median, pictures, report, spread, trial, wait
 from grid import Cohort
 
-from kdbench.data import Splits
-from kdbench.data.splits import Loader
-from kdbench.models import Net
-from kdbench.registry import load_methods
-from kdbench.suite import Train
+from kdbench.suite.load import Train
+from kdbench.suite.plugins import load_methods
+from kdbench.vision.batches import Loader, Splits
+from kdbench.vision.nets import Net
 
 ROW = {"ce": 0.1, "kd": {"weight": 0.9, "temperature": 4}}
 

@@ -18,14 +18,13 @@ import torch
 from common import MORE, NINE, frozen_teacher, machine, median, pictures, report, spread, trial, wait
 from plain_loop import Apart
 
-from kdbench.data import Splits
-from kdbench.data.splits import Loader
-from kdbench.memory import keep_freed
-from kdbench.models import Net
-from kdbench.registry import load_methods
-from kdbench.suite import Train
-from kdbench.training import lock_step
-from kdbench.trials import Trial
+from kdbench.suite.load import Train
+from kdbench.suite.plugins import load_methods
+from kdbench.train.loop import lock_step
+from kdbench.train.memory import keep_freed
+from kdbench.train.trial import Trial
+from kdbench.vision.batches import Loader, Splits
+from kdbench.vision.nets import Net
 
 
 class Cohort:

@@ -16,11 +16,11 @@ import torch
 from common import CPU, frozen_teacher, machine, pictures, report, trial
 from plain_loop import PlainLoop, frozen_plain
 
-from kdbench.data import Splits
-from kdbench.evaluation import evaluate
-from kdbench.registry import load_methods
-from kdbench.suite import Train
-from kdbench.training import train_cohort
+from kdbench.suite.load import Train
+from kdbench.suite.plugins import load_methods
+from kdbench.train.evaluation import evaluate
+from kdbench.train.loop import train_cohort
+from kdbench.vision.batches import Splits
 
 LABELS: dict[str, Any] = {"ce": 1}
 

@@ -16,9 +16,9 @@ import torch
 from common import MORE, NINE, frozen_teacher, machine, pictures, report, trial
 from grid import Cohort
 
-from kdbench.memory import peak_memory_mb
-from kdbench.registry import load_methods
-from kdbench.suite import Train
+from kdbench.suite.load import Train
+from kdbench.suite.plugins import load_methods
+from kdbench.train.memory import peak_memory_mb
 
 
 def peak(given: argparse.Namespace, members: int) -> float:

@@ -20,15 +20,16 @@ from fnmatch import fnmatchcase
 import torch
 from torch.profiler import ProfilerActivity, profile
 
-from kdbench.cells import BASELINE
-from kdbench.memory import keep_freed
-from kdbench.method import VIEWS, Batch, Inapplicable, Outputs, Task
-from kdbench.models import Net, build_net
-from kdbench.objective import Objective, blank_outputs, needs_of, student_needs_of
-from kdbench.registry import METHODS, load_methods
-from kdbench.suite import ModelSpec, Train, objective
-from kdbench.teachers import freeze
-from kdbench.trials import Trial, ask
+from kdbench.method.contract import VIEWS, Batch, Inapplicable, Outputs, Task
+from kdbench.method.register import METHODS
+from kdbench.suite.cells import BASELINE
+from kdbench.suite.load import ModelSpec, Train, objective
+from kdbench.suite.plugins import load_methods
+from kdbench.train.memory import keep_freed
+from kdbench.train.objective import Objective, blank_outputs, needs_of, student_needs_of
+from kdbench.train.teacher import freeze
+from kdbench.train.trial import Trial, ask
+from kdbench.vision.nets import Net, build_net
 
 CLASSES, PICTURES, SHAPE, BATCH = 100, 50_000, (3, 32, 32), 64
 TRAIN = Train(batch_size=BATCH, lr=1e-9, precision="bf16")

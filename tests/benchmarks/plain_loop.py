@@ -23,12 +23,12 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 from torchvision import transforms
 
-from kdbench.data import Splits
-from kdbench.method import Batch, Outputs
-from kdbench.models import Net
-from kdbench.registry import load_methods
-from kdbench.suite import Train
-from kdbench.trials import Trial
+from kdbench.method.contract import Batch, Outputs
+from kdbench.suite.load import Train
+from kdbench.suite.plugins import load_methods
+from kdbench.train.trial import Trial
+from kdbench.vision.batches import Splits
+from kdbench.vision.nets import Net
 
 PREFETCHED = 4  # batches: two by each of two workers, PyTorch's default
 MEAN, STD = (0.5071, 0.4867, 0.4408), (0.2675, 0.2565, 0.2761)

@@ -25,7 +25,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 from common import machine, report
 from grids import PAIRS, grid, record
 
-from kdbench.registry import load_methods
+from kdbench.suite.plugins import load_methods
 
 EPOCHS = 240
 CURVES = ("loss/total", "loss/ce", "loss/kd", "test_top1", "test_top5", "test_nll", "test_ece", "test_agreement",

@@ -18,8 +18,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from kdbench.method import Batch, Method, Outputs, Task
-from kdbench.registry import METHODS, load_methods
+from kdbench.method.contract import Batch, Method, Outputs, Task
+from kdbench.method.register import METHODS
+from kdbench.suite.plugins import load_methods
 
 CaseFunction = Callable[["Golden"], Tensor]
 _FUNCTIONS: dict[str, CaseFunction] = {}

@@ -5,9 +5,9 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from kdbench.functional import standardise
-from kdbench.method import Outputs
-from kdbench.registry import METHODS
+from kdbench.method.contract import Outputs
+from kdbench.method.functional import standardise
+from kdbench.method.register import METHODS
 
 from . import Golden, golden
 

@@ -5,7 +5,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from kdbench.method import Outputs
+from kdbench.method.contract import Outputs
 from methods.reviewkd import hcl
 
 from . import Golden, golden

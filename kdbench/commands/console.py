@@ -1,0 +1,17 @@
+"""What commands print with."""
+
+from rich.console import Console
+from rich.table import Table
+
+
+def console() -> Console:
+    """Rich's tables; without a terminal as wide as they need to be."""
+    made = Console(highlight=False)
+    return made if made.is_terminal else Console(highlight=False, width=220)
+
+
+def table(*columns: str) -> Table:
+    made = Table(box=None, pad_edge=False, header_style="bold")
+    for column in columns:
+        made.add_column(column.strip(">"), justify="right" if column.startswith(">") else "left", overflow="fold")
+    return made

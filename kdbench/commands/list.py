@@ -1,0 +1,123 @@
+"""What `plan`, `list`, `profile` and `sync` print."""
+
+import inspect
+from collections.abc import Iterable
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+from rich.table import Table
+
+from kdbench.api import Options
+from kdbench.commands.console import console, table
+from kdbench.data import DATASETS
+from kdbench.method.register import METHODS
+from kdbench.report.text import human
+from kdbench.suite.plugins import load_methods, load_plugin
+
+USUAL_PAIR = ("cifar_resnet32x4", "cifar_resnet8x4", 32, 100)
+
+
+def show_list(what: str, pattern: str, options: Options, pair: tuple[str, str, int, int] | None = None) -> int:
+    """`pair`: teacher, student, side of the pictures and number of classes. Raises UserError for an unknown model."""
+    load_methods()
+    for path in options.plugins:
+        load_plugin(path)
+    out = console()
+    if what == "methods":
+        show_methods(out, pattern, pair)
+    elif what == "datasets":
+        out.print(datasets_table(pattern))
+    elif what == "models":
+        from kdbench.vision.nets import known_models
+
+        print("\n".join(name for name in sorted(known_models()) if fnmatchcase(name, pattern)))
+    else:
+        for path in sorted(Path("suites").glob("*.yaml")):
+            if fnmatchcase(path.stem, pattern):
+                first = path.read_text().splitlines()[0].removeprefix("# ")
+                out.print(f"{path}  {first}", soft_wrap=True)
+    return 0
+
+
+def show_methods(out: Console, pattern: str, pair: tuple[str, str, int, int] | None) -> None:
+    """A line a method; of up to three, what they compute and their settings too. `pair` as in `show_list`."""
+    names = [name for name in METHODS if fnmatchcase(name, pattern)]
+    found = applicability(names, *(pair or USUAL_PAIR), device="cpu" if pair else "meta")
+    made = table("method", "family", "needs", ">year", "paper", ">adapters", *(["applies"] if pair else []))
+    for name in names:
+        method, (adapters, why_not) = METHODS[name], found[name]
+        needs = ", ".join(method.needs) or "no teacher"
+        if own := [need for need in method.student_needs if need not in (*method.needs, "logits")]:
+            needs += f" (student: {', '.join(own)})"
+        row = [name, method.family, needs, str(method.year or ""), short_link(method.paper), human(adapters)]
+        made.add_row(*row, *([why_not or "yes"] if pair else []))
+    out.print(made)
+    teacher, student = (pair or USUAL_PAIR)[:2]
+    out.print(f"{len(names)} methods; adapters: parameters trained beside the student's, for {teacher} -> {student}")
+    for name in names if len(names) <= 3 else []:
+        settings = ", ".join(f"{k}={v}" for k, v in METHODS.settings(name, {})[0].items()) or "none"
+        about = f"\n{name}: {inspect.getdoc(METHODS[name])}\n\n{METHODS[name].paper}\nsettings: {settings}"
+        out.print(about, markup=False, soft_wrap=True)
+
+
+def short_link(paper: str) -> str:
+    """`arXiv:1503.02531`, or the site; on a terminal it leads to the paper."""
+    short = paper.replace("https://arxiv.org/abs/", "arXiv:")
+    short = short.split("/")[2] if short.startswith("https://") else short
+    return f"[link={paper}]{short}[/link]" if paper else ""
+
+
+def applicability(
+    names: Iterable[str], teacher: str, student: str, side: int, classes: int, device: str
+) -> dict[str, tuple[int | None, str]]:
+    """Of each method: the parameters that it trains beside the student's, or None and why it does not apply.
+
+    Some reasons show in values only, not in shapes: `meta` is quick, `cpu` builds the nets and asks them, untrained.
+    """
+    from kdbench.method.contract import Inapplicable, Task
+    from kdbench.suite.load import objective
+    from kdbench.train.objective import Objective, blank_outputs, needs_of, student_needs_of
+
+    with torch.device(device):
+        nets = build_nets({teacher, student}, side, classes)
+        task = Task(classes, 1000, (3, side, side), targets=torch.arange(1000) % classes)
+    size = sum(p.numel() for p in nets[student].parameters())
+    found: dict[str, tuple[int | None, str]] = {}
+    for name in names:
+        built = Objective(objective({name: 1.0}))
+        try:
+            student_says = blank_outputs(nets[student].to(device), student_needs_of([name]), task, device)
+            teacher_says = blank_outputs(nets[teacher].to(device), needs_of([name]), task, device)
+            with torch.device(device):
+                built.build(student_says, teacher_says, task, 0)
+        except Inapplicable as reason:
+            found[name] = None, str(reason).removeprefix(f"{name} ")
+        else:
+            adapters = sum(p.numel() for p in built.parameters() if p.requires_grad)
+            found[name] = adapters + size * ("peer" in METHODS[name].student_needs), ""
+    return found
+
+
+def build_nets(names: Iterable[str], side: int, classes: int) -> dict[str, Any]:
+    """Raises UserError when a model is unknown or can't be built."""
+    from kdbench.errors import UserError, unknown
+    from kdbench.suite.load import ModelSpec
+    from kdbench.vision.nets import build_net, known_models
+
+    wrong = [unknown("model", name, known_models()) for name in names if name.split(".")[0] not in known_models()]
+    if wrong:
+        raise UserError("\n".join(wrong))
+    return {name: build_net(ModelSpec(model=name), classes, (3, side, side)) for name in names}
+
+
+def datasets_table(pattern: str) -> Table:
+    made = table("data set", "what", "settings")
+    for name in DATASETS:
+        if fnmatchcase(name, pattern):
+            settings = DATASETS.schema(name).get("properties", {})
+            about = (DATASETS[name].__doc__ or "").strip().splitlines()
+            made.add_row(name, about[0] if about else "", ", ".join(settings))
+    return made

@@ -1,0 +1,67 @@
+"""`kdbench plan`: cells, what is done, what does not apply and why, the time."""
+
+import time
+from pathlib import Path
+
+import torch
+
+from kdbench.api import Options, choose_device
+from kdbench.api import plan as make
+from kdbench.commands.console import console, table
+from kdbench.grid.plan import Plan
+from kdbench.grid.progress import clock
+
+
+def show_plan(suite: Path, options: Options) -> int:
+    """Cells and cohorts, what is done, what does not apply and why, and a rough time."""
+    made = make(suite, **vars(options))
+    out = console()
+    name, todo = made.suite.name, made.todo
+    out.print(
+        f"{name}: {len(made.cells)} cells, {made.num_done} done, {len(todo)} to train in {len(made.cohorts)} cohorts"
+    )
+    for line in made.damaged:
+        out.print(line, soft_wrap=True)
+    cohorts = table("data set", "teacher", "students", ">seed", ">cells", ">epochs", ">batch")
+    for cohort in made.cohorts[:40]:
+        first, students = cohort[0], sorted({c.student.short for c in cohort})
+        cells = [first.dataset.name, first.teacher.short, ", ".join(students), first.seed, len(cohort)]
+        cohorts.add_row(*map(str, [*cells, first.train.epochs, first.train.batch_size]))
+    if todo:
+        out.print(cohorts)
+    if len(made.cohorts) > 40:
+        out.print(f"... and {len(made.cohorts) - 40} cohorts more")
+    for line in why_not(made):
+        out.print(line, soft_wrap=True)
+    if todo:
+        device = choose_device(options.device)
+        out.print(f"roughly {clock(estimate(made, device))} on {device} (from its speed at a convolution just now)")
+    return 0
+
+
+def why_not(made: Plan) -> list[str]:
+    """One line per row and pair that does not apply."""
+    lines: dict[str, None] = {}
+    for cell in made.cells:
+        if (reason := made.inapplicable.get(cell.key)) is not None:
+            lines[f"does not apply: {cell.dataset.name} · {cell.pair} · {cell.label}: {reason}"] = None
+    return list(lines)
+
+
+def estimate(made: Plan, device: torch.device) -> float:
+    """Seconds, from the plan's multiply-adds and the rate of a typical convolution; small nets reach less of it."""
+    precision = made.todo[0].train.precision
+    dtype = torch.bfloat16 if precision == "bf16" else torch.float32
+    layer = torch.nn.Conv2d(64, 64, 3, padding=1, bias=False).to(device, dtype).to(memory_format=torch.channels_last)
+    images = torch.rand(64, 64, 16, 16, device=device, dtype=dtype).to(memory_format=torch.channels_last)
+    macs = 64 * 16 * 16 * 64 * 64 * 9 / 1e9
+    with torch.no_grad():
+        for rounds in (3, 20):
+            start = time.perf_counter()
+            for _ in range(rounds):
+                layer(images)
+            if device.type == "cuda":
+                torch.cuda.synchronize()
+            rate = rounds * macs / (time.perf_counter() - start)
+    launches = sum(c.train.epochs * made.shapes.info(c.dataset).num_train / c.train.batch_size for c in made.todo)
+    return 2 * made.pictures() / rate + launches * 0.004

@@ -1,0 +1,55 @@
+"""Files that are whole or not there at all."""
+
+import json
+import math
+import os
+import tempfile
+from pathlib import Path
+from typing import Any
+
+
+def write_atomic(path: Path, content: bytes) -> None:
+    """Either the whole content stands under `path`, or what stood there before; also if the machine dies.
+
+    Raises OSError naming `path` when it can't be written (full, read-only).
+    """
+    try:
+        _write_aside(path, content)
+    except OSError as error:
+        raise OSError(error.errno, error.strerror or str(error), str(path)) from error
+
+
+def _write_aside(path: Path, content: bytes) -> None:
+    try:
+        handle, name = _temporary(path)
+    except FileNotFoundError:  # another process found the folder empty and removed it
+        handle, name = _temporary(path)
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.chmod(name, 0o644)
+        os.replace(name, path)
+    except BaseException:
+        Path(name).unlink(missing_ok=True)
+        raise
+
+
+def _temporary(path: Path) -> tuple[int, str]:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    return tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+
+
+def write_json(path: Path, data: Any) -> None:
+    """Strict JSON: numbers are numbers, and NaN or infinity is a programmer's mistake here."""
+    write_atomic(path, (json.dumps(data, indent=1, allow_nan=False, ensure_ascii=False) + "\n").encode())
+
+
+def finite(value: Any) -> Any:
+    """The same data with numbers that JSON can't hold replaced by None."""
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, dict):
+        return {k: finite(v) for k, v in value.items()}
+    return [finite(v) for v in value] if isinstance(value, list | tuple) else value

@@ -1,0 +1,1 @@
+"""Many cohorts: what is to do, where it runs, what is left."""

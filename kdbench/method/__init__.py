@@ -1,0 +1,1 @@
+"""All that a method file imports: `contract`, `register`, `functional`, `stages`, `adapters`."""

@@ -1,0 +1,41 @@
+"""The registry of methods, and the decorator that fills it."""
+
+from collections.abc import Callable
+from typing import Any
+
+from kdbench.errors import UserError, unknown
+from kdbench.method.contract import NEEDS
+from kdbench.registry import Registry, T
+
+METHODS: Registry[Any] = Registry("method")
+
+
+def register_method(
+    name: str,
+    *,
+    needs: str | tuple[str, ...] = "logits",
+    student_needs: str | tuple[str, ...] | None = None,
+    paper: str = "",
+    year: int | None = None,
+    family: str = "",
+) -> Callable[[type[T]], type[T]]:
+    """Class decorator that puts a `Method` under `name`.
+
+    `needs` says what the networks must deliver, one or several of `NEEDS`; an empty tuple says that the method needs
+    no teacher. `student_needs`: what the student must deliver, where it differs from the teacher.
+    """
+    wanted = (needs,) if isinstance(needs, str) else tuple(needs)
+    students = (student_needs,) if isinstance(student_needs, str) else student_needs
+    for need in {*wanted, *(students or ())}:
+        if need not in NEEDS:
+            raise UserError(f"method {name!r}: {unknown('need', need, NEEDS)}")
+
+    def register(cls: type[T]) -> type[T]:
+        about = {"name": name, "needs": wanted, "paper": paper, "year": year, "family": family}
+        about["student_needs"] = wanted if students is None else tuple(students)
+        for key, value in about.items():
+            setattr(cls, key, value)
+        METHODS.add(name, cls, cls.__init__)
+        return cls
+
+    return register

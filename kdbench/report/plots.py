@@ -1,0 +1,219 @@
+"""Plots as PNG and SVG files, for papers and slides; the page draws its own.
+
+One file per pair (gains with their intervals, gain against training time, learning curves), accuracy against latency
+over the suite, and the critical-difference diagram where there are two pairs or more.
+"""
+
+import math
+import re
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from matplotlib import rc_context
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator
+
+from kdbench.files import write_atomic
+from kdbench.report.statistics import Ranking
+from kdbench.report.table import Groups, Row, claims, ranking_of
+
+MOST_PAIRS = 4  # figures of single pairs; a large suite's others are on the page
+STYLE: Any = {"svg.fonttype": "none", "svg.hashsalt": "kdbench", "font.size": 9, "axes.spines.top": False,
+         "axes.spines.right": False, "figure.constrained_layout.use": True}  # fmt: skip
+COLOURS = {1: "#1b7f3b", 0: "#777777", -1: "#b3261e"}  # better, not distinguishable, worse
+
+
+def write_plots(
+    table: pd.DataFrame, groups: Groups, curves: dict[str, dict[str, list[float]]], folder: Path
+) -> list[Path]:
+    """Write every plot that the results allow; returns the files."""
+    for path in [*folder.glob("*.png"), *folder.glob("*.svg")]:  # of an earlier state of the suite
+        path.unlink()
+    written: list[Path] = []
+    groups = [(name, [r for r in rows if math.isfinite(r.get("test_top1", math.nan))]) for name, rows in groups]
+    groups = [(name, rows) for name, rows in groups if rows]
+    with rc_context(STYLE):
+        for number, (name, rows) in enumerate(groups[:MOST_PAIRS], 1):
+            written += save(pair_figure(name, rows, curves.get(name, {})), folder / f"{number:02d}-{slug(name)}")
+        if groups:
+            written += save(latency_figure(groups), folder / "accuracy-latency")
+        if (ranking := ranking_of(table)) is not None:
+            written += save(ranking_figure(ranking), folder / "critical-difference")
+    return written
+
+
+def slug(name: str) -> str:
+    return re.sub(r"[^A-Za-z0-9]+", "-", name).strip("-")[:80]
+
+
+def save(figure: Figure, path: Path) -> list[Path]:
+    """`path`.png and .svg, the same bytes for the same numbers."""
+    FigureCanvasAgg(figure)
+    files = []
+    for kind, options in (("png", {"dpi": 150}), ("svg", {"metadata": {"Date": None}})):
+        content = BytesIO()
+        figure.savefig(content, format=kind, **options)
+        figure.set_layout_engine("none")  # both pictures have one layout, worked out once
+        files.append(path.with_name(f"{path.name}.{kind}"))
+        write_atomic(files[-1], content.getvalue())
+    return files
+
+
+def pair_figure(name: str, rows: list[Row], curves: dict[str, list[float]]) -> Figure:
+    figure = Figure(figsize=(12, max(3.4, 0.22 * len(rows) + 1.4)))
+    figure.suptitle(short(name, 140))
+    left, middle, right = figure.subplots(1, 3)
+    plot_gains(left, rows)
+    plot_costs(middle, rows)
+    plot_curves(right, rows, curves)
+    return figure
+
+
+def plot_gains(axes: Axes, rows: list[Row]) -> None:
+    """Gain over the student alone with its 95% interval; colour: what the corrected test says."""
+    shown = sorted((r for r in rows if math.isfinite(r.get("gain", math.nan))), key=lambda r: r["gain"])
+    for place, row in enumerate(shown):
+        _whisker(axes, row, place)
+    axes.axvline(0, color="black", linewidth=0.8)
+    axes.set_yticks(range(len(shown)), [f"{short(r['objective'])} (n = {r['gain_n']:.0f})" for r in shown])
+    axes.set_xlabel("gain over the student alone, points (95% interval)")
+
+
+def plot_costs(axes: Axes, rows: list[Row]) -> None:
+    """Gain against the time of a run, as a multiple of the student alone's; the front is drawn."""
+    base = next((r for r in rows if r["alone"]), {}).get("cost_alone_seconds") or math.nan
+    points = [(r["cost_alone_seconds"] / base, r["gain"], r) for r in rows if math.isfinite(r.get("gain", math.nan))]
+    points = [point for point in points if math.isfinite(point[0])]
+    for x, y, row in points:
+        axes.plot(x, y, "o", color=COLOURS[claims(row)], markersize=5)
+    _front(axes, [(1.0, 0.0, "student alone")] + [(x, y, str(r["objective"])) for x, y, r in points])
+    axes.axhline(0, color="black", linewidth=0.8)
+    axes.set(xlabel="time of a run, x the student alone's", ylabel="gain, points")
+
+
+def plot_curves(axes: Axes, rows: list[Row], curves: dict[str, list[float]]) -> None:
+    """Mean test accuracy after every epoch: the five best and the student alone by name, the others grey."""
+    best = sorted(rows, key=lambda r: -r["test_top1"])[:5]
+    named = [r["objective"] for r in rows if r in best or r["alone"]]
+    for label, curve in curves.items():
+        style: dict[str, Any] = {"label": short(label), "linewidth": 1.4} if label in named else {"color": "#bbbbbb"}
+        axes.plot(range(1, len(curve) + 1), curve, **{"linewidth": 0.7, **style})
+    axes.set(xlabel="epoch", ylabel="test top-1, %")
+    if curves:
+        axes.legend(frameon=False, fontsize=7)
+
+
+def latency_figure(groups: Groups) -> Figure:
+    """Accuracy against latency on one CPU thread, a panel per data set: every student's best row, and the teachers."""
+    datasets = list(dict.fromkeys(rows[0]["dataset"] for _, rows in groups))[:6]
+    figure = Figure(figsize=(4.6 * min(len(datasets), 3), 3.6 * math.ceil(len(datasets) / 3)))
+    panels = np.atleast_1d(figure.subplots(math.ceil(len(datasets) / 3), min(len(datasets), 3), squeeze=False)).ravel()
+    for axes, dataset in zip(panels, datasets, strict=False):
+        points: list[tuple[float, float, str]] = []
+        for _, rows in groups:
+            if rows[0]["dataset"] == dataset:
+                points += _latency_points(rows)
+        points = [p for p in points if math.isfinite(p[0]) and math.isfinite(p[1])]
+        axes.set(title=dataset, xlabel="ms of one picture, one CPU thread", ylabel="test top-1, %", xscale="log")
+        times = [p[0] for p in points] or [1.0]
+        wide = max(times) > 10 * min(times)
+        axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)) if wide else MaxNLocator(5))
+        axes.xaxis.set_minor_locator(NullLocator())
+        axes.xaxis.set_major_formatter("{x:g}")  # 1, 2, 5 and not powers of ten
+        axes.plot([p[0] for p in points], [p[1] for p in points], "o", color=COLOURS[0], markersize=4)
+        _front(axes, points)
+    for axes in panels[len(datasets) :]:
+        axes.set_axis_off()
+    return figure
+
+
+def _latency_points(rows: list[Row]) -> list[tuple[float, float, str]]:
+    best = max(rows, key=lambda r: r["test_top1"])
+    alone = [r for r in rows if r["alone"] and r is not best]
+    shown = [(r, f"{r['student']}, {r['objective']}") for r in (best, *alone)]
+    points = [(r.get("student_cpu_ms_b1", math.nan), r["test_top1"], name) for r, name in shown]
+    teacher = (
+        best.get("teacher_cpu_ms_b1", math.nan),
+        best.get("teacher_top1", math.nan),
+        f"{best['teacher']} (teacher)",
+    )
+    return [*points, teacher]
+
+
+def ranking_figure(ranking: Ranking) -> Figure:
+    """Demsar's diagram: average ranks on a line, bars join what can't be told apart at 5%."""
+    names = sorted(ranking.ranks, key=lambda name: ranking.ranks[name][0])
+    ranks = [ranking.ranks[name][0] for name in names]
+    half = math.ceil(len(names) / 2)
+    bars = cliques(ranks, ranking.critical)
+    figure = Figure(figsize=(8, 1.2 + 0.24 * half + 0.12 * len(bars)))
+    axes = figure.subplots()
+    top, low = len(names), -(half + 0.5 * len(bars) + 1)
+    for number, (first, last) in enumerate(bars):
+        axes.plot([ranks[first] - 0.03, ranks[last] + 0.03], [-0.5 * (number + 1)] * 2, color="black", linewidth=3)
+    for place, (name, rank) in enumerate(zip(names, ranks, strict=True)):
+        left = place < half
+        y = -(0.5 * len(bars) + 1 + (place if left else len(names) - 1 - place))
+        x = 0.6 if left else top + 0.4
+        axes.plot([rank, rank, x], [0, y, y], color="#777777", linewidth=0.8)
+        axes.text(x, y, f" {name} {rank:.2f} ", ha="right" if left else "left", va="center")
+    axes.plot([1, 1 + ranking.critical], [1.2, 1.2], color="black", linewidth=1.5)
+    axes.text(1, 1.5, f"critical difference {ranking.critical:.2f} ({ranking.pairs} pairs)", va="bottom", fontsize=8)
+    axes.set(xlim=(0, top + 1), ylim=(low, 3))
+    axes.spines[["left", "bottom"]].set_visible(False)
+    axes.spines["top"].set(visible=True, position=("data", 0), bounds=(1, top))
+    axes.xaxis.tick_top()
+    axes.set_xticks(range(1, top + 1))
+    axes.set_yticks([])
+    return figure
+
+
+def cliques(ranks: list[float], critical: float) -> list[tuple[int, int]]:
+    """Widest runs (first, last) of sorted ranks that span less than the critical difference, of two or more."""
+    runs: list[tuple[int, int]] = []
+    for first in range(len(ranks)):
+        last = max(n for n in range(first, len(ranks)) if ranks[n] - ranks[first] < critical)
+        if last > first and (not runs or last > runs[-1][1]):
+            runs.append((first, last))
+    return runs
+
+
+def _whisker(axes: Axes, row: Row, place: int) -> None:
+    low, high, colour = row["gain_low"], row["gain_high"], COLOURS[claims(row)]
+    if math.isfinite(low):
+        axes.plot([low, high], [place, place], color=colour, linewidth=1.6)
+    axes.plot(row["gain"], place, "o", color=colour, markersize=4)
+
+
+def front(points: list[tuple[float, float, str]]) -> list[tuple[float, float, str]]:
+    """The points that no other beats in both (less x, more y), by rising x."""
+    kept: list[tuple[float, float, str]] = []
+    for point in sorted(points, key=lambda p: (p[0], -p[1])):
+        if not kept or point[1] > kept[-1][1]:
+            kept.append(point)
+    return kept
+
+
+def _front(axes: Axes, points: list[tuple[float, float, str]]) -> None:
+    best = front(points)
+    axes.step([p[0] for p in best], [p[1] for p in best], where="post", color="#888888", linewidth=0.8)
+    width = max((p[0] for p in points), default=0.0) - min((p[0] for p in points), default=0.0)
+    axes.get_xlim()  # so that the scale is known
+    inside = axes.transAxes.inverted()  # from places on the screen to 0..1 of the panel
+    for place, (x, y, name) in enumerate(best):
+        if place + 1 < len(best) and best[place + 1][0] - x < 0.03 * width:
+            continue  # the next name would be written over it
+        right = inside.transform(axes.transData.transform((x, y)))[0] > 0.5
+        text = axes.annotate(short(name), (x, y), xytext=(-4 if right else 4, 4), textcoords="offset points",
+                             ha="right" if right else "left", fontsize=7)  # fmt: skip
+        text.set_in_layout(False)  # a long name makes no panel narrower
+
+
+def short(name: str, most: int = 40) -> str:
+    """Names of taught teachers and of nets with options can be longer than a panel is wide."""
+    return name if len(name) <= most else f"{name[: most - 1]}…"

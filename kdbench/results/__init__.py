@@ -1,0 +1,1 @@
+"""What lies in the results folder, and in MLflow."""

@@ -1,0 +1,85 @@
+"""`kdbench clean`: lists, then removes, what no record needs."""
+
+import re
+import time
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+
+from kdbench.locks import is_held
+from kdbench.results.checkpoints import SUFFIX
+from kdbench.results.records import Record, Records, is_final
+from kdbench.suite.cells import fingerprint
+
+DAY = 24 * 3600.0
+ASIDE = re.compile(
+    r"^\..+\.(json|safetensors|ckpt|md|csv|html)\.\w{8}$"
+)  # what `write_atomic` writes before it renames
+
+
+def rubbish(results: Path, suite: str | None = None) -> Iterator[tuple[Path, str]]:
+    """Files that no record needs, with the reason; of one suite or of all. What a run may be at work on is left out."""
+    teachers: set[str] = set()
+    for folder in sorted(path.parent for path in results.glob("*/records")):
+        records = {record["key"]: record for record in Records(results, folder.name).read_all()}
+        teachers |= {key for record in records.values() for key in teachers_of(record)}
+        if suite in (None, folder.name) and not any(is_held(lock) for lock in (folder / ".locks").glob("*.lock")):
+            yield from of_suite(folder, records)
+    if suite is None:
+        yield from of_teachers(results / "teachers", teachers)
+    for path in sorted((results / (suite or "")).rglob(".*")):
+        if ASIDE.match(path.name) and is_old(path):
+            yield path, "half written when a run died"
+
+
+def of_suite(folder: Path, records: dict[str, Record]) -> Iterator[tuple[Path, str]]:
+    for path in sorted((folder / "checkpoints").glob(f"*{SUFFIX}")):
+        if is_final(records.get(path.name.split(".")[0])):
+            yield path, "a checkpoint of a finished cell"
+    for path in sorted((folder / "students").glob("*.safetensors")):
+        if not (folder / "records" / f"{path.stem}.json").exists():
+            yield path, "a student without a record"
+    for path in sorted((folder / ".locks").glob("*")):
+        yield path, "a lock that nobody holds"
+
+
+def of_teachers(folder: Path, needed: set[str]) -> Iterator[tuple[Path, str]]:
+    for path in sorted((folder / "checkpoints").glob(f"*{SUFFIX}")):
+        if (folder / f"{path.name.split('.')[0]}.json").exists():
+            yield path, "a checkpoint of a finished teacher"
+    for path in sorted(folder.glob("[!.]*.*")):
+        known = path.suffix not in (".json", ".safetensors") or path.stem in needed
+        if not known and is_old(path):  # a younger one may belong to a run that is interrupted just now
+            yield path, "a teacher that no record refers to"
+    for path in sorted(folder.glob(".*.lock")):
+        if not is_held(path):
+            yield path, "a lock that nobody holds"
+
+
+def teachers_of(record: Record) -> Iterator[str]:
+    """Keys of the record's teacher, of that one's own teacher, and so on upwards."""
+    settings = record["settings"]
+    above = settings.get("teacher")
+    while isinstance(above, dict):
+        yield fingerprint({**{name: settings.get(name) for name in ("format", "dataset", "validation")}, **above})
+        above = above.get("taught_by")
+
+
+def is_old(path: Path) -> bool:
+    return path.exists() and time.time() - path.stat().st_mtime > DAY
+
+
+def clean(results: Path, remove: bool, suite: str | None = None) -> str:
+    """What was found, a line a file; with `remove` it is gone."""
+    lines, total = [], 0
+    for path, reason in list(rubbish(results, suite)):
+        size = path.stat().st_size
+        lines.append(f"{size / 2**20:8.1f} MiB  {path}  ({reason})")
+        total += size
+        if remove:
+            with suppress(FileNotFoundError):
+                path.unlink()
+    if not lines:
+        return f"{results} holds nothing that could go"
+    what = "removed" if remove else "could go: remove them with --yes"
+    return "\n".join([*lines, f"{len(lines)} files, {total / 2**20:.1f} MiB {what}"])

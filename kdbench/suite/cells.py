@@ -1,0 +1,192 @@
+"""Cells and cohorts: what a suite asks for, each cell with the key that decides whether it is done already."""
+
+import hashlib
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from functools import cached_property, lru_cache
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+from kdbench.suite.load import Suite
+from kdbench.suite.objectives import Phases, objective
+from kdbench.suite.spec import DatasetSpec, ModelSpec, TeacherSpec, TeacherTrain, Train
+
+# The one method that the engine knows by name: plain labels. Teachers learn from it, and gains are counted against it.
+BASELINE = "ce"
+FORMAT = 2  # raised when the engine's own arithmetic changes a number: every key changes with it
+
+
+def fingerprint(identity: dict[str, Any]) -> str:
+    """The first 20 hex digits of the SHA-256 of canonical JSON."""
+    return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:20]
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One number on the leaderboard."""
+
+    suite: str
+    label: str
+    dataset: DatasetSpec
+    teacher: TeacherSpec
+    student: ModelSpec
+    train: Train
+    teacher_train: TeacherTrain
+    phases: Phases
+    seed: int
+    validation: float
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """Everything that decides the number, defaults filled in, and nothing else."""
+        return {
+            "format": FORMAT,
+            "dataset": _dataset(self.dataset),
+            "validation": self.validation,
+            "teacher": self.teacher_identity,
+            "student": _model(self.student),
+            "train": _dump(self.train),
+            "objective": objective_identity(self.phases),
+            "seed": self.seed,
+        }
+
+    @cached_property
+    def key(self) -> str:
+        return fingerprint(self.identity)
+
+    @cached_property
+    def teacher_seed(self) -> int:
+        return self.seed if self.teacher_train.seed == "per_seed" else int(self.teacher_train.seed)
+
+    @cached_property
+    def teacher_identity(self) -> dict[str, Any]:
+        identity: dict[str, Any] = {"model": _model(self.teacher)}
+        if self.teacher.checkpoint is None:  # else it is taken as it is: nothing is trained
+            recipe = {k: v for k, v in _dump(self.teacher_train).items() if k != "seed"}
+            identity |= {"train": recipe, "seed": self.teacher_seed}
+        if self.teacher_cell is not None:
+            phases = objective_identity(self.teacher_cell.phases)
+            identity |= {"taught_by": self.teacher_cell.teacher_identity, "objective": phases}
+        return identity
+
+    @cached_property
+    def teacher_cell(self) -> "Cell | None":
+        """The training of a teacher that is itself a distilled student: a cell with the teacher in the student's place.
+
+        None for a teacher that learns from labels or is taken as it is.
+        """
+        spec = self.teacher
+        if spec.taught_by is None or spec.objective is None:
+            return None
+        return Cell(
+            suite=self.suite,
+            label=f"teacher {spec.short}",
+            dataset=self.dataset,
+            teacher=spec.taught_by,
+            student=spec,
+            train=self.teacher_train,
+            teacher_train=self.teacher_train,
+            phases=objective(spec.objective),
+            seed=self.teacher_seed,
+            validation=self.validation,
+        )
+
+    @property
+    def lineage(self) -> list["Cell"]:
+        """This cell, and upwards those of its teachers that are distilled students."""
+        return [self] if self.teacher_cell is None else [self, *self.teacher_cell.lineage]
+
+    @cached_property
+    def teacher_key(self) -> str:
+        data = {"dataset": _dataset(self.dataset), "validation": self.validation}
+        return fingerprint({"format": FORMAT, **data, **self.teacher_identity})
+
+    @cached_property
+    def cohort(self) -> str:
+        """Cells with the same cohort share data set, batches, teacher and seed."""
+        batches = {name: getattr(self.train, name) for name in ("epochs", "batch_size", "augment", "precision")}
+        return fingerprint({"teacher": self.teacher_key, "batches": batches, "seed": self.seed})
+
+    @property
+    def pair(self) -> str:
+        return f"{self.teacher.short} -> {self.student.short}"
+
+    @property
+    def title(self) -> str:
+        return f"{self.dataset.name} · {self.pair} · {self.label} · seed {self.seed}"
+
+    @property
+    def methods(self) -> list[str]:
+        return sorted({name for _, terms in self.phases for name in terms})
+
+    @property
+    def is_alone(self) -> bool:
+        """Is this the student alone, against which gains are counted?"""
+        return objective_identity(self.phases) == alone()
+
+
+def cells_of(suite: Suite, only: str | None = None) -> list[Cell]:
+    """All cells in the order of the suite; with `only`, those whose title or label matches the pattern (* and ?)."""
+    cells = [
+        Cell(suite.name, label, dataset, teacher, student, train, suite.teacher_train, phases, seed, suite.validation)
+        for dataset, (teacher, student, train), seed, (label, phases) in product(
+            suite.datasets, suite.pairs, suite.seeds, suite.objectives.items()
+        )
+    ]
+    if only is None:
+        return cells
+    return [c for c in cells if fnmatchcase(c.label, only) or fnmatchcase(c.title, f"*{only}*")]
+
+
+def cohorts_of(cells: Iterable[Cell]) -> list[list[Cell]]:
+    """Cells grouped into cohorts, in order of first appearance."""
+    groups: dict[str, list[Cell]] = {}
+    for cell in cells:
+        groups.setdefault(cell.cohort, []).append(cell)
+    return list(groups.values())
+
+
+def objective_identity(phases: Phases) -> Any:
+    """As it stands in a record: a table of methods, or a list of phases."""
+    parts = [{"epochs": epochs, "terms": terms} for epochs, terms in phases]
+    return json.loads(json.dumps(parts if len(parts) > 1 else parts[0]["terms"]))
+
+
+@lru_cache
+def alone() -> Any:
+    return objective_identity(objective({BASELINE: 1.0}))
+
+
+@lru_cache(maxsize=4096)
+def _dump_text(spec: Train) -> str:
+    return spec.model_dump_json()
+
+
+def _dump(spec: Train) -> dict[str, Any]:
+    return json.loads(_dump_text(spec))
+
+
+@lru_cache(maxsize=256)
+def _dataset_text(spec: DatasetSpec) -> str:
+    return json.dumps({"name": spec.name, **spec.settings})
+
+
+def _dataset(spec: DatasetSpec) -> dict[str, Any]:
+    return json.loads(_dataset_text(spec))
+
+
+def _model(spec: ModelSpec) -> dict[str, Any]:
+    whole = spec.model_dump(mode="json", exclude={"taught_by", "objective"})
+    identity = {k: v for k, v in whole.items() if v is not None}
+    if spec.checkpoint is not None:  # what is in the file decides, not where it stands
+        identity["checkpoint"] = _file_hash(spec.checkpoint)
+    return identity
+
+
+@lru_cache(maxsize=256)
+def _file_hash(path: str) -> str:
+    with Path(path).open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

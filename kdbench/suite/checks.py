@@ -1,0 +1,191 @@
+"""All that can be wrong with a suite, found before anything is built: each mistake with its place."""
+
+import json
+from collections.abc import Iterator
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any
+
+from kdbench.data import DATASETS
+from kdbench.errors import UserError, unknown
+from kdbench.method.contract import Method, is_rule
+from kdbench.method.register import METHODS
+from kdbench.suite.objectives import fill, objective
+from kdbench.suite.spec import ModelSpec, SuiteFile, TeacherSpec, TeacherTrain, Train, mistakes
+from kdbench.suite.yaml_lines import Document, Place
+
+
+def check(document: Document) -> Iterator[tuple[Place, str]]:
+    """All mistakes: those of shape and type, then those of names and settings on whatever has the right shape."""
+    data = document.data
+    yield from mistakes(SuiteFile, data, ())
+    train = data.get("train") if isinstance(data.get("train"), dict) else {}
+    assert isinstance(train, dict)
+    train_is_right = not list(mistakes(Train, train, ()))
+    if isinstance(data.get("teacher_train"), dict) and train_is_right:
+        yield from mistakes(TeacherTrain, {**train, **data["teacher_train"]}, ("teacher_train",))
+    for number, pair in enumerate(_list(data, "pairs")):
+        if not isinstance(pair, dict):
+            continue
+        if isinstance(pair.get("train"), dict) and train_is_right:
+            yield from mistakes(Train, {**train, **pair["train"]}, ("pairs", number, "train"))
+        yield from _check_teacher(document, pair.get("teacher"), ("pairs", number, "teacher"))
+        yield from _check_model(document, pair.get("student"), ("pairs", number, "student"))
+    for number, dataset in enumerate(_list(data, "datasets")):
+        yield from _check_dataset(dataset, ("datasets", number))
+    yield from _check_objectives(data)
+    for name in ("datasets", "pairs", "seeds"):
+        texts = [json.dumps(entry, sort_keys=True) for entry in _list(data, name)]
+        for number, text in enumerate(texts):
+            if text in texts[:number]:
+                yield (name, number), f"stands here twice (also as {name}[{texts.index(text)}])"
+
+
+def check_models(document: Document) -> Iterator[tuple[Place, str]]:
+    """Models that timm does not know, files of weights that can't be read; apart, as timm takes seconds to import."""
+    from kdbench.vision.nets import known_models
+    from kdbench.vision.weights import read_weights
+
+    for place, spec in _models(document.data):
+        name = spec.get("model") if isinstance(spec, dict) else spec
+        if isinstance(name, str) and name.split(".")[0] not in known_models():
+            yield place, unknown("model", name, known_models())
+        checkpoint = spec.get("checkpoint") if isinstance(spec, dict) else None
+        if isinstance(checkpoint, str) and Path(checkpoint).is_file():  # where it is not, `check` has said so
+            try:
+                read_weights(Path(checkpoint))
+            except UserError as error:
+                yield (*place, "checkpoint"), str(error)
+
+
+def _models(data: dict[str, Any]) -> Iterator[tuple[Place, Any]]:
+    """Every student, every teacher, and upwards those who taught it."""
+    for number, pair in enumerate(_list(data, "pairs")):
+        if isinstance(pair, dict):
+            yield ("pairs", number, "student"), pair.get("student")
+            place: Place = ("pairs", number, "teacher")
+            spec = pair.get("teacher")
+            while spec is not None:
+                yield place, spec
+                place, spec = (*place, "taught_by"), spec.get("taught_by") if isinstance(spec, dict) else None
+
+
+def _list(data: dict[str, Any], name: str) -> list[Any]:
+    return data[name] if isinstance(data.get(name), list) else []
+
+
+def _check_teacher(document: Document, spec: Any, place: Place) -> Iterator[tuple[Place, str]]:
+    """A teacher, and upwards those who taught it."""
+    yield from _check_model(document, spec, place, TeacherSpec)
+    if not isinstance(spec, dict):
+        return
+    if spec.get("taught_by") is not None:
+        yield from _check_teacher(document, spec["taught_by"], (*place, "taught_by"))
+    if isinstance(spec.get("objective"), dict):
+        epochs = _epochs(document.data, "teacher_train", "train")
+        if epochs == 0:
+            yield place, "with teacher_train.epochs: 0 nothing can be taught"
+        wrong = list(_check_row(spec["objective"], (*place, "objective"), epochs, "teacher_train"))
+        yield from wrong
+        methods = [] if wrong else sorted({name for _, terms in objective(spec["objective"]) for name in terms})
+        for name in methods:
+            if METHODS[name].infer is not Method.infer:
+                yield (*place, "objective"), f"{name}'s adapter stays at inference; a teacher must be a plain net"
+
+
+def _epochs(data: dict[str, Any], *tables: str) -> int | None:
+    """The epochs that the first of `tables` to say so gives; None when they make no sense."""
+    given = [data[name]["epochs"] for name in tables if isinstance(data.get(name), dict) and "epochs" in data[name]]
+    epochs = given[0] if given else Train().epochs
+    return epochs if isinstance(epochs, int) else None
+
+
+def _check_model(
+    document: Document, spec: Any, place: Place, kind: type[ModelSpec] = ModelSpec
+) -> Iterator[tuple[Place, str]]:
+    for option in spec if isinstance(spec, dict) else ():
+        if kind is ModelSpec and option in ("taught_by", "objective"):
+            yield (*place, option), "only a teacher can be taught"
+        elif option not in kind.model_fields and get_close_matches(option, kind.model_fields, n=1, cutoff=0.86):
+            yield (*place, option), unknown("entry", option, kind.model_fields)
+    checkpoint = spec.get("checkpoint") if isinstance(spec, dict) else None
+    if isinstance(checkpoint, str):
+        path = document.lines.get((*place, "checkpoint"), (document.path, 0))[0].parent / checkpoint
+        if not path.is_file():
+            yield (*place, "checkpoint"), f"no such file: {path}"
+        spec["checkpoint"] = str(path)  # from here on as seen from where kdbench runs
+
+
+def _check_dataset(spec: Any, place: Place) -> Iterator[tuple[Place, str]]:
+    name = spec.get("name") if isinstance(spec, dict) else spec
+    if not isinstance(name, str):
+        return
+    if name not in DATASETS:
+        yield place, unknown("data set", name, DATASETS)
+    elif isinstance(spec, dict):
+        settings = {k: v for k, v in spec.items() if k != "name"}
+        for setting, text in DATASETS.settings(name, settings)[1]:
+            yield (*place, setting), text
+    else:
+        for setting, text in DATASETS.settings(name, {})[1]:
+            yield place, f"{setting}: {text}"
+
+
+def _check_objectives(data: dict[str, Any]) -> Iterator[tuple[Place, str]]:
+    rows = data.get("methods")
+    if not isinstance(rows, dict):
+        return
+    seen: dict[str, str] = {}
+    for label, row in rows.items():
+        place: Place = ("methods", label)
+        if not label.strip() or "|" in label or not label.isprintable():
+            yield place, "a row's label must be some printable text without '|'"
+        if not isinstance(row, dict):
+            continue
+        wrong = list(_check_row(row, place, _epochs(data, "train"), "train"))
+        yield from wrong
+        if not wrong:
+            text = json.dumps(objective(row), sort_keys=True)
+            if text in seen:
+                yield place, f"is the same objective as {seen[text]!r}"
+            seen.setdefault(text, label)
+
+
+def _check_row(row: dict[str, Any], place: Place, epochs: int | None, train: str) -> Iterator[tuple[Place, str]]:
+    """An objective; `epochs` of the table `train` are all that its phases have."""
+    yield from _check_phases(row, place, epochs, train) if "phases" in row else _check_terms(row, place)
+
+
+def _check_phases(row: dict[str, Any], place: Place, total: int | None, train: str) -> Iterator[tuple[Place, str]]:
+    phases = row["phases"]
+    if len(row) > 1 or not isinstance(phases, list) or not all(isinstance(part, dict) for part in phases) or not phases:
+        example = "{phases: [{epochs: 30, fitnet: 100}, {kd: 1}]}"
+        yield place, f"phases must be a list of objectives and stand alone: {example}"
+        return
+    for number, part in enumerate(phases):
+        last = number == len(phases) - 1
+        epochs = part.get("epochs")
+        if last and epochs is not None:
+            yield (*place, "phases", number), "the last phase takes the epochs that are left; leave `epochs` out"
+        elif not last and (not isinstance(epochs, int) or isinstance(epochs, bool) or epochs < 1):
+            yield (*place, "phases", number), f"needs `epochs`, a whole number above 0, not {epochs!r}"
+        yield from _check_terms({k: v for k, v in part.items() if k != "epochs"}, (*place, "phases", number))
+    lengths = [part.get("epochs") for part in phases[:-1]]
+    if total is not None and all(isinstance(n, int) for n in lengths) and sum(lengths) >= total:
+        yield place, f"its first phases take {sum(lengths)} epochs; {train}.epochs is {total}"
+
+
+def _check_terms(terms: dict[str, Any], place: Place) -> Iterator[tuple[Place, str]]:
+    if not terms:
+        yield place, "an objective needs at least one method"
+    for name, value in terms.items():
+        if name not in METHODS:
+            yield (*place, name), unknown("method", name, METHODS)
+            continue
+        for setting, text in fill(name, value)[1]:
+            yield ((*place, name, setting) if isinstance(value, dict) else (*place, name)), text
+    rules = [name for name in terms if name in METHODS and is_rule(METHODS[name])]
+    if rules and len(rules) == len(terms):
+        yield place, f"{rules[0]} is a rule on gradients; the objective needs a loss too"
+    if len(rules) > 1:
+        yield place, f"takes one rule on gradients, not {' and '.join(rules)}"

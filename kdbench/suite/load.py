@@ -1,0 +1,109 @@
+"""A suite file: YAML -> checked, frozen `Suite`.
+
+Everything that can be wrong is looked for before anything is built (`checks.py`), and all mistakes are told at once,
+each with its file, line and place. What the file may hold is in `specs.py`, an objective in `terms.py`; how cells are
+keyed is in `cells.py`.
+"""
+
+import json
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from kdbench.errors import UserError
+from kdbench.suite.checks import check, check_models
+from kdbench.suite.objectives import Phases, objective
+from kdbench.suite.plugins import load_methods, load_plugin
+from kdbench.suite.spec import DatasetSpec, ModelSpec, SuiteFile, TeacherSpec, TeacherTrain, Train, parse
+from kdbench.suite.yaml_lines import Document, Place, read_yaml
+
+
+@dataclass(frozen=True)
+class Suite:
+    """A checked suite. `objectives`: a row's label and its weighted methods, every setting filled in.
+
+    `places`: where each of `pairs` stands, for messages (`suites/x.yaml:12: pairs[1]`).
+    """
+
+    path: Path
+    name: str
+    datasets: tuple[DatasetSpec, ...]
+    pairs: tuple[tuple[TeacherSpec, ModelSpec, Train], ...]
+    places: tuple[str, ...]
+    objectives: dict[str, Phases]
+    seeds: tuple[int, ...]
+    validation: float
+    teacher_train: TeacherTrain
+
+
+def load_suite(path: Path | str, plugins: tuple[Path, ...] = (), models: bool = True) -> Suite:
+    """Read and check a suite. Raises UserError with one line per mistake.
+
+    `models`: look whether timm knows them; what only reads records need not wait for timm.
+    """
+    document = read_with_bases(Path(path))
+    load_methods()
+    problems = _load_plugins(document, plugins)
+    problems += list(check(document))
+    problems += list(check_models(document)) if models else []
+    if problems:
+        lines = dict.fromkeys(f"{document.where(place)}: {' '.join(text.splitlines())}" for place, text in problems)
+        raise UserError("\n".join(sorted(lines, key=_line_order)))
+    file = SuiteFile.model_validate_json(json.dumps(document.data))
+    train = document.data["train"]
+    return Suite(
+        path=Path(path),
+        name=file.name,
+        datasets=file.datasets,
+        pairs=tuple((p.teacher, p.student, parse(Train, {**train, **p.train})) for p in file.pairs),
+        places=tuple(document.where(("pairs", number)) for number in range(len(file.pairs))),
+        objectives={label: objective(terms) for label, terms in file.methods.items()},
+        seeds=file.seeds,
+        validation=file.validation,
+        teacher_train=parse(TeacherTrain, {**train, **file.teacher_train}),
+    )
+
+
+def read_with_bases(path: Path, seen: tuple[Path, ...] = ()) -> Document:
+    """The document with what it `extends` merged below it: tables are merged, all else (and each row) is replaced."""
+    document = read_yaml(path)
+    base_name = document.data.get("extends")
+    if isinstance(base_name, str):
+        base_path = path.parent / base_name
+        if base_path.resolve() in (*seen, path.resolve()):
+            raise UserError(f"{document.where(('extends',))}: {base_name} extends itself")
+        if not base_path.is_file():
+            raise UserError(f"{document.where(('extends',))}: no such file: {base_path}")
+        base = read_with_bases(base_path, (*seen, path.resolve()))
+        document.data = _merge(base.data, document.data)
+        document.lines = {**base.lines, **document.lines}
+    return document
+
+
+def _merge(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
+    merged = {**base, **over}
+    for name in ("train", "teacher_train", "methods"):
+        if isinstance(base.get(name), dict) and isinstance(over.get(name), dict):
+            both = {**base[name], **over[name]}
+            merged[name] = {k: v for k, v in both.items() if v is not None or k not in base[name]}  # null drops a row
+    return merged
+
+
+def _load_plugins(document: Document, plugins: tuple[Path, ...]) -> list[tuple[Place, str]]:
+    problems: list[tuple[Place, str]] = []
+    listed = document.data.get("plugins")
+    for number, name in enumerate(listed if isinstance(listed, list) else []):
+        if isinstance(name, str):
+            try:
+                load_plugin(document.lines["plugins", number][0].parent / name)
+            except UserError as error:
+                problems.append((("plugins", number), str(error)))
+    for path in plugins:
+        load_plugin(path)
+    return problems
+
+
+def _line_order(line: str) -> tuple[str, int]:
+    match = re.match(r"(.*?):(\d+):", line)
+    return (match[1], int(match[2])) if match else (line, 0)

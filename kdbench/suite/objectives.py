@@ -1,0 +1,59 @@
+"""An objective as a suite gives it: methods with weights and settings, in one phase or several."""
+
+from typing import Any
+
+from kdbench.method.contract import is_rule
+from kdbench.method.register import METHODS
+from kdbench.suite.spec import Common, Ramp, mistakes, parse
+
+Terms = dict[str, dict[str, Any]]  # method -> {"weight": w, "standardise": ..., every setting}
+Phase = tuple[int | None, Terms]  # for so many epochs; the last phase (usually the only one) for all that are left
+Phases = tuple[Phase, ...]
+
+
+def objective(row: dict[str, Any]) -> Phases:
+    """A row of `methods` with every setting filled in.
+
+    `{kd: 0.9}` or `{kd: {weight: 0.9, temperature: 4}}`, or `{phases: [{epochs: 30, fitnet: 100}, {kd: 1}]}`.
+    """
+    if "phases" not in row:
+        return ((None, _terms(row)),)
+    parts = [dict(part) for part in row["phases"]]
+    return tuple((part.pop("epochs", None), _terms(part)) for part in parts)
+
+
+def _terms(terms: dict[str, Any]) -> Terms:
+    return {name: fill(name, terms[name])[0] for name in sorted(terms)}
+
+
+def fill(name: str, given: Any) -> tuple[dict[str, Any], list[tuple[str, str]]]:
+    """Every setting of one term, the engine's own (`weight`, `standardise`) included, and the mistakes in it.
+
+    A number may be a ramp over the training: `{from: 8, to: 2, curve: linear, until: 1.0}`.
+    """
+    table = dict(given) if isinstance(given, dict) and "from" not in given else {"weight": given}
+    ramps: dict[str, dict[str, Any]] = {}
+    problems = []
+    for setting, value in table.items():
+        if isinstance(value, dict) and "from" in value:
+            wrong = list(mistakes(Ramp, value, ()))
+            problems += [(setting, " ".join(filter(None, [".".join(map(str, loc)), text]))) for loc, text in wrong]
+            if not wrong:
+                ramps[setting] = parse(Ramp, value).model_dump(by_alias=True)
+    ends = [{**table, **{setting: ramp[end] for setting, ramp in ramps.items()}} for end in ("from", "to")]
+    filled: dict[str, Any] = {}
+    for end in ends if ramps else ends[:1]:
+        if not any(isinstance(v, dict) for v in end.values()):
+            common = {k: end[k] for k in ("weight", "standardise") if k in end}
+            wrong_common = [(str(loc[0]), text) for loc, text in mistakes(Common, common, ())]
+            own, wrong_settings = METHODS.settings(name, {k: v for k, v in end.items() if k not in common})
+            problems += wrong_common + wrong_settings
+            filled = filled or ({} if problems else {**parse(Common, common).model_dump(), **own})
+        elif not problems:
+            bad = next(k for k, v in end.items() if isinstance(v, dict))
+            problems.append((bad, "a table here must be a schedule: {from: 8, to: 2, curve: linear}"))
+    if is_rule(METHODS[name]) and filled.get("weight", 1.0) != 1.0:
+        problems.append(("weight", f"{name} is a rule on gradients: it has no loss, so no weight but 1"))
+    if filled.get("standardise", "none") != "none" and "logits" not in METHODS[name].needs:
+        problems.append(("standardise", f"{name} does not read the teacher's logits"))
+    return {**filled, **ramps}, list(dict.fromkeys(problems))

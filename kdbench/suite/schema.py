@@ -1,0 +1,42 @@
+"""The JSON schema of suite files, for editors."""
+
+from typing import Any
+
+from kdbench.method.register import METHODS
+from kdbench.suite.plugins import load_methods
+from kdbench.suite.spec import Common, Ramp, SuiteFile
+
+
+def schema() -> dict[str, Any]:
+    """JSON schema of a suite file, with every registered method's settings."""
+    load_methods()
+    root = SuiteFile.model_json_schema()
+    definitions = root.setdefault("$defs", {})
+    ramp, terms = Ramp.model_json_schema(), {}
+    for name in METHODS:
+        settings = METHODS.schema(name)
+        definitions |= settings.pop("$defs", {})
+        own = {**Common.model_json_schema()["properties"], **settings.get("properties", {})}
+        numeric = ("number", "integer")
+        ramped = {k: {"anyOf": [v, ramp]} if v.get("type") in numeric else v for k, v in own.items()}
+        number = {"type": "number", "exclusiveMinimum": 0}
+        terms[name] = {"anyOf": [number, ramp, {**settings, "properties": ramped}]}
+    plain_row = {"type": "object", "properties": terms, "additionalProperties": False, "minProperties": 1}
+    phase = {**plain_row, "properties": {"epochs": {"type": "integer", "minimum": 1}, **terms}}
+    phases = {"phases": {"type": "array", "items": phase, "minItems": 1}}
+    row = {"anyOf": [plain_row, {"type": "object", "properties": phases, "required": ["phases"]}]}
+    root["properties"]["methods"] = {"type": "object", "additionalProperties": row, "minProperties": 1}
+    definitions["TeacherSpec"]["properties"]["objective"] = {"$ref": "#/properties/methods/additionalProperties"}
+    for name, short in (("ModelSpec", "model"), ("TeacherSpec", "model"), ("DatasetSpec", "name")):
+        full = {**definitions[name], "required": [short], "additionalProperties": True}
+        definitions[name] = {"anyOf": [{"type": "string"}, full]}
+    kinds = {"enum": ["cosine", "constant", "step"]}
+    definitions["Schedule"] = {"anyOf": [kinds, definitions["Schedule"]]}
+    train = dict(definitions["Train"]["properties"])
+    root["properties"]["teacher_train"] = {
+        "type": "object",
+        "properties": {**train, "seed": {"anyOf": [{"type": "integer"}, {"const": "per_seed"}]}},
+        "additionalProperties": False,
+    }
+    root["required"] = [] if "extends" in root["properties"] else root.get("required", [])
+    return root

@@ -1,0 +1,242 @@
+"""What a suite file may hold: its entries with their types, ranges and defaults."""
+
+import json
+from collections.abc import Iterator
+from itertools import pairwise
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from kdbench.data import DATASETS
+from kdbench.errors import unknown
+from kdbench.registry import plain
+from kdbench.suite.yaml_lines import Place
+from kdbench.vision.batches import AUGMENTS
+
+Number = Annotated[float, Field(ge=0)]
+Above0 = Annotated[float, Field(gt=0)]
+Count = Annotated[int, Field(ge=1)]
+Seed = Annotated[int, Field(ge=0, lt=2**31)]
+
+
+class Frozen(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False, protected_namespaces=())
+
+
+class Schedule(Frozen):
+    """`cosine` (to 0, every step), `constant`, or `{step: [150, 180, 210], gamma: 0.1}` (epochs)."""
+
+    kind: Literal["cosine", "constant", "step"] = "cosine"
+    step: Annotated[tuple[Count, ...], Field(strict=False)] = ()
+    gamma: Annotated[float, Field(gt=0, lt=1)] = 0.1
+
+    @model_validator(mode="before")
+    @classmethod
+    def _short(cls, value: Any) -> Any:
+        if isinstance(value, str):
+            return {"kind": value}
+        return {"kind": "step", **value} if isinstance(value, dict) and "step" in value else value
+
+
+class Train(Frozen):
+    """How a student is trained. The optimizer's settings hold for the adapters too, as in the CRD benchmark."""
+
+    epochs: Count = 240
+    batch_size: Annotated[int, Field(ge=2)] = 64
+    optimizer: Literal["sgd", "adamw"] = "sgd"
+    lr: Above0 = 0.05
+    momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
+    nesterov: bool = False
+    weight_decay: Number = 5e-4
+    schedule: Schedule = Schedule()
+    warmup_epochs: Number = 0.0
+    clip_grad: Above0 | None = None
+    augment: Literal[AUGMENTS] = "crop_flip"  # type: ignore[valid-type]
+    precision: Literal["fp32", "bf16"] = "fp32"
+
+    @model_validator(mode="after")
+    def _fits(self) -> Self:
+        if self.epochs == 0:
+            return self
+        steps = self.schedule.step
+        if any(a >= b for a, b in pairwise(steps)) or (steps and steps[-1] >= self.epochs):
+            raise ValueError(f"schedule.step must rise and stay below epochs ({self.epochs})")
+        if self.warmup_epochs >= self.epochs:
+            raise ValueError(f"warmup_epochs must be below epochs ({self.epochs})")
+        return self
+
+
+class TeacherTrain(Train):
+    """As `train`, unless said otherwise. `seed`: one teacher for all cells (the field's custom), or one `per_seed`.
+
+    `epochs: 0` takes a pretrained teacher as it is.
+    """
+
+    epochs: Annotated[int, Field(ge=0)] = 240
+    seed: Seed | Literal["per_seed"] = 0
+
+
+class ModelSpec(Frozen):
+    """A timm model. Whatever is not named here goes to `timm.create_model` as it stands."""
+
+    model_config = ConfigDict(extra="allow")
+
+    model: str
+    pretrained: bool = False
+    checkpoint: str | None = None
+    img_size: Annotated[int, Field(ge=8, le=1024)] | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _short(cls, value: Any) -> Any:
+        return {"model": value} if isinstance(value, str) else value
+
+    @property
+    def options(self) -> dict[str, Any]:
+        return dict(self.model_extra or {})
+
+    @property
+    def short(self) -> str:
+        """`resnet18`, or `cifar_resnet8(widths=[4, 8])` when options tell it from its plain form."""
+        extra = {k: v for k, v in {"img_size": self.img_size, **self.options}.items() if v is not None}
+        return self.model + (f"({', '.join(f'{k}={v}' for k, v in sorted(extra.items()))})" if extra else "")
+
+
+class TeacherSpec(ModelSpec):
+    """A teacher. With `taught_by` it is itself a distilled student: a teacher assistant, or a born-again generation.
+
+    `objective` is how it was taught, as a row of `methods`; it is trained with `teacher_train`, as all teachers are.
+    """
+
+    taught_by: "TeacherSpec | None" = None
+    objective: dict[str, Any] | None = None
+
+    @model_validator(mode="after")
+    def _taught(self) -> Self:
+        if (self.taught_by is None) != (self.objective is None):
+            raise ValueError("taught_by and objective go together")
+        if self.taught_by is not None and self.checkpoint is not None:
+            raise ValueError("a checkpoint is taken as it is: it can't be taught_by another teacher")
+        return self
+
+    @property
+    def short(self) -> str:
+        """`cifar_resnet14 (taught by cifar_resnet56: 0.1 ce + 0.9 kd)`, so that tables tell teachers apart."""
+        own = super().short
+        if self.taught_by is None or self.objective is None:
+            return own
+        return f"{own} (taught by {self.taught_by.short}: {described(self.objective)})"
+
+
+def described(row: dict[str, Any]) -> str:
+    """A row of `methods` in a line: `0.1 ce + 0.9 kd(temperature=4)`."""
+    if "phases" in row:
+        return ", then ".join(described(part) for part in row["phases"])
+    words = []
+    for name, given in row.items():
+        if name == "epochs":
+            continue
+        table = given if isinstance(given, dict) and "from" not in given else {"weight": given}
+        settings = ", ".join(f"{k}={v}" for k, v in table.items() if k != "weight")
+        words.append(f"{table.get('weight', 1)} {name}" + (f"({settings})" if settings else ""))
+    return " + ".join(words) + (f" for {row['epochs']} epochs" if "epochs" in row else "")
+
+
+class DatasetSpec(Frozen):
+    """A data set's name; the rest are its settings."""
+
+    model_config = ConfigDict(extra="allow")
+
+    name: str
+
+    @model_validator(mode="before")
+    @classmethod
+    def _short(cls, value: Any) -> Any:
+        return {"name": value} if isinstance(value, str) else value
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        return DATASETS.settings(self.name, self.model_extra or {})[0]
+
+
+class Pair(Frozen):
+    """A teacher, a student, and what their training differs in."""
+
+    teacher: TeacherSpec
+    student: ModelSpec
+    train: dict[str, Any] = {}
+
+
+class Ramp(Frozen):
+    """A number that follows a schedule over the training: `to` is reached at the share `until` of it."""
+
+    model_config = ConfigDict(populate_by_name=True)
+
+    start: float = Field(alias="from")
+    to: float
+    curve: Literal["linear", "cosine"] = "linear"
+    until: Annotated[float, Field(gt=0, le=1)] = 1.0
+
+
+class Common(Frozen):
+    """What every term of an objective may say, whatever its method."""
+
+    weight: Above0 = 1.0
+    standardise: Literal["none", "sample", "population"] = "none"
+
+
+class SuiteFile(Frozen):
+    """The file as written; the editors' schema is made from this."""
+
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$")]
+    extends: str | None = None
+    plugins: tuple[str, ...] = ()
+    datasets: Annotated[tuple[DatasetSpec, ...], Field(min_length=1)]
+    pairs: Annotated[tuple[Pair, ...], Field(min_length=1)]
+    methods: Annotated[dict[str, dict[str, Any]], Field(min_length=1)]
+    seeds: Annotated[tuple[Seed, ...], Field(min_length=1)]
+    validation: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    train: Train
+    teacher_train: dict[str, Any] = {}
+
+    @field_validator("name")
+    @classmethod
+    def _plain_name(cls, name: str) -> str:
+        if name in ("teachers", "published", "profiles"):
+            raise ValueError(f"{name!r} is taken by kdbench's own folder")
+        return name
+
+
+def parse(model: Any, data: dict[str, Any]) -> Any:
+    """`data` as a `model`; through JSON, so that strict types still take a list for a tuple."""
+    return model.model_validate_json(json.dumps(data))
+
+
+def mistakes(model: type[BaseModel], data: Any, place: Place) -> Iterator[tuple[Place, str]]:
+    """What is wrong with `data` as a `model`, each mistake with its place below `place`."""
+    try:
+        model.model_validate_json(json.dumps(data))
+    except ValidationError as error:
+        for problem in error.errors():
+            loc = tuple(part for part in problem["loc"] if part != "[key]")
+            if problem["type"] == "extra_forbidden":
+                owner = _fields_at(model, loc[:-1])
+                yield (*place, *loc), unknown("entry", loc[-1], owner)
+            elif problem["type"] == "missing":
+                yield (*place, *loc), "is missing"
+            elif problem["type"] == "string_pattern_mismatch":
+                yield (*place, *loc), f"must be a plain file name (letters, digits, . _ -), not {problem['input']!r}"
+            elif problem["type"] == "too_short":
+                if not problem["input"]:  # pydantic also counts the entries that are wrong as missing
+                    yield (*place, *loc), "is empty; it needs at least one entry"
+            else:
+                yield (*place, *loc), plain(problem)
+
+
+def _fields_at(model: type[BaseModel], loc: Place) -> list[str]:
+    """The entries that the table at `loc` may have, aliases of short forms included."""
+    nested: dict[str, type[BaseModel]] = {"train": Train, "schedule": Schedule, "pairs": Pair}
+    for part in reversed(loc):
+        if isinstance(part, str):
+            return list(nested.get(part, model).model_fields)
+    return list(model.model_fields)

@@ -1,0 +1,1 @@
+"""How one cohort trains: `loop.py` reads top to bottom."""

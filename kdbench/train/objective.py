@@ -1,0 +1,179 @@
+"""An objective: a weighted sum of methods, and the owner of their adapters."""
+
+import math
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from kdbench.errors import UserError
+from kdbench.method.contract import VIEWS, Batch, EpochOf, Inapplicable, Method, Outputs, Task, is_rule
+from kdbench.method.functional import standardise
+from kdbench.method.register import METHODS
+from kdbench.seeding import derive, seeded
+from kdbench.suite.objectives import Phase, Terms
+
+
+class Term(nn.Module):
+    """One method with its weight, its schedules and its view of the logits."""
+
+    def __init__(self, name: str, settings: dict[str, Any]) -> None:
+        super().__init__()
+        self.name, settings = name, dict(settings)
+        self.weight: float | dict[str, Any] = settings.pop("weight")
+        self.standardise: str = settings.pop("standardise")
+        self.ramps = {key: value for key, value in settings.items() if is_ramp(value)}
+        plain = {key: value["from"] if key in self.ramps else value for key, value in settings.items()}
+        self.method: Method = METHODS[name](**plain)
+        for key in self.ramps:
+            if not hasattr(self.method, key):
+                raise UserError(f"{name}: {key} can't follow a schedule (the method does not read it while training)")
+
+    def losses(self, student: Outputs, teacher: Outputs, batch: Batch) -> tuple[float, dict[str, Tensor]]:
+        """The present weight, and the method's losses."""
+        for key, ramp in self.ramps.items():
+            setattr(self.method, key, ramp_at(ramp, batch.progress))
+        if self.standardise != "none":
+            student, teacher = self._standardised(student), self._standardised(teacher)
+        weight = ramp_at(self.weight, batch.progress) if isinstance(self.weight, dict) else self.weight
+        return weight, self.method(student, teacher, batch)
+
+    def _standardised(self, outputs: Outputs) -> Outputs:
+        """Logit standardisation (Sun et al. 2024, https://arxiv.org/abs/2403.01427), for any method on logits."""
+        logits: Any = standardise(outputs.logits, population=self.standardise == "population")
+        others = {name: getattr(outputs, name) for name in (*VIEWS, "peer")}
+        changed = {name: self._standardised(other) for name, other in others.items() if other is not None}
+        return replace(outputs, **{"logits": logits, **changed})
+
+
+class Objective(nn.Module):
+    """`phases` as `Cell.phases`: usually one, for all epochs; each a table method -> weight and settings.
+
+    Adapters are made after the student and from their own generator, one per method, so that they neither disturb
+    the student's initial weights nor depend on which other methods stand beside them.
+    """
+
+    def __init__(self, phases: Sequence[Phase]) -> None:
+        super().__init__()
+        self.lengths = [epochs for epochs, _ in phases]
+        self.phases = nn.ModuleList(_terms(terms) for _, terms in phases)
+        self.place = 0
+        self.peer: nn.Module | None = None  # a second student, where a method needs one; trained, saved and counted
+
+    def enter(self, epoch: int) -> None:
+        """Go to the phase of `epoch` (from 0)."""
+        self.place, end = 0, 0
+        for length in self.lengths[:-1]:
+            end += length or 0
+            self.place += epoch >= end
+
+    @property
+    def needs(self) -> frozenset[str]:
+        """What the teacher must deliver in the present phase. Empty: it is not asked."""
+        return needs_of(term.name for term in self.terms())
+
+    @property
+    def student_needs(self) -> frozenset[str]:
+        """What the student must deliver in the present phase."""
+        return student_needs_of(term.name for term in self.terms())
+
+    def terms(self, place: int | None = None) -> Iterator[Term]:
+        """The terms of the present (or the given) phase."""
+        yield from self.phases[self.place if place is None else place].values()  # type: ignore[operator]
+
+    def all_terms(self) -> Iterator[Term]:
+        for place in range(len(self.phases)):
+            yield from self.terms(place)
+
+    def build(self, student: Outputs, teacher: Outputs, task: Task, *seed: object) -> None:
+        """Build every method's adapters. Raises Inapplicable with the method's name in the reason."""
+        for term in self.all_terms():
+            try:
+                with seeded("adapters", term.name, *seed):
+                    term.method.build(student, teacher, task)
+            except Inapplicable as reason:
+                raise Inapplicable(f"{term.name} {reason}") from None
+
+    def prepare(self, epoch_of: EpochOf, *seed: object) -> None:
+        """Let the methods learn from the teacher alone before training."""
+        for term in self.all_terms():
+            if prepares(term.method):
+                with torch.random.fork_rng():
+                    torch.manual_seed(derive("prepare", term.name, *seed))
+                    term.method.prepare(epoch_of)
+
+    def forward(self, student: Outputs, teacher: Outputs, batch: Batch) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
+        """The weighted sum of the losses on labels alone, that of those which ask the teacher, and all losses by name.
+
+        Their sum is to be minimised; the losses by name are as the methods gave them (unweighted).
+        """
+        losses: dict[str, Tensor] = {}
+        sums = [student.logits.new_zeros(()), student.logits.new_zeros(())]
+        for term in self.terms():
+            weight, found = term.losses(student, teacher, batch)
+            for name, loss in found.items():
+                losses[name] = loss
+                part = bool(term.method.needs)
+                sums[part] = sums[part] + weight * loss
+        return sums[0], sums[1], losses
+
+    def rule(self) -> Method | None:
+        """The present phase's rule on gradients, if there is one."""
+        return next((term.method for term in self.terms() if is_rule(type(term.method))), None)
+
+    def inference(self) -> Method | None:
+        """The method whose adapter stays at inference, if there is one."""
+        return next((term.method for term in self.terms(len(self.phases) - 1) if stays(term.method)), None)
+
+
+def _terms(terms: Terms) -> nn.ModuleDict:
+    return nn.ModuleDict({name: Term(name, settings) for name, settings in terms.items()})
+
+
+def needs_of(methods: Iterable[str]) -> frozenset[str]:
+    """What the teacher must deliver for `methods`. Empty: no teacher is needed."""
+    return frozenset(need for name in methods for need in METHODS[name].needs)
+
+
+def student_needs_of(methods: Iterable[str]) -> frozenset[str]:
+    """What the student must deliver for `methods`; its logits where a method names nothing."""
+    return frozenset(need for name in methods for need in METHODS[name].student_needs or ("logits",))
+
+
+def own_needs(needs: Iterable[str]) -> frozenset[str]:
+    """What of `needs` comes from one forward on the batch itself."""
+    return frozenset(needs) - {*VIEWS, "peer"}
+
+
+def prepares(method: Method) -> bool:
+    return type(method).prepare is not Method.prepare
+
+
+def stays(method: Method) -> bool:
+    return type(method).infer is not Method.infer
+
+
+def is_ramp(value: Any) -> bool:
+    return isinstance(value, dict) and "from" in value
+
+
+def ramp_at(ramp: dict[str, Any], progress: float) -> float:
+    """`{from: a, to: b, curve: linear|cosine, until: share}` at `progress` 0..1; b from `until` on."""
+    x = min(progress / ramp["until"], 1.0)
+    if ramp["curve"] == "cosine":
+        x = (1 - math.cos(math.pi * x)) / 2
+    return ramp["from"] + (ramp["to"] - ramp["from"]) * x
+
+
+def blank_outputs(net: Any, needs: Iterable[str], task: Task, device: torch.device | str) -> Outputs:
+    """What `net` says about two grey pictures, for finding shapes. Batch-norm statistics stay untouched."""
+    training = net.training
+    net.eval()
+    with torch.no_grad():
+        images = torch.full((2, *task.input_size), 0.5, device=device)
+        outputs = net(images, own_needs(needs))
+    net.train(training)
+    others = {*VIEWS, "peer"} & set(needs)
+    return replace(outputs, **{name: Outputs(outputs.logits) for name in others})

@@ -1,0 +1,158 @@
+"""Teachers: loaded or trained once per (data set, model, recipe, seed), kept with their accuracy, found by key.
+
+A teacher may itself be a distilled student (`taught_by`): then its own teacher is obtained first, and so on upwards.
+"""
+
+import hashlib
+import json
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load, save
+
+from kdbench.errors import UserError
+from kdbench.files import finite, write_atomic, write_json
+from kdbench.locks import hold
+from kdbench.results.checkpoints import Checkpoints
+from kdbench.suite.cells import BASELINE, Cell
+from kdbench.suite.objectives import objective
+from kdbench.train.evaluation import evaluate
+from kdbench.train.loop import Hooks, train_cohort
+from kdbench.train.objective import Objective
+from kdbench.train.trial import Misfit, Trial, start_trial
+from kdbench.vision.batches import Splits
+from kdbench.vision.nets import Net, build_net
+
+
+@dataclass
+class Teacher:
+    """A frozen net in eval mode, and its scores on the test set."""
+
+    net: Net
+    scores: dict[str, float]
+    seconds: float = 0.0
+    key: str = ""
+    settings: dict[str, Any] = field(default_factory=dict)
+
+
+MakeHooks = Callable[[Cell, Trial, Checkpoints], Hooks]
+
+
+class Stopped(Exception):
+    """The run was asked to stop; state is saved."""
+
+
+class TeacherFailed(Exception):
+    """A teacher's training `diverged` or `failed` (the status), with the reason: so do the cells that need it."""
+
+    def __init__(self, status: str, reason: str) -> None:
+        super().__init__(reason)
+        self.status = status
+
+
+def obtain(
+    cell: Cell,
+    splits: Splits,
+    results: Path,
+    device: torch.device,
+    hooks: MakeHooks,
+    waiting: Callable[[str], None] = lambda owner: None,
+) -> Teacher:
+    """The teacher of `cell`, from `results/teachers/` if it is there.
+
+    `hooks(cell, trial, checkpoints)` makes the training's hooks; `waiting(owner)` is called while another process
+    trains this teacher. Raises Stopped, TeacherFailed, or UserError when it can't be built.
+    """
+    folder = results / "teachers"
+    with hold(folder / f".{cell.teacher_key}.lock", waiting):
+        teacher = _load(cell, splits, folder, device) or _make(cell, splits, folder, device, hooks, waiting)
+        Checkpoints(folder / "checkpoints").remove(cell.teacher_key)
+        return teacher
+
+
+def freeze(net: Net, device: torch.device) -> Net:
+    """Eval mode for good, and no gradients: neither weights nor batch-norm statistics can change."""
+    net.to(device).to(memory_format=torch.channels_last)
+    net.requires_grad_(False)
+    return net.eval()
+
+
+def _build(cell: Cell, splits: Splits) -> Net:
+    generation = len(cell.lineage) - 1  # each generation starts from other weights, as born-again nets should
+    seed = (cell.teacher_seed, generation) if generation else (cell.teacher_seed,)
+    return build_net(cell.teacher, splits.num_classes, splits.input_size, "teacher", *seed)
+
+
+def _load(cell: Cell, splits: Splits, folder: Path, device: torch.device) -> Teacher | None:
+    try:
+        about = json.loads((folder / f"{cell.teacher_key}.json").read_bytes())
+        content = (folder / f"{cell.teacher_key}.safetensors").read_bytes()
+        scores, seconds, settings = dict(about["scores"]), float(about["seconds"]), dict(about["settings"])
+        if about.get("sha256", _digest(content)) != _digest(content) or not isinstance(scores["top1"], float):
+            return None
+        net = _build(cell, splits)
+        net.model.load_state_dict(load(content))
+        return Teacher(freeze(net, device), scores, seconds, cell.teacher_key, settings)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RuntimeError, SafetensorError, UserError):
+        return None  # not there, or damaged: it is made again, with the same bits
+
+
+def _digest(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()
+
+
+def _make(
+    cell: Cell, splits: Splits, folder: Path, device: torch.device, hooks: MakeHooks, waiting: Callable[[str], None]
+) -> Teacher:
+    net = _build(cell, splits)
+    recipe, seconds, curves = cell.teacher_train, 0.0, {}
+    if cell.teacher.checkpoint is None and recipe.epochs:
+        try:
+            trial, seconds = _train(cell, net, splits, folder, device, hooks, waiting)
+        except Misfit:
+            Checkpoints(folder / "checkpoints").remove(cell.teacher_key)
+            return _make(cell, splits, folder, device, hooks, waiting)
+        curves = trial.curves
+    freeze(net, device)
+    [scores] = evaluate([net], splits.test, recipe.precision)
+    weights = {name: value.cpu().contiguous() for name, value in net.model.state_dict().items()}
+    content = save(weights)
+    write_atomic(folder / f"{cell.teacher_key}.safetensors", content)
+    about = {"key": cell.teacher_key, "settings": cell.teacher_identity, "scores": scores, "seconds": seconds}
+    about |= {"curves": curves, "sha256": _digest(content)}
+    write_json(folder / f"{cell.teacher_key}.json", finite(about))
+    return Teacher(net, scores, seconds, cell.teacher_key, cell.teacher_identity)
+
+
+def _train(
+    cell: Cell,
+    net: Net,
+    splits: Splits,
+    folder: Path,
+    device: torch.device,
+    hooks: MakeHooks,
+    waiting: Callable[[str], None],
+) -> tuple[Trial, float]:
+    """The trained teacher, and the seconds that it and its own teachers took.
+
+    It is a cohort of one that learns from the labels alone, or from its own teacher.
+    """
+    recipe, checkpoints = cell.teacher_train, Checkpoints(folder / "checkpoints")
+    state, above = checkpoints.load(cell.teacher_key), None
+    if cell.teacher_cell is None:
+        trial = Trial(net, Objective(objective({BASELINE: 1.0})), recipe, device, cell.teacher_seed)
+        if state is not None:
+            trial.load_state(state)
+    else:
+        above = obtain(cell.teacher_cell, splits, folder.parent, device, hooks, waiting)
+        trial = start_trial(cell.teacher_cell, net, splits, above.net, device, state)
+    own = hooks(cell, trial, checkpoints)
+    if not train_cohort([trial], above.net if above else None, splits, recipe, cell.teacher_seed, own):
+        raise Stopped
+    if trial.status != "done":
+        raise TeacherFailed(trial.status, f"its teacher {cell.teacher.short} {trial.status}: {trial.reason}")
+    return trial, sum(trial.seconds.values()) + (above.seconds if above else 0.0)

@@ -1,0 +1,259 @@
+"""One member of a cohort: a student, its objective, its optimizer, its random state, its curves; and its step."""
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from kdbench.method.contract import VIEWS, Batch, Method, Outputs, Task
+from kdbench.seeding import RandomState, derive
+from kdbench.suite.cells import Cell
+from kdbench.suite.spec import Train
+from kdbench.train.evaluation import autocast
+from kdbench.train.objective import Objective, blank_outputs, needs_of, own_needs, stays, student_needs_of
+from kdbench.train.optim import make_optimizer, momentum_of
+from kdbench.train.student import Deployed
+from kdbench.vision.batches import Loader, Splits
+from kdbench.vision.nets import Net, build_net
+
+Gradients = Sequence[Tensor | None]  # one for each parameter; None where the loss does not reach it
+
+
+class Misfit(Exception):
+    """A checkpoint is not of this trial: another version of the program made it."""
+
+
+class Trial:
+    """One member of a cohort in training: a student, its objective, its optimizer, its random state, its curves."""
+
+    def __init__(self, net: Net, objective: Objective, train: Train, device: torch.device, seed: int) -> None:
+        self.net = net.to(device).to(memory_format=torch.channels_last)
+        self.objective = objective.to(device).to(memory_format=torch.channels_last)
+        self.train_spec, self.device = train, device
+        narrow_adapters(objective, device, train.precision)
+        self.deployed = Deployed(self.net, self.objective)
+        self.params = [p for p in [*net.parameters(), *objective.parameters()] if p.requires_grad]
+        self.optimizer = make_optimizer(self.params, train)
+        # Two streams: what a method draws must not change the student's drop-out masks, which all objectives share.
+        self.student_random = RandomState(device, "student", seed)
+        self.method_random = RandomState(device, "method", seed)
+        self.done = 0  # steps
+        self.evaluated = 0  # epochs
+        self.sums: dict[str, Tensor] = {}  # this epoch's losses, added up on the device
+        self.curves: dict[str, list[float]] = {}
+        self.seconds: dict[str, float] = {"step": 0.0, "teacher": 0.0, "data": 0.0, "epochs": 0.0}
+        self.status, self.reason = "running", ""
+        self.net.train()
+        self.objective.train()
+
+    @property
+    def needs(self) -> frozenset[str]:
+        return self.objective.needs
+
+    def weights(self) -> dict[str, Tensor]:
+        """The student's weights under the timm model's names; what stays of the method at inference as `method.*`."""
+        weights = dict(self.net.model.state_dict())
+        if self.deployed.method is not None:
+            weights |= {f"method.{name}": value for name, value in self.deployed.method.state_dict().items()}
+        return weights
+
+    def step(self, batch: Batch, taught: Outputs, lr: float) -> None:
+        """One optimizer step. `taught`: the teacher's outputs, in fp32 (or wider) and without gradient."""
+        said = self.say(batch)
+        with self.method_random:
+            task, distilled, losses = self.objective(said, taught, batch)
+        self.optimizer.zero_grad(set_to_none=True)
+        self.backward(task, distilled)
+        if self.train_spec.clip_grad is not None:
+            nn.utils.clip_grad_norm_(self.params, self.train_spec.clip_grad)
+        for group in self.optimizer.param_groups:
+            group["lr"] = lr
+        self.optimizer.step()
+        for name, value in {"total": task + distilled, **losses}.items():
+            self.sums[name] = self.sums[name] + value.detach() if name in self.sums else value.detach().clone()
+        self.done += 1
+
+    def say(self, batch: Batch) -> Outputs:
+        """What the student says, in fp32 or wider; and what its peer says, where a method has it learn beside one."""
+        needs, peer = self.objective.student_needs, self.objective.peer
+        with autocast(self.device, self.train_spec.precision):
+            with self.student_random:
+                said = all_views(self.net, batch, needs)
+            if "peer" in needs and peer is not None:
+                with self.method_random:
+                    said = replace(said, peer=peer(batch.images))
+        return at_least_fp32(said).map(with_gradient_in_its_layout)
+
+    def backward(self, task: Tensor, distilled: Tensor) -> None:
+        """Gradients of the sum; or what the objective's rule makes of those of its two parts (DOT)."""
+        rule = self.objective.rule()
+        if rule is None:
+            (task + distilled).backward()
+            return
+        of_task, of_distilled = gradients(task, self.params), gradients(distilled, self.params)
+        combine(rule, self.params, of_task, of_distilled, self.optimizer)
+
+    def end_epoch(self, num_steps: int, scores: dict[str, dict[str, float]]) -> None:
+        """Read this epoch's sums, note its curves, and leave the cohort if something is not finite."""
+        losses = {f"loss/{name}": float(value) / num_steps for name, value in self.sums.items()}
+        self.sums = {}
+        self.evaluated += 1
+        for split, values in scores.items():
+            losses |= {f"{split}_{name}": value for name, value in values.items()}
+        broken = [name for name, value in losses.items() if not math.isfinite(value)]
+        if broken:
+            self.status = "diverged"
+            terms = [name for name in broken if name.startswith("loss/") and name != "loss/total"]
+            name = (terms or broken)[0]
+            self.reason = f"{name} was {losses[name]} in epoch {self.evaluated}"
+            return
+        for name, value in losses.items():
+            self.curves.setdefault(name, []).append(value)
+
+    def state(self) -> dict[str, Any]:
+        """All that a later process needs to go on with the same bits; tensors, numbers and text only."""
+        return {
+            "net": self.net.state_dict(),
+            "objective": self.objective.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "random": [self.student_random.state, self.method_random.state],
+            **{name: getattr(self, name) for name in _PLAIN},
+        }
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        """Raises Misfit; then the trial is of no more use."""
+        try:
+            self._load_state(state)
+        except torch.OutOfMemoryError:
+            raise
+        except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
+            raise Misfit(str(error)) from error
+
+    def _load_state(self, state: dict[str, Any]) -> None:
+        self.net.load_state_dict(state["net"])
+        self.objective.load_state_dict(state["objective"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.student_random.state, self.method_random.state = state["random"]
+        for name in _PLAIN:
+            setattr(self, name, state[name])
+        self.sums = {name: value.to(self.device) for name, value in self.sums.items()}
+
+
+_PLAIN = ("done", "evaluated", "sums", "curves", "seconds")
+
+
+def all_views(net: Net, batch: Batch, needs: frozenset[str]) -> Outputs:
+    """The net's outputs on the batch, and its logits on those of the other views that are needed.
+
+    Where only other views are, the net does not see the batch itself: `logits` are [B, 0].
+    """
+    own = own_needs(needs)
+    said = net(batch.images, own) if own else Outputs(batch.images.new_zeros(len(batch.target), 0))
+    return replace(said, **{view: net(getattr(batch, view)) for view in VIEWS if view in needs})
+
+
+def combine(
+    rule: Method,
+    params: Sequence[nn.Parameter],
+    task: Gradients,
+    distilled: Gradients,
+    optimizer: torch.optim.Optimizer,
+) -> None:
+    """Set `grad` of every parameter: what the rule says where both losses reach it, else the one there is."""
+    both = []
+    for parameter, of_task, of_distilled in zip(params, task, distilled, strict=True):
+        parameter.grad = of_task if of_distilled is None else of_distilled
+        if of_task is not None and of_distilled is not None:
+            both.append((parameter, of_task, of_distilled))
+    if both:
+        reached, of_tasks, of_distilleds = (list(column) for column in zip(*both, strict=True))
+        for parameter, gradient in zip(reached, rule.combine(reached, of_tasks, of_distilleds, optimizer), strict=True):
+            parameter.grad = gradient
+
+
+def gradients(loss: Tensor, params: Sequence[nn.Parameter]) -> Gradients:
+    """Of one part of the loss, which may reach no parameter at all; the graph is kept for the other part."""
+    if not loss.requires_grad:
+        return [None] * len(params)
+    return torch.autograd.grad(loss, params, retain_graph=True, allow_unused=True)
+
+
+@torch.no_grad()
+def ask(teacher: Net, batch: Batch, needs: frozenset[str], precision: str) -> Outputs:
+    with autocast(batch.images.device, precision):
+        return at_least_fp32(all_views(teacher, batch, needs))
+
+
+def taught_epoch(
+    teacher: Net, needs: frozenset[str], splits: Splits, train: Train, seed: int, number: int
+) -> Iterator[tuple[Outputs, Batch]]:
+    """A pass over the training set with the teacher's outputs, for `Method.prepare`."""
+    loader = Loader(splits.train, train.batch_size, train.augment, derive("prepare", seed))
+    epoch = loader.epoch(number)
+    for step in range(loader.steps):
+        batch = epoch.batch(step, 0.0, **{view: view in needs for view in VIEWS})
+        yield ask(teacher, batch, needs, train.precision), batch
+
+
+def with_gradient_in_its_layout(x: Tensor) -> Tensor:
+    """Some losses return a map's gradient in another order than the map's, on which convolutions are slow."""
+    if x.ndim == 4 and x.requires_grad and x.is_contiguous(memory_format=torch.channels_last):
+        x.register_hook(lambda gradient: gradient.contiguous(memory_format=torch.channels_last))
+    return x
+
+
+def narrow_adapters(objective: Objective, device: torch.device, precision: str) -> None:
+    """Let the convolutions of adapters run in the nets' precision; what they give is fp32 again, as all losses are.
+
+    In fp32 they are what some methods spend most of their time on. Left as they are: depthwise ones, which a CPU is
+    slow at in bf16, and an adapter that stays at inference: it is part of the student, which is evaluated, measured and
+    exported by other rules.
+    """
+    if precision == "fp32":
+        return
+    for term in objective.all_terms():
+        for module in term.method.modules():
+            dense = isinstance(module, nn.Conv2d | nn.ConvTranspose2d) and module.groups == 1
+            if dense and not stays(term.method):
+                module.forward = _narrow(module.forward, device, precision)
+
+
+def _narrow(forward: Callable[[Tensor], Tensor], device: torch.device, precision: str) -> Callable[[Tensor], Tensor]:
+    def narrowed(x: Tensor) -> Tensor:
+        with autocast(device, precision):
+            return forward(x).float()
+
+    return narrowed
+
+
+def at_least_fp32(outputs: Outputs) -> Outputs:
+    """Half precision is widened before any loss is computed: squares and exponentials need the digits."""
+    return outputs.map(lambda x: x.float() if x.dtype in (torch.bfloat16, torch.float16) else x)
+
+
+def start_trial(
+    cell: Cell, net: Net, splits: Splits, teacher: Net, device: torch.device, state: dict[str, Any] | None
+) -> Trial:
+    """`net` with the cell's objective: at the start, or where the checkpoint `state` left it. Raises Inapplicable."""
+    needs, student_needs = needs_of(cell.methods), student_needs_of(cell.methods)
+    built, task = Objective(cell.phases), task_of(splits, cell.train)
+    student_says = blank_outputs(net.to(device), student_needs, task, device)
+    built.build(student_says, blank_outputs(teacher, needs, task, device), task, cell.seed)
+    if "peer" in student_needs:
+        peer = build_net(cell.student, splits.num_classes, splits.input_size, "peer", cell.seed)
+        built.peer = peer.to(memory_format=torch.channels_last)
+    trial = Trial(net, built, cell.train, device, cell.seed)
+    if state is not None:
+        trial.load_state(state)
+    else:
+        built.prepare(lambda epoch: taught_epoch(teacher, needs, splits, cell.train, cell.seed, epoch), cell.seed)
+    return trial
+
+
+def task_of(splits: Splits, train: Train = Train()) -> Task:  # noqa: B008  (frozen)
+    steps = -(-len(splits.train) // train.batch_size) * train.epochs
+    classes, size = splits.num_classes, splits.train.input_size
+    return Task(classes, len(splits.train), size, steps, train.batch_size, splits.train.targets, momentum_of(train))

@@ -1,0 +1,154 @@
+"""A timm model that says everything a method may ask for, in one forward.
+
+Facts about timm that this file rests on, each checked by a test over diverse models: `forward_intermediates` followed
+by `forward_head` reproduces `model(x)` to the bit; the classifier's input is the embedding (`num_features` is not its
+width everywhere); with drop-out, `forward_head` may be called only once per forward.
+"""
+
+from collections.abc import Collection
+from contextlib import ExitStack
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, Protocol
+
+import timm
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from kdbench.errors import UserError, first_line
+from kdbench.method.contract import Inapplicable, Outputs
+from kdbench.seeding import seeded
+from kdbench.vision import cifar as _cifar  # noqa: F401  (registers them into timm)
+from kdbench.vision.taps import AttentionTap, OutputTap, Tap, last_norms, over_whole_pictures, tap_preacts
+from kdbench.vision.weights import load_weights
+
+
+class Spec(Protocol):
+    """What `build_net` reads from a suite's model."""
+
+    model: str
+    pretrained: bool
+    checkpoint: str | None
+    img_size: int | None
+
+    @property
+    def options(self) -> dict[str, Any]: ...
+
+
+class Net(nn.Module):
+    """A classifier on pictures [B, 3, H, W] in 0..1.
+
+    Normalisation belongs to the net (the mean and std of its `pretrained_cfg`), so teacher and student may differ.
+    `size` is the side that pictures are resized to first, None to take them as they come.
+    """
+
+    model: Any  # timm's models share no base class
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, model: nn.Module, size: int | None = None) -> None:
+        super().__init__()
+        self.model = model
+        self.size = size
+        cfg = getattr(model, "pretrained_cfg", {}) or {}
+        self.register_buffer("mean", _channels(cfg.get("mean", (0.5, 0.5, 0.5))), persistent=False)
+        self.register_buffer("std", _channels(cfg.get("std", (0.5, 0.5, 0.5))), persistent=False)
+        head = self.model.get_classifier()
+        self.head = list(head) if isinstance(head, tuple | list | nn.ModuleList) else [head]  # a list: no submodule
+        # timm's distilled models give a pair: the class token's head and the distillation token's.
+        self.token_head = self.head[1:] if isinstance(head, tuple) and len(head) == 2 else []
+        self._taps: dict[str, Tap] = {}
+        self._embedding = Tap([self.head[0]])
+
+    def forward(self, images: Tensor, needs: Collection[str] = ("logits",)) -> Outputs:
+        """`needs`: which of `NEEDS` to deliver; logits always are. Raises Inapplicable for the rest."""
+        x = self.normalise(images)
+        features: list[Tensor] = []
+        with ExitStack() as taps:
+            for tap in [self._embedding] + [self.tap(need) for need in self.tapped(needs)]:
+                taps.enter_context(tap)
+            if "features" in needs:
+                x, features = self._intermediates(x)
+            else:
+                x = self.model.forward_features(x)
+            logits = self.model.forward_head(x)
+        logits = logits[0] if isinstance(logits, tuple) else logits
+        return Outputs(
+            logits=logits,
+            embedding=self._embedding.last().flatten(1) if "embedding" in needs else None,
+            features=tuple(features),
+            preacts=self.tap("preacts").all() if "preacts" in needs else (),
+            attention=self.attention(len(images)) if "attention" in needs else (),
+            token_logits=self.tap("token_logits").last() if "token_logits" in self.tapped(needs) else None,
+            norms=last_norms(self.model) if "norms" in needs else (),
+            classifier=self.classifier() if "classifier" in needs else None,
+        )
+
+    def normalise(self, images: Tensor) -> Tensor:
+        if self.size is not None and images.shape[-1] != self.size:
+            images = F.interpolate(images, size=(self.size, self.size), mode="bicubic", antialias=True)
+        return (images - self.mean) / self.std
+
+    def classifier(self) -> tuple[Tensor, Tensor]:
+        """Weight [K, D] and bias [K] of the last layer. Raises Inapplicable when it is no linear map."""
+        head = self.head[0]
+        if len(self.head) > 1:
+            raise Inapplicable(f"needs one linear classifier; {type(self.model).__name__} has {len(self.head)}")
+        if not isinstance(head, nn.Linear | nn.Conv2d):
+            raise Inapplicable(f"needs a linear classifier; {type(self.model).__name__} ends in {type(head).__name__}")
+        weight = head.weight.flatten(1)
+        return weight, head.bias if head.bias is not None else weight.new_zeros(len(weight))
+
+    def _intermediates(self, x: Tensor) -> tuple[Tensor, list[Tensor]]:
+        if not hasattr(self.model, "forward_intermediates"):
+            raise Inapplicable(f"needs feature maps; {type(self.model).__name__} gives none")
+        return self.model.forward_intermediates(x, output_fmt="NCHW")
+
+    def attention(self, num_pictures: int) -> tuple[Tensor, ...]:
+        return over_whole_pictures(self.tap("attention").all(), num_pictures, type(self.model).__name__)
+
+    def tapped(self, needs: Collection[str]) -> list[str]:
+        """Which of `needs` are read by a tap. A net without a head of its own for a token has no `token_logits`."""
+        known = ("preacts", "attention", "token_logits") if self.token_head else ("preacts", "attention")
+        return [need for need in known if need in needs]
+
+    def tap(self, need: str) -> Tap:
+        """The tap that collects `need`, made on first use."""
+        if need not in self._taps:
+            if need == "preacts":
+                self._taps[need] = tap_preacts(self.model)
+            else:
+                self._taps[need] = AttentionTap() if need == "attention" else OutputTap(self.token_head[0])
+        return self._taps[need]
+
+
+def _channels(values: Any) -> Tensor:
+    return torch.tensor(values, dtype=torch.float32, device="cpu").view(1, -1, 1, 1)
+
+
+@lru_cache
+def known_models() -> frozenset[str]:
+    """Every name that timm can build, ours included."""
+    return frozenset(timm.list_models())
+
+
+def build_net(spec: Spec, num_classes: int, input_size: tuple[int, int, int], *seed: object) -> Net:
+    """The net of `spec` for `num_classes` classes, in fp32 on torch's default device, initialised from `seed`.
+
+    Raises UserError when timm cannot build it, or its weights cannot be had or do not fit.
+    """
+    options = dict(spec.options)
+    cfg = timm.models.get_pretrained_cfg(spec.model)
+    side = spec.img_size or input_size[-1]
+    if cfg is not None and cfg.fixed_input_size and side != cfg.input_size[-1]:
+        options.setdefault("img_size", side)  # a net that is made for one size; others take any
+    try:
+        with seeded(*seed):
+            model = timm.create_model(spec.model, pretrained=spec.pretrained, num_classes=num_classes, **options)
+    except Exception as error:
+        hint = "; without a network give its weights as `checkpoint:`" if spec.pretrained else ""
+        raise UserError(f"model {spec.model!r} can't be built: {first_line(error)}{hint}") from error
+    if spec.checkpoint:
+        load_weights(model, Path(spec.checkpoint))
+    return Net(model, side if side != input_size[-1] else None)
