@@ -189,7 +189,7 @@ def test_a_first_signal_saves_and_says_how_to_go_on(kdbench, suite_file, tmp_pat
 @pytest.mark.slow
 def test_every_method_goes_on_with_the_same_digits(kdbench, tmp_path, monkeypatch):
     """All that the methods keep between steps is in their checkpoints: stopped after every seventh step of a cohort."""
-    every = Path(__file__).parents[1] / "suites" / "all-methods.yaml"
+    every = Path(__file__).parents[2] / "suites" / "all-methods.yaml"
     suite = tmp_path / "suite.yaml"
     suite.write_text(f"extends: {every}\nname: tiny\ntrain: {{epochs: 2, batch_size: 256}}\n")
     steps, advance, stops = [0], Bar.advance, [False]

@@ -12,7 +12,7 @@ import pytest
 import yaml
 from conftest import TINY
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 
 
 def test_help_is_quick_to_import():

@@ -11,7 +11,7 @@ from kdbench.suite.cells import cells_of
 from kdbench.suite.load import load_suite, read_with_bases
 from kdbench.vision.batches import Images, Splits
 
-SUITES = sorted((Path(__file__).parents[1] / "suites").glob("*.yaml"))
+SUITES = sorted((Path(__file__).parents[2] / "suites").glob("*.yaml"))
 NAMES = [path.stem for path in SUITES]
 # Whole grids take too long to plan here (fewer rows of the same file are planned and trained below).
 LARGE = {"all-methods", "cifar100", "cifar100-fast", "cifar100-five-stages"}

@@ -16,7 +16,7 @@ import pytest
 import yaml
 from conftest import TINY
 
-HERE = Path(__file__).parent
+HERE = Path(__file__).parents[1]
 NET = {"model": "cifar_resnet8", "widths": [2, 2, 4, 4]}
 DROPPING = {"model": "resnet10t", "channels": [2, 4, 4, 4], "stem_width": 4, "drop_rate": 0.3, "drop_path_rate": 0.2}
 SUITE = {

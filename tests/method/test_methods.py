@@ -257,7 +257,7 @@ def test_exceptions_are_registered() -> None:
 
 
 def test_all_methods_occur_in_their_suite() -> None:
-    suite = load_suite(Path(__file__).parents[1] / "suites" / "all-methods.yaml")
+    suite = load_suite(Path(__file__).parents[2] / "suites" / "all-methods.yaml")
     assert {name for phases in suite.objectives.values() for _, terms in phases for name in terms} == set(METHODS)
 
 
