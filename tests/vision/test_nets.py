@@ -3,7 +3,6 @@
 from functools import cache
 from pathlib import Path
 
-import kdbench.models  # noqa: F401  (registers the nets)
 import numpy as np
 import pytest
 import timm
@@ -11,6 +10,7 @@ import torch
 from published_nets import NETS, Formula
 from torch import Tensor
 
+import kdbench.vision.cifar  # noqa: F401  (registers the nets)
 from kdbench.errors import UserError
 from kdbench.method.contract import Inapplicable
 from kdbench.suite.load import ModelSpec
