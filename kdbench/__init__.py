@@ -19,7 +19,7 @@ _HOME = {
     "Batch": "method.contract", "Inapplicable": "method.contract", "Method": "method.contract",
     "Outputs": "method.contract", "Task": "method.contract", "register_method": "method.register",
     "register_dataset": "data", "UserError": "errors", "run": "api", "plan": "api", "leaderboard": "api",
-    "load_student": "train.student", "load_deployed": "train.student",
+    "load_student": "train.load", "load_deployed": "train.load",
 }  # fmt: skip
 __all__ = sorted(_HOME)
 

@@ -1,6 +1,5 @@
 """The same as the commands, from Python: `kdbench.run("suite.yaml") -> pandas.DataFrame`."""
 
-import math
 import os
 import signal
 import warnings
@@ -14,16 +13,23 @@ import pandas as pd
 import torch
 from rich.console import Console
 
+from kdbench.data import steps_per_epoch
 from kdbench.errors import UserError
+from kdbench.grid.cohort import Place
+from kdbench.grid.executors import Executor, Here
 from kdbench.grid.plan import Plan, make_plan
 from kdbench.grid.progress import Bar
+from kdbench.grid.recorder import Recorder
+from kdbench.grid.run import run_plan
 from kdbench.report.table import frame_of
 from kdbench.report.write import outputs, write_leaderboard
+from kdbench.results.checkpoints import Checkpoints
 from kdbench.results.merge import from_folders, from_mlflow, from_results, merged
 from kdbench.results.mlflow_thread import PATIENCE, Tracker, behind, default_uri
 from kdbench.results.records import Records
 from kdbench.suite.cells import cells_of
 from kdbench.suite.load import load_suite
+from kdbench.train.loop import Stopped
 
 
 @dataclass(frozen=True)
@@ -96,7 +102,11 @@ def _options(given: dict[str, Any]) -> Options:
 
 
 def _plan(path: Path, options: Options) -> Plan:
-    return make_plan(load_suite(path, options.plugins), options.results, options.data, options.only)
+    suite = load_suite(path, options.plugins)
+    cells = cells_of(suite, options.only)
+    if not cells:
+        raise UserError(f"{path}: no cell matches --only {options.only!r}; rows are: {', '.join(suite.objectives)}")
+    return make_plan(cells, options.results, options.data, suite.plugins)
 
 
 def make_leaderboard(
@@ -126,42 +136,43 @@ def choose_device(name: str) -> torch.device:
     return device
 
 
-def run_suite(path: Path, options: Options, console: Console | None = None, **engine: Any) -> Outcome:
+def run_suite(
+    path: Path, options: Options, console: Console | None = None, executor: Executor | None = None
+) -> Outcome:
     """Check, train what is not done, record, mirror, and write the leaderboard."""
-    from kdbench.grid.cohort import Engine
-    from kdbench.train.teacher import Stopped
-
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".*not writable.*", category=UserWarning)
         device = choose_device(options.device)
         made = _plan(path, options)
-        suite, todo = made.suite, made.todo
+        todo = made.todo
         with Bar(_total_steps(made), console) as bar, stop_signals(bar.say) as stop:
             for line in made.damaged:
                 bar.say(line)
             bar.say(headline(made, device))
-            folder = options.results / suite.name
+            folder = options.results / made.name
             tracker = None
             if _anything_new(made) or behind(folder, made.records.values()):
-                tracker = Tracker(suite.name, options.results, options.uri, bar.say)
+                tracker = Tracker(made.name, options.results, options.uri, bar.say)
             ended: int | None = None
             if tracker is not None:
-                tracker.describe(f"Suite `{suite.name}`\n\n```yaml\n{path.read_text()}\n```")
+                tracker.describe(f"Suite `{made.name}`\n\n```yaml\n{path.read_text()}\n```")
                 try:
-                    where = options.results, options.data, device
-                    Engine(made, *where, tracker, bar, lambda: bool(stop), options.keep_answers, **engine).run()
+                    place = Place(options.results, options.data, str(device), options.keep_answers)
+                    checkpoints = Checkpoints(folder / "checkpoints")
+                    recorder = Recorder(folder, Records(options.results, made.name), checkpoints, tracker, bar)
+                    run_plan(made, place, executor or Here(), recorder, lambda: bool(stop))
                 except Stopped:
                     ended = stop[0]
                 except BaseException:
                     tracker.close(0)
                     raise
-            records = Records(options.results, suite.name).read_many(c.key for c in made.cells)
-            table, text = write_leaderboard(made.cells, records.values(), folder, suite.name)
+            records = Records(options.results, made.name).read_many(c.key for c in made.cells)
+            table, text = write_leaderboard(made.cells, records.values(), folder, made.name)
             if tracker is not None:
                 bar.now("completing MLflow")
                 students = folder / "students"
                 tracker.complete(records.values(), lambda record: [students / f"{record['key']}.safetensors"])
-                tracker.summary(suite.name, outputs(folder), text)
+                tracker.summary(made.name, outputs(folder), text)
                 tracker.close(2.0 if ended else PATIENCE)
     counts: dict[str, int] = {}
     for cell in made.cells:
@@ -172,7 +183,7 @@ def run_suite(path: Path, options: Options, console: Console | None = None, **en
 
 def headline(made: Plan, device: torch.device) -> str:
     skipped = f", {len(made.inapplicable)} do not apply (see `kdbench plan`)" if made.inapplicable else ""
-    what = f"{made.suite.name}: {len(made.cells)} cells, {made.num_done} done{skipped}"
+    what = f"{made.name}: {len(made.cells)} cells, {made.num_done} done{skipped}"
     if not made.todo:
         return f"{what}; nothing to train"
     return f"{what}, {len(made.todo)} to train in {len(made.cohorts)} cohorts on {device}"
@@ -187,12 +198,12 @@ def _total_steps(made: Plan) -> int:
     total = 0
     teachers = set()
     for cell in made.todo:
-        pictures = made.shapes.info(cell.dataset).num_train * (1 - cell.validation)
-        total += cell.train.epochs * math.ceil(pictures / cell.train.batch_size)
+        num_train = round(made.shapes.task(cell.dataset).num_train * (1 - cell.validation))
+        total += cell.train.epochs * steps_per_epoch(num_train, cell.train.batch_size)
         for link in cell.lineage:
             if link.teacher_key not in teachers and link.teacher.checkpoint is None:
                 teachers.add(link.teacher_key)
-                total += cell.teacher_train.epochs * math.ceil(pictures / cell.teacher_train.batch_size)
+                total += cell.teacher_train.epochs * steps_per_epoch(num_train, cell.teacher_train.batch_size)
     return total
 
 

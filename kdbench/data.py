@@ -1,24 +1,172 @@
-"""The registry of data sets."""
+"""Data sets of any domain: the parts of one as batches, and the registry through which they come in.
 
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any
+A domain (`vision/`, a plugin) gives a data set as `Splits` of things that are a `Split`: batches in an order that
+depends on (seed, epoch) alone. Nothing here knows what an example looks like.
+"""
 
+from collections.abc import Callable, Collection, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Protocol, Self, TypeVar
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from kdbench.errors import UserError
+from kdbench.method.contract import Batch, Field, Inputs, InputSpec, Task, map_inputs
 from kdbench.registry import Registry
+from kdbench.seeding import derive
+
+Function = TypeVar("Function", bound=Callable[..., Any])
+
+
+class Batching(Protocol):
+    """How a training set is cut into batches (`Batches` of a suite's `train` is one)."""
+
+    @property
+    def batch_size(self) -> int: ...
+    @property
+    def augment(self) -> str: ...
+
+
+class Split(Protocol):
+    """One part of a data set. `targets`: [N] int64, on the device where batches come to lie."""
+
+    targets: Tensor
+
+    def __len__(self) -> int: ...
+
+    @property
+    def inputs(self) -> InputSpec:
+        """What one batch of it looks like."""
+        ...
+
+    def to(self, device: torch.device) -> Self: ...
+
+    def __getitem__(self, index: Tensor) -> Self:
+        """The examples `index` [M] alone."""
+        ...
+
+    def epoch(
+        self, how: Batching, seed: int, number: int, start: int = 0, views: Collection[str] = ()
+    ) -> Iterator[Batch]:
+        """The training batches of epoch `number` from batch `start` on: a function of (seed, number) alone.
+
+        `views`: which others of `kdbench.method.contract.VIEWS` each batch holds.
+        """
+        ...
+
+    def in_order(self, size: int) -> Iterator[Batch]:
+        """All examples, unchanged and in their order, `size` at a time: for evaluation."""
+        ...
+
+
+def steps_per_epoch(num_train: int, batch_size: int) -> int:
+    """Every example is seen once an epoch; a last batch of a single one is left out (batch norm needs two)."""
+    return -(-num_train // batch_size) - (num_train % batch_size == 1)
+
+
+def parts(order: Tensor, batch_size: int, start: int = 0) -> Iterator[tuple[int, Tensor]]:
+    """(number of the batch, its examples) of an epoch in the given order [N], from batch `start` on."""
+    for step in range(start, steps_per_epoch(len(order), batch_size)):
+        yield step, order[step * batch_size : (step + 1) * batch_size]
+
+
+@dataclass(frozen=True)
+class InMemory:
+    """Examples that lie on the device as they are; they are shuffled, not augmented."""
+
+    values: Inputs  # each [N, ...]
+    targets: Tensor  # [N] int64
+
+    def __len__(self) -> int:
+        return len(self.targets)
+
+    @property
+    def inputs(self) -> InputSpec:
+        if isinstance(self.values, Tensor):
+            return InputSpec((_field("inputs", self.values),))
+        return InputSpec(tuple(_field(name, x) for name, x in self.values.items()))
+
+    def to(self, device: torch.device) -> Self:
+        return replace(self, values=map_inputs(lambda x: x.to(device), self.values), targets=self.targets.to(device))
+
+    def __getitem__(self, index: Tensor) -> Self:
+        return replace(self, values=map_inputs(lambda x: x[index], self.values), targets=self.targets[index])
+
+    def epoch(
+        self, how: Batching, seed: int, number: int, start: int = 0, views: Collection[str] = ()
+    ) -> Iterator[Batch]:
+        if views:
+            raise UserError(f"this data set has no other views of its examples: {', '.join(sorted(views))}")
+        generator = torch.Generator().manual_seed(derive("batches", seed, number))
+        order = torch.randperm(len(self), generator=generator).to(self.targets.device)
+        for _, index in parts(order, how.batch_size, start):
+            part = self[index]
+            yield Batch(part.values, part.targets, index)
+
+    def in_order(self, size: int) -> Iterator[Batch]:
+        places = torch.arange(len(self), device=self.targets.device)
+        for index in places.split(size):
+            part = self[index]
+            yield Batch(part.values, part.targets, index)
+
+
+def _field(name: str, values: Tensor) -> Field:
+    """What a tensor [N, ...] of examples looks like."""
+    low, high = float(values.min()), float(values.max()) + (not values.is_floating_point())
+    return Field(name, tuple(values.shape[1:]), str(values.dtype).removeprefix("torch."), low, high)
+
+
+@dataclass(frozen=True)
+class Splits:
+    """A data set. `validation` is None until some of the training set is held out."""
+
+    train: Any  # a Split; so is each of the others
+    test: Any
+    num_classes: int
+    validation: Any = None
+    classes: tuple[str, ...] = ()  # their names, where there are some
+    metric: str = "top1"
+
+    @property
+    def task(self) -> Task:
+        """What is to be learnt, without how."""
+        sizes = len(self.train), self.train.inputs, len(self.test)
+        return Task(self.num_classes, *sizes, self.classes, self.metric)
+
+    def to(self, device: torch.device) -> "Splits":
+        validation = self.validation.to(device) if self.validation else None
+        return replace(self, train=self.train.to(device), test=self.test.to(device), validation=validation)
+
+
+def hold_out(splits: Splits, share: float) -> Splits:
+    """Set aside a stratified `share` of the training set, the same examples in every run (its own fixed seed)."""
+    if not share:
+        return splits
+    from sklearn.model_selection import train_test_split
+
+    targets = splits.train.targets.numpy()
+    try:
+        keep, held = train_test_split(np.arange(len(targets)), test_size=share, stratify=targets, random_state=0)
+    except ValueError as error:
+        raise UserError(f"validation: can't hold out {share:g} of {len(targets)} examples: {error}") from error
+    train, validation = (splits.train[torch.from_numpy(np.sort(part))] for part in (keep, held))
+    return replace(splits, train=train, validation=validation)
+
 
 DATASETS: Registry[Any] = Registry("data set")
 
 
-def register_dataset(
-    name: str, *, info: Callable[..., "DataInfo"] | None = None
-) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+def register_dataset(name: str, *, info: Callable[..., Task] | None = None) -> Callable[[Function], Function]:
     """Decorator that puts a function `(data_dir: Path, **settings) -> Splits` under `name`.
 
-    `info` has the same arguments and tells the sizes without reading the pictures, so that `plan` works before the
-    data are there; without it the data are read.
+    `info` has the same arguments and gives the `Task` without reading the data, so that `plan` works before they are
+    there; without it the data are read.
     """
 
-    def register(function: Callable[..., Any]) -> Callable[..., Any]:
+    def register(function: Function) -> Function:
         function.info = info  # type: ignore[attr-defined]
         DATASETS.add(name, function, function)
         return function
@@ -26,11 +174,12 @@ def register_dataset(
     return register
 
 
-@dataclass(frozen=True)
-class DataInfo:
-    """What shapes depend on."""
+def load_splits(name: str, settings: dict[str, Any], data_dir: Path, validation: float = 0.0) -> Splits:
+    """The data set `name`, on the CPU, with `validation` held out. Raises UserError when it cannot be had."""
+    return hold_out(DATASETS[name](data_dir, **settings), validation)
 
-    num_classes: int
-    input_size: tuple[int, int, int]
-    num_train: int
-    num_test: int
+
+def task_of(name: str, settings: dict[str, Any], data_dir: Path) -> Task:
+    """What there is to learn in the data set `name`; the data are read only where they don't say it unread."""
+    info = DATASETS[name].info
+    return info(data_dir, **settings) if info is not None else load_splits(name, settings, data_dir).task

@@ -8,15 +8,19 @@ from pathlib import Path
 from typing import Any
 
 
+class CannotWrite(OSError):
+    """A file can't be written (the disk is full, or read-only); it is named."""
+
+
 def write_atomic(path: Path, content: bytes) -> None:
     """Either the whole content stands under `path`, or what stood there before; also if the machine dies.
 
-    Raises OSError naming `path` when it can't be written (full, read-only).
+    Raises CannotWrite.
     """
     try:
         _write_aside(path, content)
     except OSError as error:
-        raise OSError(error.errno, error.strerror or str(error), str(path)) from error
+        raise CannotWrite(error.errno, error.strerror or str(error), str(path)) from error
 
 
 def _write_aside(path: Path, content: bytes) -> None:

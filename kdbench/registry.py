@@ -87,11 +87,11 @@ def _origin(entry: Any) -> str:
 
 
 def _settings_model(name: str, function: Callable[..., Any]) -> type[BaseModel]:
-    """A pydantic model of the keyword arguments of `function` (all but `self` and the data folder)."""
+    """A pydantic model of the keyword arguments of `function` (all but `self`, the data folder and the task)."""
     settings: dict[str, Any] = {}
     for parameter in inspect.signature(function, eval_str=True).parameters.values():
         inherited = parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD)  # nn.Module's, without settings
-        if parameter.name in ("self", "data_dir") or inherited:
+        if parameter.name in ("self", "data_dir", "task") or inherited:
             continue
         if parameter.annotation is parameter.empty:
             raise UserError(f"{name}: setting {parameter.name!r} needs a type hint ({_origin(function)})")

@@ -26,10 +26,10 @@ class CTKD(Method):
         self.start, self.end, self.strength, self.ramp = start, end, strength, ramp
         self.theta = nn.Parameter(torch.ones(1))
 
-    def reversal(self, progress: float) -> float:
-        """lambda at `progress`."""
-        done = min(progress / self.ramp, 1.0) if self.ramp else 1.0
-        return -self.strength * (1 - math.cos(math.pi * done)) / 2
+    def reversal(self, progress: Tensor) -> Tensor:
+        """lambda at `progress`, both []."""
+        done = (progress / self.ramp).clamp(max=1.0) if self.ramp else torch.ones_like(progress)
+        return -self.strength * (1 - torch.cos(math.pi * done)) / 2
 
     def forward(self, student: Outputs, teacher: Outputs, batch: Batch) -> dict[str, Tensor]:
         theta = ScaleGradient.apply(self.theta, self.reversal(batch.progress))
@@ -42,7 +42,7 @@ class ScaleGradient(torch.autograd.Function):
     """The identity, whose gradient is multiplied by a number (negative: reversed)."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, factor: float) -> Tensor:
+    def forward(ctx: Any, x: Tensor, factor: Tensor) -> Tensor:
         ctx.factor = factor
         return x.view_as(x)
 

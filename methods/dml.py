@@ -24,8 +24,7 @@ class DML(Method):
     """
 
     def forward(self, student: Outputs, teacher: Outputs, batch: Batch) -> dict[str, Tensor]:
-        assert student.peer is not None
-        own, peer = student.logits, student.peer.logits
+        own, peer = student.logits, student.views["peer"].logits
         return {
             "dml": soft_kl(own, peer.detach()).mean(),
             "dml_peer": soft_kl(peer, own.detach()).mean(),

@@ -48,9 +48,9 @@ class MLKD(Method):
         losses: dict[str, list[Tensor]] = {"instance": [], "second": [], "batch": [], "classes": []}
         for place, temperature in enumerate(self.temperatures):
             losses["instance"].append(self.instance * temperature**2 * (unsure * soft_kl(s, t, temperature)).mean())
-            if student.second is not None and teacher.second is not None:
+            if "second" in student.views and "second" in teacher.views:
                 first = self.masks == "code" and place >= 3
-                views = (s, t) if first else (student.second.logits, teacher.second.logits)
+                views = (s, t) if first else (student.views["second"].logits, teacher.views["second"].logits)
                 losses["second"].append(self.instance * temperature**2 * soft_kl(*views, temperature).mean())
             q, p = (s / temperature).softmax(-1), (t / temperature).softmax(-1)
             losses["batch"].append(self.batch * self.between(q, p, unsure))
@@ -77,5 +77,4 @@ class SecondCrossEntropy(Method):
     """Mean cross-entropy on the second, strongly augmented view: a part of the objectives that train on two views."""
 
     def forward(self, student: Outputs, teacher: Outputs, batch: Batch) -> dict[str, Tensor]:
-        assert student.second is not None
-        return {"ce_second": F.cross_entropy(student.second.logits, batch.target)}
+        return {"ce_second": F.cross_entropy(student.views["second"].logits, batch.target)}

@@ -12,15 +12,16 @@ import torch
 import yaml
 
 from kdbench.api import Options, choose_device
+from kdbench.data import Splits
 from kdbench.errors import UserError, unknown
 from kdbench.method.contract import Inapplicable
+from kdbench.nets import build_net, known_models
 from kdbench.suite.cells import Cell, cells_of
 from kdbench.suite.load import load_suite
-from kdbench.train.loop import Hooks, train_cohort
+from kdbench.train.loop import Cohort, Hooks, train_cohort
 from kdbench.train.trial import Trial, start_trial
-from kdbench.vision.batches import Images, Splits
+from kdbench.vision.batches import Images
 from kdbench.vision.inspect import Folder, about, inspect
-from kdbench.vision.nets import build_net, known_models
 
 BATCH = 64
 EPOCHS = (10, 240)  # fewer teach nothing, more are not proposed
@@ -151,7 +152,7 @@ def measure(suite: Path, folder: Folder, device: torch.device) -> Costs:
     cells = [replace(cell, train=cell.train.model_copy(update={"epochs": 2, "warmup_epochs": 0.0})) for cell in cells]
     splits = noise(folder, 2 * BATCH).to(device)
     first, costs = cells[0], Costs()
-    teacher = build_net(first.teacher, splits.num_classes, splits.input_size, "teacher", 0).to(device)
+    teacher = build_net(first.teacher, splits.task, "teacher", 0).to(device)
     alone = next(cell for cell in cells if cell.is_alone)
     [found] = _timed([_start(replace(alone, student=alone.teacher), splits, teacher, device)], None, splits, alone)
     costs.teacher_step, costs.test = found["step"], found["test"]
@@ -183,21 +184,21 @@ def noise(folder: Folder, count: int) -> Splits:
 
 
 def _start(cell: Cell, splits: Splits, teacher: Any, device: torch.device) -> Trial:
-    net = build_net(cell.student, splits.num_classes, splits.input_size, "student", 0)
+    net = build_net(cell.student, splits.task, "student", 0)
     return start_trial(cell, net, splits, teacher, device, None)
 
 
 def _timed(trials: list[Trial], teacher: Any, splits: Splits, cell: Cell) -> list[dict[str, float]]:
     """Seconds per step in the second epoch (the first one warms up), and per picture of an evaluation."""
-    before: dict[int, dict[str, float]] = {}
+    before: dict[str, dict[str, float]] = {}
 
     def epoch(trial: Trial) -> None:
-        before.setdefault(id(trial), dict(trial.seconds))
+        before.setdefault(trial.key, dict(trial.seconds))
 
-    train_cohort(trials, teacher, splits, cell.train, 0, Hooks(epoch=epoch))
+    train_cohort(Cohort(teacher, splits, cell.train.batches, 0, Hooks(epoch=epoch)), trials)
     found = []
     for trial in trials:
-        spent = {name: value - before.get(id(trial), {}).get(name, 0.0) for name, value in trial.seconds.items()}
+        spent = {name: value - before.get(trial.key, {}).get(name, 0.0) for name, value in trial.seconds.items()}
         steps = len(splits.train) / cell.train.batch_size
         per_step = {name: value / steps for name, value in spent.items()}
         found.append({**per_step, "test": spent["epochs"] / len(splits.test)})

@@ -2,6 +2,7 @@
 
 import inspect
 from collections.abc import Iterable
+from dataclasses import replace
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
@@ -13,9 +14,16 @@ from rich.table import Table
 from kdbench.api import Options
 from kdbench.commands.console import console, table
 from kdbench.data import DATASETS
+from kdbench.errors import UserError, unknown
+from kdbench.method.contract import Inapplicable
 from kdbench.method.register import METHODS
+from kdbench.nets import build_net, known_models
 from kdbench.report.text import human
+from kdbench.suite.objectives import objective
 from kdbench.suite.plugins import load_methods, load_plugin
+from kdbench.suite.spec import ModelSpec
+from kdbench.train.objective import built_objective
+from kdbench.vision.batches import picture_task
 
 USUAL_PAIR = ("cifar_resnet32x4", "cifar_resnet8x4", 32, 100)
 
@@ -31,8 +39,6 @@ def show_list(what: str, pattern: str, options: Options, pair: tuple[str, str, i
     elif what == "datasets":
         out.print(datasets_table(pattern))
     elif what == "models":
-        from kdbench.vision.nets import known_models
-
         print("\n".join(name for name in sorted(known_models()) if fnmatchcase(name, pattern)))
     else:
         for path in sorted(Path("suites").glob("*.yaml")):
@@ -77,22 +83,14 @@ def applicability(
 
     Some reasons show in values only, not in shapes: `meta` is quick, `cpu` builds the nets and asks them, untrained.
     """
-    from kdbench.method.contract import Inapplicable, Task
-    from kdbench.suite.load import objective
-    from kdbench.train.objective import Objective, blank_outputs, needs_of, student_needs_of
-
-    with torch.device(device):
-        nets = build_nets({teacher, student}, side, classes)
-        task = Task(classes, 1000, (3, side, side), targets=torch.arange(1000) % classes)
+    nets = build_nets({teacher, student}, side, classes, device)
+    task = replace(picture_task(classes, side), targets=torch.arange(1000, device=device) % classes)
     size = sum(p.numel() for p in nets[student].parameters())
     found: dict[str, tuple[int | None, str]] = {}
     for name in names:
-        built = Objective(objective({name: 1.0}))
         try:
-            student_says = blank_outputs(nets[student].to(device), student_needs_of([name]), task, device)
-            teacher_says = blank_outputs(nets[teacher].to(device), needs_of([name]), task, device)
             with torch.device(device):
-                built.build(student_says, teacher_says, task, 0)
+                built = built_objective(objective({name: 1.0}), nets[student], nets[teacher], task, device, 0)
         except Inapplicable as reason:
             found[name] = None, str(reason).removeprefix(f"{name} ")
         else:
@@ -101,16 +99,13 @@ def applicability(
     return found
 
 
-def build_nets(names: Iterable[str], side: int, classes: int) -> dict[str, Any]:
+def build_nets(names: Iterable[str], side: int, classes: int, device: str = "cpu") -> dict[str, Any]:
     """Raises UserError when a model is unknown or can't be built."""
-    from kdbench.errors import UserError, unknown
-    from kdbench.suite.load import ModelSpec
-    from kdbench.vision.nets import build_net, known_models
-
     wrong = [unknown("model", name, known_models()) for name in names if name.split(".")[0] not in known_models()]
     if wrong:
         raise UserError("\n".join(wrong))
-    return {name: build_net(ModelSpec(model=name), classes, (3, side, side)) for name in names}
+    with torch.device(device):
+        return {name: build_net(ModelSpec(model=name), picture_task(classes, side)).to(device) for name in names}
 
 
 def datasets_table(pattern: str) -> Table:

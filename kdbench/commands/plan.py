@@ -16,7 +16,7 @@ def show_plan(suite: Path, options: Options) -> int:
     """Cells and cohorts, what is done, what does not apply and why, and a rough time."""
     made = make(suite, **vars(options))
     out = console()
-    name, todo = made.suite.name, made.todo
+    name, todo = made.name, made.todo
     out.print(
         f"{name}: {len(made.cells)} cells, {made.num_done} done, {len(todo)} to train in {len(made.cohorts)} cohorts"
     )
@@ -63,5 +63,5 @@ def estimate(made: Plan, device: torch.device) -> float:
             if device.type == "cuda":
                 torch.cuda.synchronize()
             rate = rounds * macs / (time.perf_counter() - start)
-    launches = sum(c.train.epochs * made.shapes.info(c.dataset).num_train / c.train.batch_size for c in made.todo)
-    return 2 * made.pictures() / rate + launches * 0.004
+    launches = sum(c.train.epochs * made.shapes.task(c.dataset).num_train / c.train.batch_size for c in made.todo)
+    return 2 * made.giga_macs() / rate + launches * 0.004

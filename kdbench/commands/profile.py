@@ -4,15 +4,15 @@ from kdbench.api import Options, choose_device
 from kdbench.commands.console import console, table
 from kdbench.commands.list import build_nets
 from kdbench.report.text import human
+from kdbench.train.profiling import profile
+from kdbench.vision.batches import pictures
 
 
 def show_profile(models: list[str], size: int, classes: int, options: Options) -> int:
     """Raises UserError when a model is unknown or can't be built."""
-    from kdbench.train.profiling import profile
-
     nets = build_nets(models, size, classes)
     device = choose_device(options.device)
-    found = profile(nets, (3, size, size), device)
+    found = profile(nets, pictures(size, size), device)
     kinds = ["cpu"] + (["gpu"] if device.type == "cuda" else [])
     timings = [f"{kind}_ms_b{batch}" for kind in kinds for batch in (1, 64)]
     made = table("model", ">params", ">MACs", *(f">{name}" for name in timings), ">vs first (b1)")

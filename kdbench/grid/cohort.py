@@ -1,38 +1,47 @@
-"""Where cohorts run. Here: one after another in this process; several processes may share a results folder.
+"""One cohort from its cells to their ends: data, teacher, members, training, outcome. Runs in any process.
 
-A cohort is worked on under a lock, and a cell is done when its record exists: whatever dies, the next run goes on.
+It reads and writes the teachers, the checkpoints and the teacher's cache; what it found goes out as events.
 """
 
 import gc
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import ClassVar
 
 import torch
 
-from kdbench.grid.plan import Plan
-from kdbench.grid.progress import Bar
-from kdbench.grid.recorder import Ledger
-from kdbench.locks import attempt, owner_of
+from kdbench.data import Splits, load_splits
+from kdbench.errors import first_line
+from kdbench.files import CannotWrite
+from kdbench.grid.events import Events, Stop
+from kdbench.grid.outcome import Measure, head_of, record_of, weights_file
 from kdbench.method.contract import Inapplicable
+from kdbench.nets import build_net
 from kdbench.results.checkpoints import Checkpoints
-from kdbench.results.mlflow_thread import Tracker
 from kdbench.results.provenance import device_name
-from kdbench.results.records import Records, is_final
 from kdbench.suite.cells import Cell, fingerprint
-from kdbench.train.loop import Hooks, OutOfMemory, is_out_of_memory, train_cohort
+from kdbench.train.evaluation import predictions
+from kdbench.train.loop import Cohort, Hooks, OutOfMemory, Stopped, is_out_of_memory, train_cohort
 from kdbench.train.memory import free_memory, keep_freed
-from kdbench.train.teacher import Stopped, Teacher, TeacherFailed, obtain
-from kdbench.train.teacher_cache import Answers, Room, digest
+from kdbench.train.teacher import Teacher, TeacherFailed, obtain
+from kdbench.train.teacher_cache import DiskBudget, TeacherCache, digest
 from kdbench.train.trial import Misfit, Trial, start_trial
-from kdbench.vision.batches import Splits, load_splits
-from kdbench.vision.nets import build_net
 
 # Members join a cohort while more than this share of the memory is free: their optimizers' buffers, and one member's
 # activations (members take turns, so these are needed once), come with the first step.
 RESERVE = 0.25
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a worker finds and keeps things. `teacher_cache`: GB of the teachers' outputs to keep on disk."""
+
+    results: Path
+    data: Path
+    device: str
+    teacher_cache: float = 0.0
 
 
 class Pace:
@@ -53,190 +62,189 @@ class Pace:
 
 
 @dataclass
-class Engine:
-    """Runs the cohorts of a plan. `stop` is asked after every step; on a yes, state is saved and Stopped raised."""
+class Worker:
+    """Trains cohorts, one after another. `stop` is asked after every step; then state is saved and Stopped raised."""
 
-    plan: Plan
-    results: Path
-    data_dir: Path
-    device: torch.device
-    tracker: Tracker
-    bar: Bar
-    stop: Callable[[], bool] = lambda: False
-    keep_answers: float = 0.0  # GB of the teachers' answers to keep on disk
+    place: Place
+    events: Events
+    stop: Stop = lambda: False
     checkpoint_every: ClassVar[float] = 60.0  # seconds of work that a kill may cost; more where saving takes long
-    _splits: tuple[str, Splits] | None = None
+    _splits: tuple[str, Splits] | None = field(default=None, init=False)
 
     def __post_init__(self) -> None:
         keep_freed()
-        self.folder = self.results / self.plan.suite.name
-        self.records = Records(self.results, self.plan.suite.name)
-        self.checkpoints = Checkpoints(self.folder / "checkpoints")
-        self.room = Room(self.results / "answers", self.keep_answers * 1e9)
-        self.ledger = Ledger(self.folder, self.records, self.checkpoints, self.device, self.tracker, self.bar)
+        self.device = torch.device(self.place.device)
+        self.measure = Measure(self.device)
+        self.budget = DiskBudget(self.place.results / "answers", self.place.teacher_cache * 1e9)
 
-    def run(self) -> None:
-        """Every cohort that no other process works on; then, patiently, what the others left."""
-        for cell in self.plan.cells:
-            if cell.key in self.plan.inapplicable:
-                self.ledger.skip(cell, self.plan.inapplicable[cell.key])
-        for key in self.checkpoints.saved():
-            if is_final(self.plan.records.get(key)):  # its run died between the record and this
-                self.checkpoints.remove(key)
-        pending = self.plan.cohorts
-        while pending:
-            waiting = []
-            for cohort in pending:
-                with attempt(self.lock_of(cohort)) as mine:
-                    if mine:
-                        self.cohort([cell for cell in cohort if self.is_open(cell)])
-                    else:
-                        waiting.append(cohort)
-            if len(waiting) == len(pending):
-                self.waiting(owner_of(self.lock_of(waiting[0])))
-                time.sleep(1)
-            pending = waiting
+    def run(self, cells: Sequence[Cell]) -> None:
+        """Train the cells of one cohort in lock-step. What does not fit into memory follows them.
 
-    def is_open(self, cell: Cell) -> bool:
-        """It is not done, nor did another process see it fail since this one began."""
-        record, before = self.records.read(cell.key), self.plan.records.get(cell.key)
-        if record is None or is_final(record):
-            return record is None
-        return before is not None and before.get("finished") == record.get("finished")
-
-    def lock_of(self, cohort: Sequence[Cell]) -> Path:
-        return self.folder / ".locks" / f"{cohort[0].cohort}.lock"
-
-    def waiting(self, owner: str) -> None:
-        """Another process has what this one needs next."""
-        self.bar.now(f"waiting for {owner}")
-        if self.stop():
-            raise Stopped
-
-    def cohort(self, cells: Sequence[Cell]) -> None:
-        """Train the cells in lock-step and write a record for each. What does not fit into memory follows them."""
+        Whatever raises becomes the end of the cells that it touches. Raises Stopped, and CannotWrite when a disk is
+        full or gone.
+        """
         if not cells:
             return
-        splits = self.splits(cells[0])
-        self.bar.now(f"{cells[0].dataset.name} · teacher {cells[0].teacher.short}")
         try:
-            teacher = obtain(cells[0], splits, self.results, self.device, self.teacher_hooks, self.waiting)
-        except TeacherFailed as failure:
-            for cell in cells:
-                self.ledger.write(cell, None, failure.status, str(failure))
+            splits = self.splits(cells[0])
+            self.events.now(f"{cells[0].dataset.name} · teacher {cells[0].teacher.short}")
+            teacher = obtain(cells[0], splits, self.place.results, self.device, self.teacher_hooks, self.waiting)
+        except (Stopped, CannotWrite):
+            raise
+        except Exception as error:
+            status = error.status if isinstance(error, TeacherFailed) else "failed"
+            self.end(cells, status, error)
             return
-        trials, later = self.gather(cells, splits, teacher)
-        ready = [cell for cell in cells if cell.key in trials]
-        try:
-            finished = self.train(ready, trials, teacher, splits)
-        except OutOfMemory:
-            trials.clear()
-            gc.collect()
-            if self.device.type == "cuda":
-                torch.cuda.empty_cache()
-            half = len(ready) // 2
-            self.bar.say(f"out of memory with {len(ready)} members: the cohort goes on in two halves")
-            self.cohort(ready[:half])
-            self.cohort(ready[half:])
-            self.cohort(later)
-            return
-        if not finished:
-            raise Stopped
-        for cell in ready:
-            self.ledger.finish(cell, trials[cell.key], teacher, splits, len(ready))
-        trials.clear()
-        self.cohort(later)
+        members, later = self.members(cells, splits, teacher)
+        if not self.train(members, teacher, splits):
+            half = len(members) // 2
+            self.events.say(f"out of memory with {len(members)} members: the cohort goes on in two halves")
+            ready = [cell for cell, _ in members]
+            members.clear()
+            self.clear()
+            self.run(ready[:half])
+            self.run(ready[half:])
+        members.clear()
+        self.run(later)
 
-    def gather(
+    def members(
         self, cells: Sequence[Cell], splits: Splits, teacher: Teacher
-    ) -> tuple[dict[str, Trial], Sequence[Cell]]:
-        """The members by key, as many as there is memory for; and the cells for which there is none yet."""
-        trials: dict[str, Trial] = {}
-        for place, cell in enumerate(cells):
-            if trials and free_memory(self.device) < RESERVE:
-                self.bar.say(f"memory is short: {len(trials)} of {len(cells)} members train first")
-                return trials, list(cells[place:])
+    ) -> tuple[list[tuple[Cell, Trial]], Sequence[Cell]]:
+        """Cells with their trials, as many as there is memory for; and the cells for which there is none yet."""
+        members: list[tuple[Cell, Trial]] = []
+        for number, cell in enumerate(cells):
+            if members and free_memory(self.device) < RESERVE:
+                self.events.say(f"memory is short: {len(members)} of {len(cells)} members train first")
+                return members, cells[number:]
             try:
-                trials[cell.key] = self.trial(cell, splits, teacher)
+                members.append((cell, self.trial(cell, splits, teacher)))
+            except CannotWrite:
+                raise
             except Inapplicable as reason:
-                self.ledger.skip(cell, str(reason))
+                self.events.finished(record_of(cell, self.device, "skipped", str(reason)), None)
             except Exception as error:
-                if trials and is_out_of_memory(error):
-                    return trials, list(cells[place:])
-                self.ledger.write(cell, teacher, status="failed", reason=f"{type(error).__name__}: {error}")
-        return trials, []
+                if members and is_out_of_memory(error):
+                    return members, cells[number:]
+                self.end([cell], "failed", error, teacher)
+        return members, []
 
-    def train(self, cells: Sequence[Cell], trials: dict[str, Trial], teacher: Teacher, splits: Splits) -> bool:
-        first = cells[0] if cells else None
-        if first is None:
+    def train(self, members: Sequence[tuple[Cell, Trial]], teacher: Teacher, splits: Splits) -> bool:
+        """Train the members and tell their ends. False when they do not fit together. Raises Stopped."""
+        if not members:
             return True
-        what = f"{first.dataset.name} · {first.pair} · {len(cells)} objectives · seed {first.seed}"
-        self.bar.now(what)
-        by_trial = {id(trials[cell.key]): cell for cell in cells}
-        pace = Pace(self.checkpoint_every)
+        first = members[0][0]
+        shared = (teacher.net, splits, first.train.batches, first.seed)
+        cohort = Cohort(*shared, self.hooks(members), self.cache(first, teacher))
+        try:
+            if not train_cohort(cohort, [trial for _, trial in members]):
+                raise Stopped
+            known = predictions(teacher.net, splits.test, first.train.precision)
+        except OutOfMemory:
+            return False
+        self.events.now(f"measuring {first.pair}")
+        for cell, trial in members:
+            try:
+                details = self.measure.details(cell, trial, teacher, splits, known, len(members))
+                record = record_of(cell, self.device, trial.status, trial.reason, teacher, **details)
+                weights = weights_file(cell, trial) if trial.status == "done" else None
+            except Exception as error:
+                self.end([cell], "failed", error, teacher)
+            else:
+                self.events.finished(record, weights)
+        return True
+
+    def end(self, cells: Sequence[Cell], status: str, error: Exception, teacher: Teacher | None = None) -> None:
+        """The cells can't be trained: the error is their reason."""
+        reason = str(error) if isinstance(error, TeacherFailed) else first_line(error)
+        for cell in cells:
+            self.events.finished(record_of(cell, self.device, status, reason, teacher), None)
+
+    def trial(self, cell: Cell, splits: Splits, teacher: Teacher) -> Trial:
+        """A student with its objective, at the start or where its checkpoint left it. Raises Inapplicable."""
+        self.events.now(f"preparing {cell.label}")
+        net = build_net(cell.student, splits.task, "student", cell.seed)
+        checkpoints = self.checkpoints(cell)
+        try:
+            return start_trial(cell, net, splits, teacher.net, self.device, checkpoints.load(cell.key))
+        except Misfit:
+            self.events.say(f"{cell.title}: its checkpoint is of another version; it starts again")
+            checkpoints.remove(cell.key)
+            return self.trial(cell, splits, teacher)
+
+    def hooks(self, members: Sequence[tuple[Cell, Trial]]) -> Hooks:
+        """What the loop is to tell and to ask while students train."""
+        cells = {cell.key: cell for cell, _ in members}
+        first = members[0][0]
+        what = f"{first.dataset.name} · {first.pair} · {len(members)} objectives · seed {first.seed}"
+        self.events.now(what)
 
         def epoch(trial: Trial) -> None:
             if trial.status == "running":
                 values = {name: curve[-1] for name, curve in trial.curves.items()}
-                self.tracker.epoch(self.ledger.head(by_trial[id(trial)]), values, trial.evaluated)
-            self.bar.now(f"{what} · epoch {trial.evaluated}/{first.train.epochs}")
-
-        def checkpoint(members: Sequence[Trial]) -> None:
-            if pace.due() or self.stop():
-                for trial in members:
-                    if trial.status == "running":
-                        self.checkpoints.save(by_trial[id(trial)].key, trial.state())
-                pace.saved()
+                self.events.epoch(head_of(cells[trial.key]), values, trial.evaluated)
+            self.events.now(f"{what} · epoch {trial.evaluated}/{first.train.epochs}")
 
         def step(members: int) -> None:
-            self.bar.advance(members, first.train.batch_size)
+            self.events.advance(members, first.train.batch_size)
 
-        hooks = Hooks(step, epoch, checkpoint, self.stop)
-        members = [trials[cell.key] for cell in cells]
-        return train_cohort(members, teacher.net, splits, first.train, first.seed, hooks, self.answers(first, teacher))
+        return Hooks(step, epoch, self.saver(self.checkpoints(first)), self.stop)
 
-    def answers(self, cell: Cell, teacher: Teacher) -> Answers | None:
-        """What the teacher said before about this cohort's batches, on a machine like this one."""
-        if not self.keep_answers:
-            return None
-        batches = {name: getattr(cell.train, name) for name in ("batch_size", "augment", "precision")}
-        where = {"torch": torch.__version__, "device": device_name(self.device), "threads": torch.get_num_threads()}
-        about = {"teacher": teacher.key, "weights": digest(teacher.net.model.state_dict()), "seed": cell.seed}
-        return Answers(self.room.folder / fingerprint({**about, **batches, **where}), self.device, self.room)
-
-    def teacher_hooks(self, cell: Cell, trial: Trial, checkpoints: Checkpoints) -> Hooks:
-        """Hooks for a teacher's own training."""
+    def teacher_hooks(self, cell: Cell, checkpoints: Checkpoints) -> Hooks:
+        """The same for a teacher's own training."""
         what = f"{cell.dataset.name} · training teacher {cell.teacher.short}"
-        self.bar.now(what)
-        pace = Pace(self.checkpoint_every)
-
-        def checkpoint(members: Sequence[Trial]) -> None:
-            if members and (pace.due() or self.stop()):
-                checkpoints.save(cell.teacher_key, trial.state())
-                pace.saved()
+        self.events.now(what)
 
         def epoch(trial: Trial) -> None:
-            self.bar.now(f"{what} · epoch {trial.evaluated}/{cell.teacher_train.epochs}")
+            self.events.now(f"{what} · epoch {trial.evaluated}/{cell.teacher_train.epochs}")
 
-        return Hooks(lambda n: self.bar.advance(n, cell.teacher_train.batch_size), epoch, checkpoint, self.stop)
+        def step(members: int) -> None:
+            self.events.advance(members, cell.teacher_train.batch_size)
 
-    def trial(self, cell: Cell, splits: Splits, teacher: Teacher) -> Trial:
-        """A student with its objective, at the start or where its checkpoint left it. Raises Inapplicable."""
-        self.bar.now(f"preparing {cell.label}")
-        net = build_net(cell.student, splits.num_classes, splits.input_size, "student", cell.seed)
-        try:
-            return start_trial(cell, net, splits, teacher.net, self.device, self.checkpoints.load(cell.key))
-        except Misfit:
-            self.bar.say(f"{cell.title}: its checkpoint is of another version; it starts again")
-            self.checkpoints.remove(cell.key)
-            return self.trial(cell, splits, teacher)
+        return Hooks(step, epoch, self.saver(checkpoints), self.stop)
+
+    def saver(self, checkpoints: Checkpoints) -> Callable[[Sequence[Trial]], None]:
+        """Saves the state of the members that run, when it is time or the run is to stop."""
+        pace = Pace(self.checkpoint_every)
+
+        def save(members: Sequence[Trial]) -> None:
+            if members and (pace.due() or self.stop()):
+                for trial in members:
+                    if trial.status == "running":
+                        checkpoints.save(trial.key, trial.state())
+                pace.saved()
+
+        return save
+
+    def waiting(self, owner: str) -> None:
+        """Another process has what this one needs next."""
+        self.events.now(f"waiting for {owner}")
+        if self.stop():
+            raise Stopped
 
     def splits(self, cell: Cell) -> Splits:
         """The cell's data on the device; the last data set is kept."""
         name = f"{cell.dataset.model_dump_json()} {cell.validation}"
         if self._splits is None or self._splits[0] != name:
             self._splits = None
-            self.bar.now(f"reading {cell.dataset.name}")
-            splits = load_splits(cell.dataset.name, cell.dataset.settings, self.data_dir, cell.validation)
+            self.events.now(f"reading {cell.dataset.name}")
+            splits = load_splits(cell.dataset.name, cell.dataset.settings, self.place.data, cell.validation)
             self._splits = name, splits.to(self.device)
         return self._splits[1]
+
+    def cache(self, cell: Cell, teacher: Teacher) -> TeacherCache | None:
+        """The teacher's outputs for this cohort's batches, on a machine like this one."""
+        if not self.place.teacher_cache:
+            return None
+        batches = {name: getattr(cell.train, name) for name in ("batch_size", "augment", "precision")}
+        where = {"torch": torch.__version__, "device": device_name(self.device), "threads": torch.get_num_threads()}
+        about = {"teacher": teacher.key, "weights": digest(teacher.net.model.state_dict()), "seed": cell.seed}
+        return TeacherCache(self.budget.folder / fingerprint({**about, **batches, **where}), self.device, self.budget)
+
+    def checkpoints(self, cell: Cell) -> Checkpoints:
+        return Checkpoints(self.place.results / cell.suite / "checkpoints")
+
+    def clear(self) -> None:
+        """Give freed memory back, so that the halves find it."""
+        gc.collect()
+        if self.device.type == "cuda":
+            torch.cuda.empty_cache()

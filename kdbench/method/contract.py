@@ -1,17 +1,17 @@
 """The contract between the engine and a method.
 
-A method is one loss term between a frozen teacher and a student. It sees what both networks say about a batch
-(`Outputs`), never the networks themselves, and answers with named scalars.
+A method is one loss term between a frozen teacher and a student. It sees what both networks give for a batch
+(`Outputs`), never the networks themselves, and returns named scalars.
 
 Shapes: B batch, K classes, D width of the embedding, C channels, H x W grid.
 """
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, fields
+from dataclasses import asdict, dataclass, field, fields
 from typing import Annotated, Any, ClassVar
 
 import torch
-from pydantic import Field
+from pydantic import Field as Range
 from torch import Tensor, nn
 
 # What a method may ask for with `needs=`. Only what some member of a cohort needs is computed.
@@ -23,21 +23,108 @@ NEEDS = (
 )
 
 # Ranges for settings: `def __init__(self, temperature: Positive = 4.0)`.
-Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
-NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
-Share = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
-Count = Annotated[int, Field(ge=1)]
+Positive = Annotated[float, Range(gt=0, allow_inf_nan=False)]
+NonNegative = Annotated[float, Range(ge=0, allow_inf_nan=False)]
+Share = Annotated[float, Range(ge=0, le=1, allow_inf_nan=False)]
+Count = Annotated[int, Range(ge=1)]
 # Stages are counted from the deep end (-1 is the last), or given as a fraction of depth (0.5 is half way).
-Stage = Annotated[int, Field(lt=0)] | Annotated[float, Field(gt=0, le=1, allow_inf_nan=False)]
+Stage = Annotated[int, Range(lt=0)] | Annotated[float, Range(gt=0, le=1, allow_inf_nan=False)]
 
 
 class Inapplicable(Exception):
     """Raised by `Method.build` when a method has no meaning for a pair; the text says why."""
 
 
+Inputs = Tensor | dict[str, Tensor]  # what a net is called with: pictures, or token ids and their mask
+
+
+@dataclass(frozen=True)
+class Field:
+    """One tensor of the inputs, without the batch: its shape, its type, and the range of its values.
+
+    A whole number lies in low <= x < high, any other in low <= x <= high.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: str = "float32"
+    low: float = 0.0
+    high: float = 1.0
+
+    def blank(self, n: int, device: torch.device | str) -> Tensor:
+        """[n, *shape] of the middle of the range (of the highest whole number: a mask that hides nothing)."""
+        middle = (self.low + self.high) / 2 if self.dtype.startswith("float") else self.high - 1
+        return torch.full((n, *self.shape), middle, dtype=getattr(torch, self.dtype), device=device)
+
+    def random(self, n: int, device: torch.device | str, generator: torch.Generator | None = None) -> Tensor:
+        """[n, *shape] drawn evenly from the range; on the CPU first, so that any device gets the same."""
+        if self.dtype.startswith("float"):
+            drawn = torch.rand(n, *self.shape, generator=generator) * (self.high - self.low) + self.low
+            return drawn.to(device, getattr(torch, self.dtype))
+        return torch.randint(int(self.low), int(self.high), (n, *self.shape), generator=generator).to(device)
+
+
+@dataclass(frozen=True)
+class InputSpec:
+    """What a net of this task takes, so that shapes can be found and nets be timed without knowing the domain.
+
+    One field: the inputs are a tensor; several: a table of tensors by name. `about`: in words, for whoever ships a net.
+    """
+
+    fields: tuple[Field, ...]
+    about: str = ""
+
+    def blank(self, n: int, device: torch.device | str = "cpu") -> Inputs:
+        """n equal inputs."""
+        return self._of(lambda field: field.blank(n, device))
+
+    def random(self, n: int, device: torch.device | str = "cpu", generator: torch.Generator | None = None) -> Inputs:
+        """n inputs drawn at random."""
+        return self._of(lambda field: field.random(n, device, generator))
+
+    def _of(self, make: Callable[[Field], Tensor]) -> Inputs:
+        if len(self.fields) == 1:
+            return make(self.fields[0])
+        return {field.name: make(field) for field in self.fields}
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Of the first field, without the batch."""
+        return self.fields[0].shape
+
+    def to_dict(self) -> dict[str, Any]:
+        """As it stands in a record."""
+        return {"about": self.about, "fields": [asdict(field) for field in self.fields]}
+
+    @staticmethod
+    def of_dict(given: dict[str, Any]) -> "InputSpec":
+        fields = (Field(**{**entry, "shape": tuple(entry["shape"])}) for entry in given["fields"])
+        return InputSpec(tuple(fields), given["about"])
+
+    def __str__(self) -> str:
+        return ", ".join(f"{field.name} {'x'.join(map(str, field.shape))}" for field in self.fields)
+
+
+def map_inputs(change: Callable[[Tensor], Tensor], inputs: Inputs) -> Inputs:
+    """The same inputs with `change` applied to every tensor."""
+    if isinstance(inputs, Tensor):
+        return change(inputs)
+    return {name: change(x) for name, x in inputs.items()}
+
+
+def num_inputs(inputs: Inputs) -> int:
+    """B, the number of examples in a batch of inputs."""
+    return len(inputs if isinstance(inputs, Tensor) else next(iter(inputs.values())))
+
+
+def device_of(inputs: Inputs) -> torch.device:
+    """Where a batch of inputs lies."""
+    return (inputs if isinstance(inputs, Tensor) else next(iter(inputs.values()))).device
+
+
 @dataclass(frozen=True)
 class Outputs:
-    """What one network says about one batch. What was not needed is None or empty."""
+    """What one network gives for one batch. What was not needed is None or empty."""
 
     logits: Tensor  # [B, K]
     embedding: Tensor | None = None  # [B, D], what the classifier reads
@@ -47,46 +134,56 @@ class Outputs:
     norms: tuple[Tensor, ...] = ()  # each [2, C]: weight and bias of the batch norm before that last activation
     classifier: tuple[Tensor, Tensor] | None = None  # weight [K, D] and bias [K] of the last layer
     token_logits: Tensor | None = None  # [B, K]: the distillation token's head; `logits` average both
-    second: "Outputs | None" = None  # the same network's logits on Batch.second,
-    mixed: "Outputs | None" = None  # on Batch.mixed,
-    plain: "Outputs | None" = None  # and on Batch.plain
-    peer: "Outputs | None" = None  # the student's only: logits of a trainable twin with other initial weights
+    # The same network's logits on Batch.views of that name; `peer`: those of a trainable twin of the student.
+    views: "dict[str, Outputs]" = field(default_factory=dict)
 
-    def map(self, change: Any) -> "Outputs":
-        """The same outputs with `change` applied to every tensor."""
+    NOT_PER_SAMPLE: ClassVar[tuple[str, ...]] = ("norms", "classifier")  # every other field is [B, ...]
 
-        def apply(value: Any) -> Any:
-            if isinstance(value, Outputs):
-                return value.map(change)
-            if isinstance(value, tuple):
-                return tuple(change(v) for v in value)
-            return None if value is None else change(value)
+    def map(self, change: Callable[[Tensor], Tensor], per_sample: bool = False) -> "Outputs":
+        """The same outputs with `change` applied to every tensor; `per_sample`: to those that are [B, ...] alone."""
 
-        return Outputs(**{f.name: apply(getattr(self, f.name)) for f in fields(self)})
+        def apply(name: str, value: Any) -> Any:
+            if value is None or (per_sample and name in self.NOT_PER_SAMPLE):
+                return value
+            if isinstance(value, dict):
+                return {view: outputs.map(change, per_sample) for view, outputs in value.items()}
+            return tuple(change(v) for v in value) if isinstance(value, tuple) else change(value)
+
+        return Outputs(**{f.name: apply(f.name, getattr(self, f.name)) for f in fields(self)})
+
+
+NO_PROGRESS = torch.zeros((), dtype=torch.float64)
 
 
 @dataclass(frozen=True)
 class Batch:
     """One training batch, the same for every member of a cohort."""
 
-    images: Tensor  # [B, 3, H, W], 0..1, augmented
+    inputs: Inputs  # each [B, ...], augmented
     target: Tensor  # [B], int64
     index: Tensor  # [B], int64, place in the training set
-    progress: float  # share of the training that is done, 0..1
-    # Other views of the same pictures, each [B, 3, H, W], None where no method needs them:
-    second: Tensor | None = None  # another crop and flip, with strong colour changes
-    mixed: Tensor | None = None  # `images` mixed up with their neighbours in the batch, in a share drawn from 0..1
-    plain: Tensor | None = None  # without augmentation
+    progress: Tensor = NO_PROGRESS  # [], float64: the share of the training that is done, 0..1
+    views: dict[str, Inputs] = field(default_factory=dict)  # other views of the same examples, by name (`VIEWS`)
+
+    @property
+    def images(self) -> Any:
+        """`inputs`, under the name that methods for pictures know."""
+        return self.inputs
 
 
 @dataclass(frozen=True)
 class Task:
-    """What a memory bank or a margin must know about the job."""
+    """What is to be learnt: all that a net, a method or a table must know of a data set.
+
+    The last three say how it is trained; they are filled in where a method is built.
+    """
 
     num_classes: int
-    num_train: int  # pictures in the training set; Batch.index is below it
-    input_size: tuple[int, int, int]  # C, H, W of one picture
-    num_steps: int = 1  # optimizer steps in the whole training
+    num_train: int  # examples in the training set; Batch.index is below it
+    inputs: InputSpec
+    num_test: int = 0
+    classes: tuple[str, ...] = ()  # their names, where there are some
+    metric: str = "top1"
     batch_size: int = 64
     targets: Tensor | None = None  # [num_train], the training labels (CRD draws its negatives from other classes)
     momentum: float = 0.9  # of the optimizer's SGD; 0 for an optimizer of another kind
@@ -145,10 +242,3 @@ class Method(nn.Module):
 def is_rule(method: type[Method]) -> bool:
     """Does it give a rule on gradients instead of a loss?"""
     return method.combine is not Method.combine
-
-
-def blank_batch(task: Task, device: torch.device | str = "cpu", size: int = 2) -> Batch:
-    """A batch of grey pictures, for finding shapes."""
-    images = torch.full((size, *task.input_size), 0.5, device=device)
-    zeros = torch.zeros(size, dtype=torch.int64, device=device)
-    return Batch(images, zeros, zeros, 0.0)

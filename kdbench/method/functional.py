@@ -144,6 +144,6 @@ def class_maps(features: Tensor, classifier: tuple[Tensor, Tensor], grid: int) -
     return F.conv2d(to_grid(features, (grid, grid)), weight[:, :, None, None], bias)
 
 
-def warm_up(progress: float, share: float) -> float:
-    """0 -> 1 in a line over the first `share` of the training."""
-    return min(progress / share, 1.0) if share else 1.0
+def warm_up(progress: Tensor, share: float) -> Tensor | float:
+    """0 -> 1 in a line over the first `share` of the training; `progress` []."""
+    return (progress / share).clamp(max=1.0).float() if share else 1.0

@@ -3,7 +3,7 @@
 import hashlib
 import json
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from functools import cached_property, lru_cache
 from itertools import product
@@ -12,11 +12,11 @@ from typing import Any
 
 from kdbench.suite.load import Suite
 from kdbench.suite.objectives import Phases, objective
-from kdbench.suite.spec import DatasetSpec, ModelSpec, TeacherSpec, TeacherTrain, Train
+from kdbench.suite.spec import Batches, DatasetSpec, ModelSpec, TeacherSpec, TeacherTrain, Train
 
 # The one method that the engine knows by name: plain labels. Teachers learn from it, and gains are counted against it.
 BASELINE = "ce"
-FORMAT = 2  # raised when the engine's own arithmetic changes a number: every key changes with it
+FORMAT = 3  # raised when the engine's own arithmetic changes a number: every key changes with it
 
 
 def fingerprint(identity: dict[str, Any]) -> str:
@@ -38,6 +38,7 @@ class Cell:
     phases: Phases
     seed: int
     validation: float
+    place: str = field(default="", compare=False)  # where its pair stands in the suite, for messages
 
     @property
     def identity(self) -> dict[str, Any]:
@@ -107,8 +108,13 @@ class Cell:
     @cached_property
     def cohort(self) -> str:
         """Cells with the same cohort share data set, batches, teacher and seed."""
-        batches = {name: getattr(self.train, name) for name in ("epochs", "batch_size", "augment", "precision")}
-        return fingerprint({"teacher": self.teacher_key, "batches": batches, "seed": self.seed})
+        return fingerprint({"teacher": self.teacher_key, "batches": _dump(self.train.batches), "seed": self.seed})
+
+    @cached_property
+    def case(self) -> tuple[str, ...]:
+        """Equal for cells that differ in nothing but the seed."""
+        specs = (self.dataset, self.teacher, self.student, self.train, self.teacher_train)
+        return (*(spec.model_dump_json() for spec in specs), json.dumps(self.phases, sort_keys=True))
 
     @property
     def pair(self) -> str:
@@ -131,9 +137,9 @@ class Cell:
 def cells_of(suite: Suite, only: str | None = None) -> list[Cell]:
     """All cells in the order of the suite; with `only`, those whose title or label matches the pattern (* and ?)."""
     cells = [
-        Cell(suite.name, label, dataset, teacher, student, train, suite.teacher_train, phases, seed, suite.validation)
-        for dataset, (teacher, student, train), seed, (label, phases) in product(
-            suite.datasets, suite.pairs, suite.seeds, suite.objectives.items()
+        Cell(suite.name, label, dataset, *pair, suite.teacher_train, phases, seed, suite.validation, place)
+        for dataset, (pair, place), seed, (label, phases) in product(
+            suite.datasets, zip(suite.pairs, suite.places, strict=True), suite.seeds, suite.objectives.items()
         )
     ]
     if only is None:
@@ -150,9 +156,15 @@ def cohorts_of(cells: Iterable[Cell]) -> list[list[Cell]]:
 
 
 def objective_identity(phases: Phases) -> Any:
-    """As it stands in a record: a table of methods, or a list of phases."""
-    parts = [{"epochs": epochs, "terms": terms} for epochs, terms in phases]
+    """As it stands in a record: a table of methods, or a list of phases. What is off (None) is left out."""
+    parts = [{"epochs": epochs, "terms": _without_none(terms)} for epochs, terms in phases]
     return json.loads(json.dumps(parts if len(parts) > 1 else parts[0]["terms"]))
+
+
+def _without_none(table: dict[str, Any]) -> dict[str, Any]:
+    """The same table, and those in it, without what is None."""
+    found = {k: v for k, v in table.items() if v is not None}
+    return {k: _without_none(v) if isinstance(v, dict) else v for k, v in found.items()}
 
 
 @lru_cache
@@ -161,17 +173,17 @@ def alone() -> Any:
 
 
 @lru_cache(maxsize=4096)
-def _dump_text(spec: Train) -> str:
-    return spec.model_dump_json()
+def _dump_text(spec: Batches) -> str:
+    return spec.model_dump_json(exclude_none=True)
 
 
-def _dump(spec: Train) -> dict[str, Any]:
+def _dump(spec: Batches) -> dict[str, Any]:
     return json.loads(_dump_text(spec))
 
 
 @lru_cache(maxsize=256)
 def _dataset_text(spec: DatasetSpec) -> str:
-    return json.dumps({"name": spec.name, **spec.settings})
+    return json.dumps(_without_none({"name": spec.name, **spec.settings}))
 
 
 def _dataset(spec: DatasetSpec) -> dict[str, Any]:

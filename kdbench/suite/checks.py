@@ -43,8 +43,8 @@ def check(document: Document) -> Iterator[tuple[Place, str]]:
 
 def check_models(document: Document) -> Iterator[tuple[Place, str]]:
     """Models that timm does not know, files of weights that can't be read; apart, as timm takes seconds to import."""
-    from kdbench.vision.nets import known_models
-    from kdbench.vision.weights import read_weights
+    from kdbench.nets import known_models
+    from kdbench.weights import read_weights
 
     for place, spec in _models(document.data):
         name = spec.get("model") if isinstance(spec, dict) else spec

@@ -35,6 +35,7 @@ class Suite:
     seeds: tuple[int, ...]
     validation: float
     teacher_train: TeacherTrain
+    plugins: tuple[Path, ...] = ()  # the files that hold methods, data sets and nets of its own
 
 
 def load_suite(path: Path | str, plugins: tuple[Path, ...] = (), models: bool = True) -> Suite:
@@ -44,7 +45,7 @@ def load_suite(path: Path | str, plugins: tuple[Path, ...] = (), models: bool = 
     """
     document = read_with_bases(Path(path))
     load_methods()
-    problems = _load_plugins(document, plugins)
+    problems, files = _load_plugins(document, plugins)
     problems += list(check(document))
     problems += list(check_models(document)) if models else []
     if problems:
@@ -62,6 +63,7 @@ def load_suite(path: Path | str, plugins: tuple[Path, ...] = (), models: bool = 
         seeds=file.seeds,
         validation=file.validation,
         teacher_train=parse(TeacherTrain, {**train, **file.teacher_train}),
+        plugins=files,
     )
 
 
@@ -90,18 +92,22 @@ def _merge(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
     return merged
 
 
-def _load_plugins(document: Document, plugins: tuple[Path, ...]) -> list[tuple[Place, str]]:
+def _load_plugins(document: Document, plugins: tuple[Path, ...]) -> tuple[list[tuple[Place, str]], tuple[Path, ...]]:
+    """The mistakes in `plugins:`, and the files that were loaded, those of the command line too."""
     problems: list[tuple[Place, str]] = []
+    files = []
     listed = document.data.get("plugins")
     for number, name in enumerate(listed if isinstance(listed, list) else []):
         if isinstance(name, str):
+            path = document.lines["plugins", number][0].parent / name
             try:
-                load_plugin(document.lines["plugins", number][0].parent / name)
+                load_plugin(path)
+                files.append(path.resolve())
             except UserError as error:
                 problems.append((("plugins", number), str(error)))
     for path in plugins:
         load_plugin(path)
-    return problems
+    return problems, (*files, *(path.resolve() for path in plugins))
 
 
 def _line_order(line: str) -> tuple[str, int]:

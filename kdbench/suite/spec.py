@@ -38,11 +38,18 @@ class Schedule(Frozen):
         return {"kind": "step", **value} if isinstance(value, dict) and "step" in value else value
 
 
-class Train(Frozen):
-    """How a student is trained. The optimizer's settings hold for the adapters too, as in the CRD benchmark."""
+class Batches(Frozen):
+    """What the members of a cohort share: the batches, and the arithmetic of the teacher's forward."""
 
     epochs: Count = 240
     batch_size: Annotated[int, Field(ge=2)] = 64
+    augment: Literal[AUGMENTS] = "crop_flip"  # type: ignore[valid-type]
+    precision: Literal["fp32", "bf16"] = "fp32"
+
+
+class Recipe(Frozen):
+    """What each member has for itself. The optimizer's settings hold for adapters too, as in the CRD benchmark."""
+
     optimizer: Literal["sgd", "adamw"] = "sgd"
     lr: Above0 = 0.05
     momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
@@ -51,8 +58,14 @@ class Train(Frozen):
     schedule: Schedule = Schedule()
     warmup_epochs: Number = 0.0
     clip_grad: Above0 | None = None
-    augment: Literal[AUGMENTS] = "crop_flip"  # type: ignore[valid-type]
-    precision: Literal["fp32", "bf16"] = "fp32"
+
+
+class Train(Recipe, Batches):
+    """How a student is trained: a suite's `train`. A setting that is off is None, and None is not in a key."""
+
+    @property
+    def batches(self) -> Batches:
+        return Batches.model_construct(**{name: getattr(self, name) for name in Batches.model_fields})
 
     @model_validator(mode="after")
     def _fits(self) -> Self:

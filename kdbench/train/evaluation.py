@@ -1,19 +1,17 @@
-"""What a net is worth on pictures it did not train on.
+"""What a net is worth on examples it did not train on.
 
 All members of a cohort are evaluated in one pass; sums stay on the device and are read once at the end.
-
-Corrupted pictures are not among them. The field's 15 corruptions and their severities are in one library,
-`imagecorruptions`, whose last release (1.1.2) neither imports without an old setuptools nor draws glass blur, fog or
-Gaussian blur with NumPy 2 and today's scikit-image; those of other libraries do not compare with published numbers.
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from kdbench.vision.batches import Images
+from kdbench.data import Split
+from kdbench.train.group import ALONE, Group
 
 BATCH = 500
 ECE_BINS = 15  # Guo et al. 2017, https://arxiv.org/abs/1706.04599
@@ -24,12 +22,12 @@ class Scores:
 
     def __init__(self, device: torch.device) -> None:
         self.sums = torch.zeros(5, dtype=torch.float64, device=device)  # count, top-1, top-5, NLL, agreement
-        self.taught = False  # was there a teacher to agree with?
+        self.has_teacher = False  # was there a teacher to agree with?
         self.bins = torch.zeros(3, ECE_BINS, dtype=torch.float64, device=device)  # count, confidence, correct
 
     def add(self, logits: Tensor, target: Tensor, teacher: Tensor | None) -> None:
         """logits [B, K] in fp32, target [B], the teacher's predictions [B]."""
-        self.taught |= teacher is not None
+        self.has_teacher |= teacher is not None
         confidence, predicted = logits.softmax(1).max(1)
         correct = predicted == target
         top5 = (logits.topk(min(5, logits.shape[1]), dim=1).indices == target[:, None]).any(1)
@@ -42,57 +40,78 @@ class Scores:
         for row, values in enumerate((ones, confidence.double(), correct.double())):
             self.bins[row].index_add_(0, place, values)
 
-    def result(self) -> dict[str, float]:
+    def result(self, group: Group) -> dict[str, float]:
         """Accuracies and agreement in percent, NLL in nats, ECE in 0..1."""
-        count, top1, top5, nll, agreement = self.sums.tolist()
-        ece = float((self.bins[1] - self.bins[2]).abs().sum()) / count
-        percent = {"top1": top1, "top5": top5} | ({"agreement": agreement} if self.taught else {})
+        count, top1, top5, nll, agreement = group.reduce(self.sums).tolist()
+        bins = group.reduce(self.bins)
+        ece = float((bins[1] - bins[2]).abs().sum()) / count
+        percent = {"top1": top1, "top5": top5} | ({"agreement": agreement} if self.has_teacher else {})
         return {name: 100 * value / count for name, value in percent.items()} | {"nll": nll / count, "ece": ece}
+
+
+@dataclass(frozen=True)
+class Judged:
+    """What one net is worth on one split. `predicted`: its class of every example, [N] int64."""
+
+    scores: dict[str, float]
+    predicted: Tensor
+
+    def per_class(self, targets: Tensor, num_classes: int) -> list[float]:
+        """Top-1 of every class in percent; NaN for a class without examples."""
+        hits = torch.bincount(targets, (self.predicted == targets).double(), minlength=num_classes)
+        return (100 * hits / torch.bincount(targets, minlength=num_classes)).tolist()
 
 
 @torch.no_grad()
 def evaluate(
-    nets: Sequence[nn.Module], images: Images, precision: str, teacher: Tensor | None = None
-) -> list[dict[str, float]]:
-    """Scores of every net on all pictures. `teacher`: its predictions [N], for the agreement.
+    nets: Sequence[nn.Module], split: Split, precision: str, teacher: Tensor | None = None, group: Group = ALONE
+) -> list[Judged | Exception]:
+    """Every net on all examples, in one pass; what a net raised, instead of its scores, where it did.
 
-    Nets are left in the mode they came in.
+    `teacher`: its predictions [N], for the agreement. Nets are left in the mode they came in. Raises what the data do.
     """
     modes = [net.training for net in nets]
-    scores = [Scores(images.targets.device) for _ in nets]
+    sums = [Scores(split.targets.device) for _ in nets]
+    found: list[list[Tensor]] = [[] for _ in nets]
+    broken: dict[int, Exception] = {}
     for net in nets:
         net.eval()
-    for start in range(0, len(images), BATCH):
-        batch, target = images.plain(start, start + BATCH)
-        taught = teacher[start : start + BATCH] if teacher is not None else None
-        for net, score in zip(nets, scores, strict=True):
-            with autocast(batch.device, precision):
-                logits = net(batch).logits
-            score.add(logits.float(), target, taught)
+    for batch in split.in_order(BATCH):
+        teacher_says = teacher[batch.index] if teacher is not None else None
+        for place, net in enumerate(nets):
+            if place in broken:
+                continue
+            try:
+                with autocast(batch.target.device, precision):
+                    logits = net(batch.inputs).logits
+                sums[place].add(logits.float(), batch.target, teacher_says)
+            except Exception as error:
+                broken[place] = error
+                continue
+            found[place].append(logits.argmax(1))
     for net, mode in zip(nets, modes, strict=True):
         net.train(mode)
-    return [score.result() for score in scores]
+    return [
+        broken.get(place) or Judged(sums[place].result(group), torch.cat(found[place])) for place in range(len(nets))
+    ]
+
+
+def evaluate_one(net: nn.Module, split: Split, precision: str, teacher: Tensor | None = None) -> Judged:
+    """One net on all examples. Raises what it raises."""
+    [judged] = evaluate([net], split, precision, teacher)
+    if isinstance(judged, Exception):
+        raise judged
+    return judged
 
 
 @torch.no_grad()
-def predictions(net: nn.Module, images: Images, precision: str) -> Tensor:
-    """The class that a net in eval mode gives each picture, [N]."""
+def predictions(net: nn.Module, split: Split, precision: str) -> Tensor:
+    """The class that a net in eval mode gives each example, [N]."""
     found = []
-    for start in range(0, len(images), BATCH):
-        batch, _ = images.plain(start, start + BATCH)
-        with autocast(batch.device, precision):
-            found.append(net(batch).logits.argmax(1))
+    for batch in split.in_order(BATCH):
+        with autocast(batch.target.device, precision):
+            found.append(net(batch.inputs).logits.argmax(1))
     return torch.cat(found)
-
-
-@torch.no_grad()
-def class_accuracies(net: nn.Module, images: Images, precision: str, num_classes: int) -> list[float]:
-    """Top-1 of every class in percent; NaN for a class without pictures. The net is left in the mode it came in."""
-    mode = net.training
-    correct = predictions(net.eval(), images, precision) == images.targets
-    net.train(mode)
-    hits = torch.bincount(images.targets, correct.double(), minlength=num_classes)
-    return (100 * hits / torch.bincount(images.targets, minlength=num_classes)).tolist()
 
 
 def autocast(device: torch.device, precision: str) -> torch.autocast:

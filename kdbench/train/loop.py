@@ -1,39 +1,58 @@
 """The loop: a cohort trains in lock-step on one pass of the data and one forward of the teacher.
 
-    for epoch: for batch in loader(dataset, seed, epoch):   # order and augmentation depend on (seed, epoch) only
-        taught = teacher(batch, union of needs)             # once, no gradient
-        for trial in cohort: trial.step(batch, taught)      # forward, objective, backward, optimizer step
+    for epoch: for batch in split.epoch(seed, epoch):            # order and augmentation depend on (seed, epoch) only
+        teacher_out = forward_teacher(batch, union of needs)     # once, no gradient
+        for trial in cohort: trial.step(batch, teacher_out)      # forward, objective, backward, optimizer step
     end of epoch: evaluate, log, checkpoint
 
-Nothing a member does can reach another: each has its own weights, optimizer, random state and sums. So a member ends
-with the same bits whether it trains alone or among others, and whether it was interrupted or not.
+Each member has its own weights, optimizer, random state and sums. So it ends with the same bits whether it trains alone
+or among others, and whether it was interrupted or not.
 """
 
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
 from functools import partial
 
 import torch
 from torch import Tensor
 
-from kdbench.method.contract import VIEWS, Batch, Outputs
-from kdbench.suite.spec import Train
-from kdbench.train.evaluation import evaluate, predictions
+from kdbench.data import Splits, steps_per_epoch
+from kdbench.method.contract import Batch, Outputs
+from kdbench.nets import Net
+from kdbench.suite.spec import Batches
+from kdbench.train.evaluation import Judged, evaluate, predictions
+from kdbench.train.group import ALONE, Group
 from kdbench.train.optim import learning_rate
-from kdbench.train.teacher_cache import Answers
-from kdbench.train.trial import Trial, ask
-from kdbench.vision.batches import Epoch, Loader, Splits
-from kdbench.vision.nets import Net
+from kdbench.train.teacher_cache import TeacherCache
+from kdbench.train.trial import Trial, forward_teacher, no_outputs, views_of
+
+
+class Stopped(Exception):
+    """The run was asked to stop; state is saved."""
 
 
 class OutOfMemory(Exception):
-    """The cohort does not fit; the engine splits it."""
+    """The cohort does not fit; whoever runs it splits it."""
+
+
+class Broken(Exception):
+    """Something that all members need failed: a batch, the teacher's forward. Its cause says how."""
+
+
+@contextmanager
+def shared() -> Iterator[None]:
+    """Around what all members need: whatever it raises is `Broken`."""
+    try:
+        yield
+    except Exception as error:
+        raise Broken from error
 
 
 @dataclass
 class Hooks:
-    """What the engine wants to hear. Every hook is optional."""
+    """What whoever runs a cohort wants to know. Every hook is optional."""
 
     step: Callable[[int], None] = lambda members: None  # a lock-step was made by so many members
     epoch: Callable[[Trial], None] = lambda trial: None  # a trial finished an epoch
@@ -41,44 +60,53 @@ class Hooks:
     stop: Callable[[], bool] = lambda: False  # asked after every step
 
 
-def train_cohort(
-    trials: Sequence[Trial],
-    teacher: Net | None,
-    splits: Splits,
-    train: Train,
-    seed: int,
-    hooks: Hooks | None = None,
-    answers: Answers | None = None,
-) -> bool:
+@dataclass
+class Cohort:
+    """What the members share: the frozen teacher, the data, how they are batched, the seed of the batches."""
+
+    teacher: Net | None
+    splits: Splits
+    batches: Batches
+    seed: int
+    hooks: Hooks = field(default_factory=Hooks)
+    cache: TeacherCache | None = None
+    group: Group = ALONE
+
+    @property
+    def steps(self) -> int:
+        """Of one epoch."""
+        return steps_per_epoch(len(self.splits.train), self.batches.batch_size)
+
+
+def train_cohort(cohort: Cohort, trials: Sequence[Trial]) -> bool:
     """Train every trial to its end (status `done`, or `diverged` or `failed` with a reason).
 
-    `train` gives what a cohort shares: epochs, batch size, augmentation, precision; `answers`: what the teacher said
-    about these batches before. Returns False when `hooks.stop` ended it early. Raises OutOfMemory when several members
-    do not fit together.
+    Returns False when `hooks.stop` ended it early. Raises OutOfMemory when several members do not fit together.
     """
-    hooks = hooks or Hooks()
-    device = splits.train.targets.device
-    loader = Loader(splits.train, train.batch_size, train.augment, seed)
-    known = predictions(teacher, splits.test, train.precision) if teacher is not None else None
-    running = [t for t in trials if t.status == "running"]
-    for number in range(min((t.evaluated for t in running), default=0), train.epochs):
-        epoch = loader.epoch(number)
+    try:
+        return train(cohort, trials)
+    except Broken as broken:
+        running, error = [t for t in trials if t.status == "running"], broken.__cause__
+        assert isinstance(error, Exception)
+        if is_out_of_memory(error) and len(running) > 1:
+            raise OutOfMemory from error
         for trial in running:
-            trial.objective.enter(number)
-        for step in range(loader.steps):
-            place = number * loader.steps + step
-            members = [t for t in running if t.done == place and t.status == "running"]
-            if not members:  # all are past this step: they went on from a checkpoint
-                continue
-            progress = place / (train.epochs * loader.steps)
-            lock_step(members, teacher, epoch, step, progress, loader.steps, device, answers)
-            hooks.step(len(members))
-            stopping = hooks.stop()  # asked first: a signal that comes from here on ends the next step, which is saved
-            hooks.checkpoint(members)
-            if stopping:
-                return False
+            trial.fail(error)
+        return True
+
+
+def train(cohort: Cohort, trials: Sequence[Trial]) -> bool:
+    """As `train_cohort`, but raises Broken where a batch or the teacher's forward fails."""
+    splits, hooks = cohort.splits, cohort.hooks
+    precision = cohort.batches.precision
+    with shared():
+        known = predictions(cohort.teacher, splits.test, precision) if cohort.teacher is not None else None
+    running = [t for t in trials if t.status == "running"]
+    for number in range(min((t.evaluated for t in running), default=0), cohort.batches.epochs):
+        if not train_epoch(cohort, running, number):
+            return False
         ended = [t for t in running if t.evaluated == number and t.status == "running"]
-        end_epoch(ended, splits, known, train, loader.steps)
+        end_epoch(cohort, ended, known)
         for trial in ended:
             hooks.epoch(trial)
         running = [t for t in running if t.status == "running"]
@@ -88,65 +116,106 @@ def train_cohort(
     return True
 
 
-def lock_step(
-    members: Sequence[Trial],
-    teacher: Net | None,
-    epoch: Epoch,
-    step: int,
-    progress: float,
-    steps_per_epoch: int,
-    device: torch.device,
-    answers: Answers | None = None,
-) -> None:
-    """One batch for all members. One that raises leaves the cohort; the others go on."""
-    clock = Clock(device)
-    needs = frozenset().union(*(trial.needs | trial.objective.student_needs for trial in members))
-    batch = epoch.batch(step, progress, **{view: view in needs for view in VIEWS})
-    shared = {"data": clock.lap()}
-    taught, saved = teach(teacher, batch, members, epoch.number, step, answers)
-    shared["teacher"] = clock.lap() + saved  # what is stated as a method's cost does not depend on what lies on disk
-    if answers is not None and not saved:
-        answers.hear(step, steps_per_epoch, taught, shared["teacher"])
+def train_epoch(cohort: Cohort, running: Sequence[Trial], number: int) -> bool:
+    """One pass over the training set, from where the first member is. False when it was stopped."""
+    for trial in running:
+        trial.objective.enter(number)
+    done = number * cohort.steps
+    start = max(0, min((t.done for t in running), default=done) - done)
+    views = views_of(frozenset().union(*(t.needs | t.objective.student_needs for t in running)))
+    clock = Clock()
+    for step, batch in enumerate(epoch_of(cohort, number, start, views), start):
+        members = [t for t in running if t.done == done + step and t.status == "running"]
+        if not members:  # all are past this step: they went on from a checkpoint
+            continue
+        progress = (done + step) / (cohort.batches.epochs * cohort.steps)
+        lock_step(cohort, members, with_progress(batch, progress), (number, step), clock)
+        cohort.hooks.step(len(members))
+        # Asked first: a signal that comes from here on ends the next step, whose state is then saved.
+        stopping = cohort.group.agree(cohort.hooks.stop())
+        cohort.hooks.checkpoint(members)
+        if stopping:
+            return False
+        clock.lap()
+    return True
+
+
+def epoch_of(cohort: Cohort, number: int, start: int, views: Sequence[str]) -> Iterator[Batch]:
+    """The batches of an epoch. Raises Broken."""
+    with shared():
+        batches = cohort.splits.train.epoch(cohort.batches, cohort.seed, number, start, views)
+    while True:
+        with shared():
+            batch = next(batches, None)
+        if batch is None:
+            return
+        yield batch
+
+
+def lock_step(cohort: Cohort, members: Sequence[Trial], batch: Batch, place: tuple[int, int], clock: "Clock") -> None:
+    """One batch for all members; `place`: epoch and step. One that raises leaves the cohort; the others go on."""
+    seconds = {"data": clock.lap()}
+    with shared():
+        teacher_out, saved = teacher_outputs(cohort, members, batch, place)
+    seconds["teacher"] = clock.lap() + saved  # a method's stated cost does not depend on what lies on disk
+    if cohort.cache is not None and not saved:
+        cohort.cache.add(place[1], cohort.steps, teacher_out, seconds["teacher"])
     for trial in members:
-        spec = trial.train_spec
-        lr = learning_rate(spec, trial.done, steps_per_epoch)
+        rate = learning_rate(trial.train_spec, trial.done, cohort.steps)
         try:
-            trial.step(batch, taught, lr)
+            trial.step(batch, teacher_out, torch.tensor(rate, dtype=torch.float64))
         except Exception as error:
             if is_out_of_memory(error) and len(members) > 1:
                 raise OutOfMemory from error
-            trial.status, trial.reason = "failed", f"{type(error).__name__}: {error}"
-        for name, seconds in {**shared, "step": clock.lap()}.items():
-            trial.seconds[name] += seconds if name != "teacher" or trial.needs else 0.0
+            trial.fail(error)
+        for name, took in {**seconds, "step": clock.lap()}.items():
+            trial.seconds[name] += took if name != "teacher" or trial.needs else 0.0
 
 
-def teach(
-    teacher: Net | None, batch: Batch, members: Sequence[Trial], epoch: int, step: int, answers: Answers | None
+def teacher_outputs(
+    cohort: Cohort, members: Sequence[Trial], batch: Batch, place: tuple[int, int]
 ) -> tuple[Outputs, float]:
-    """The teacher's outputs for the union of the members' needs, and the seconds saved where they were known.
+    """The teacher's outputs for the union of the members' needs, and the seconds saved where they were cached.
 
-    An empty answer when nobody asks.
+    Logits [B, 0] when nobody needs it.
     """
     needs = frozenset().union(*(trial.needs for trial in members))
-    if teacher is None or not needs:
-        return Outputs(logits=batch.images.new_zeros(len(batch.target), 0)), 0.0
-    compute = partial(ask, teacher, batch, needs, members[0].train_spec.precision)
-    return (compute(), 0.0) if answers is None else answers.of(epoch, step, needs, compute)
+    if cohort.teacher is None or not needs:
+        return no_outputs(batch), 0.0
+    compute = partial(forward_teacher, cohort.teacher, batch, needs, cohort.batches.precision)
+    outputs, saved = (compute(), 0.0) if cohort.cache is None else cohort.cache.get(*place, needs, compute)
+    return cohort.group.gather(outputs), saved
 
 
-def end_epoch(trials: Sequence[Trial], splits: Splits, known: Tensor | None, train: Train, num_steps: int) -> None:
-    """Evaluate all members in one pass per split. The test set is only looked at: nothing is decided by it."""
+def end_epoch(cohort: Cohort, trials: Sequence[Trial], known: Tensor | None) -> None:
+    """Evaluate all members in one pass per split. The test set is only looked at: nothing is decided by it.
+
+    `known`: the teacher's predictions on the test set, for the agreement.
+    """
     if not trials:
         return
     start = time.perf_counter()
-    nets = [trial.deployed for trial in trials]
-    scores = {"test": evaluate(nets, splits.test, train.precision, known)}
-    if splits.validation is not None:
-        scores["validation"] = evaluate(nets, splits.validation, train.precision)
+    nets, precision, splits = [trial.deliver() for trial in trials], cohort.batches.precision, cohort.splits
+    with shared():
+        found = {"test": evaluate(nets, splits.test, precision, known, cohort.group)}
+        if splits.validation is not None:
+            found["validation"] = evaluate(nets, splits.validation, precision, None, cohort.group)
     seconds = (time.perf_counter() - start) / len(trials)
     for place, trial in enumerate(trials):
-        trial.end_epoch(num_steps, {split: values[place] for split, values in scores.items()})
+        judged = {split: values[place] for split, values in found.items()}
+        errors = [value for value in judged.values() if isinstance(value, Exception)]
+        if any(map(is_out_of_memory, errors)) and len(trials) > 1:
+            raise OutOfMemory from errors[0]
+        if errors:
+            trial.fail(errors[0])
+            continue
+        trial.end_epoch(cohort.steps, {k: v.scores for k, v in judged.items() if isinstance(v, Judged)})
         trial.seconds["epochs"] += seconds
+
+
+def with_progress(batch: Batch, share: float) -> Batch:
+    """The batch with the share of the training that is done, 0..1."""
+    return replace(batch, progress=torch.full((), share, dtype=torch.float64, device=batch.target.device))
 
 
 def is_out_of_memory(error: Exception) -> bool:
@@ -157,7 +226,6 @@ def is_out_of_memory(error: Exception) -> bool:
 class Clock:
     """Seconds between laps. On a GPU it does not wait for the device: laps there are the time to issue the work."""
 
-    device: torch.device
     at: float = field(default_factory=time.perf_counter)
 
     def lap(self) -> float:

@@ -31,7 +31,7 @@ class Term(nn.Module):
             if not hasattr(self.method, key):
                 raise UserError(f"{name}: {key} can't follow a schedule (the method does not read it while training)")
 
-    def losses(self, student: Outputs, teacher: Outputs, batch: Batch) -> tuple[float, dict[str, Tensor]]:
+    def losses(self, student: Outputs, teacher: Outputs, batch: Batch) -> tuple[float | Tensor, dict[str, Tensor]]:
         """The present weight, and the method's losses."""
         for key, ramp in self.ramps.items():
             setattr(self.method, key, ramp_at(ramp, batch.progress))
@@ -43,9 +43,8 @@ class Term(nn.Module):
     def _standardised(self, outputs: Outputs) -> Outputs:
         """Logit standardisation (Sun et al. 2024, https://arxiv.org/abs/2403.01427), for any method on logits."""
         logits: Any = standardise(outputs.logits, population=self.standardise == "population")
-        others = {name: getattr(outputs, name) for name in (*VIEWS, "peer")}
-        changed = {name: self._standardised(other) for name, other in others.items() if other is not None}
-        return replace(outputs, **{"logits": logits, **changed})
+        views = {name: self._standardised(view) for name, view in outputs.views.items()}
+        return replace(outputs, logits=logits, views=views)
 
 
 class Objective(nn.Module):
@@ -159,21 +158,30 @@ def is_ramp(value: Any) -> bool:
     return isinstance(value, dict) and "from" in value
 
 
-def ramp_at(ramp: dict[str, Any], progress: float) -> float:
-    """`{from: a, to: b, curve: linear|cosine, until: share}` at `progress` 0..1; b from `until` on."""
-    x = min(progress / ramp["until"], 1.0)
+def ramp_at(ramp: dict[str, Any], progress: Tensor) -> Tensor:
+    """`{from: a, to: b, curve: linear|cosine, until: share}` at `progress` [] in 0..1; b from `until` on."""
+    x = (progress / ramp["until"]).clamp(max=1.0)
     if ramp["curve"] == "cosine":
-        x = (1 - math.cos(math.pi * x)) / 2
-    return ramp["from"] + (ramp["to"] - ramp["from"]) * x
+        x = (1 - torch.cos(math.pi * x)) / 2
+    return (ramp["from"] + (ramp["to"] - ramp["from"]) * x).float()
 
 
 def blank_outputs(net: Any, needs: Iterable[str], task: Task, device: torch.device | str) -> Outputs:
-    """What `net` says about two grey pictures, for finding shapes. Batch-norm statistics stay untouched."""
+    """What `net` gives for two blank inputs, for finding shapes. Batch-norm statistics stay untouched."""
     training = net.training
     net.eval()
     with torch.no_grad():
-        images = torch.full((2, *task.input_size), 0.5, device=device)
-        outputs = net(images, own_needs(needs))
+        outputs = net(task.inputs.blank(2, device), own_needs(needs))
     net.train(training)
     others = {*VIEWS, "peer"} & set(needs)
-    return replace(outputs, **{name: Outputs(outputs.logits) for name in others})
+    return replace(outputs, views={name: Outputs(outputs.logits) for name in others})
+
+
+def built_objective(phases: Sequence[Phase], student: Any, teacher: Any, task: Task, device: Any, *seed: object) -> Any:
+    """The objective of `phases` with adapters for two nets on `device`. Raises Inapplicable."""
+    methods = sorted({name for _, terms in phases for name in terms})
+    student_out = blank_outputs(student, student_needs_of(methods), task, device)
+    teacher_out = blank_outputs(teacher, needs_of(methods), task, device)
+    made = Objective(phases)
+    made.build(student_out, teacher_out, task, *seed)
+    return made

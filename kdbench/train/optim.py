@@ -3,7 +3,7 @@
 import math
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from kdbench.suite.spec import Train
 
@@ -29,6 +29,12 @@ def make_optimizer(params: list[nn.Parameter], train: Train) -> torch.optim.Opti
     return torch.optim.SGD(
         params, train.lr, train.momentum, weight_decay=train.weight_decay, nesterov=train.nesterov, foreach=True
     )
+
+
+def set_rate(optimizer: torch.optim.Optimizer, rate: Tensor) -> None:
+    """Give the optimizer its learning rate [], float64; as a number where it can't take a tensor (on a CPU)."""
+    for group in optimizer.param_groups:
+        group["lr"] = rate if group.get("capturable") else float(rate)
 
 
 def momentum_of(train: Train) -> float:

@@ -17,38 +17,40 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from kdbench.method.contract import Inputs, InputSpec, device_of
+
 SECONDS = 1.0  # per batch size and net
 BATCHES = (1, 64)
 
 
-def count_macs(net: nn.Module, input_size: tuple[int, int, int]) -> int:
-    """Multiply-adds of one picture. The net itself is left as it is."""
+def count_macs(net: nn.Module, inputs: InputSpec) -> int:
+    """Multiply-adds of one example. The net itself is left as it is."""
     blank = copy.deepcopy(net).to("meta").eval()
     with FlopCounterMode(display=False) as counter, torch.no_grad():
-        blank(torch.zeros(1, *input_size, device="meta"))
+        blank(inputs.blank(1, "meta"))
     return counter.get_total_flops() // 2
 
 
-def size(net: nn.Module, input_size: tuple[int, int, int]) -> dict[str, int]:
-    macs = count_macs(net, input_size)
+def size(net: nn.Module, inputs: InputSpec) -> dict[str, int]:
+    macs = count_macs(net, inputs)
     return {"params": sum(p.numel() for p in net.parameters()), "macs": macs, "flops": 2 * macs}
 
 
 def profile(
-    nets: dict[str, nn.Module], input_size: tuple[int, int, int], device: torch.device, seconds: float = SECONDS
+    nets: dict[str, nn.Module], inputs: InputSpec, device: torch.device, seconds: float = SECONDS
 ) -> dict[str, dict[str, Any]]:
     """Size and latency of every net, by name.
 
     `cpu_ms_b1`, `cpu_ms_b64` (and `gpu_ms_...` where the device is one): milliseconds of one forward, median, with
     `..._p10` and `..._p90`; `..._vs_first` is the median of the pairwise ratios to the first net.
     """
-    found: dict[str, dict[str, Any]] = {name: dict(size(net, input_size)) for name, net in nets.items()}
+    found: dict[str, dict[str, Any]] = {name: dict(size(net, inputs)) for name, net in nets.items()}
     devices = [torch.device("cpu")] + ([device] if device.type == "cuda" else [])
     for place in devices:
         moved = {name: copy.deepcopy(net).to(place).eval() for name, net in nets.items()}
         for batch in BATCHES:
-            images = torch.rand(batch, *input_size, device=place)
-            for name, values in latencies(moved, images, seconds).items():
+            given = inputs.random(batch, place)
+            for name, values in latencies(moved, given, seconds).items():
                 for statistic, value in values.items():
                     label = f"{'gpu' if place.type == 'cuda' else 'cpu'}_ms_b{batch}"
                     found[name][label + statistic] = value
@@ -57,38 +59,38 @@ def profile(
     return found
 
 
-def latencies(nets: dict[str, nn.Module], images: torch.Tensor, seconds: float) -> dict[str, dict[str, float]]:
+def latencies(nets: dict[str, nn.Module], inputs: Inputs, seconds: float) -> dict[str, dict[str, float]]:
     """Interleaved timings in milliseconds: at least 5 rounds, then until `seconds` per net are spent."""
     threads = torch.get_num_threads()
-    if images.device.type == "cpu":
+    if device_of(inputs).type == "cpu":
         torch.set_num_threads(1)
     try:
         with torch.inference_mode():
             times: dict[str, list[float]] = {name: [] for name in nets}
             for net in nets.values():  # warm up
                 for _ in range(2):
-                    _timed(net, images)
+                    _timed(net, inputs)
             start = time.perf_counter()
             while len(next(iter(times.values()))) < 5 or time.perf_counter() - start < seconds * len(nets):
                 for name, net in nets.items():
-                    times[name].append(_timed(net, images))
+                    times[name].append(_timed(net, inputs))
     finally:
         torch.set_num_threads(threads)
     first = next(iter(times.values()))
     return {name: _summary(values, first) for name, values in times.items()}
 
 
-def _timed(net: Callable[[torch.Tensor], Any], images: torch.Tensor) -> float:
+def _timed(net: Callable[[Inputs], Any], inputs: Inputs) -> float:
     """Milliseconds of one forward."""
-    if images.device.type == "cuda":
+    if device_of(inputs).type == "cuda":
         before, after = (torch.cuda.Event(enable_timing=True) for _ in range(2))
         before.record()
-        net(images)
+        net(inputs)
         after.record()
         after.synchronize()
         return before.elapsed_time(after)
     start = time.perf_counter()
-    net(images)
+    net(inputs)
     return 1000 * (time.perf_counter() - start)
 
 

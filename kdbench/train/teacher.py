@@ -14,18 +14,18 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load, save
 
+from kdbench.data import Splits
 from kdbench.errors import UserError
 from kdbench.files import finite, write_atomic, write_json
 from kdbench.locks import hold
+from kdbench.nets import Net, build_net
 from kdbench.results.checkpoints import Checkpoints
 from kdbench.suite.cells import BASELINE, Cell
 from kdbench.suite.objectives import objective
-from kdbench.train.evaluation import evaluate
-from kdbench.train.loop import Hooks, train_cohort
+from kdbench.train.evaluation import evaluate_one
+from kdbench.train.loop import Cohort, Hooks, Stopped, train_cohort
 from kdbench.train.objective import Objective
 from kdbench.train.trial import Misfit, Trial, start_trial
-from kdbench.vision.batches import Splits
-from kdbench.vision.nets import Net, build_net
 
 
 @dataclass
@@ -39,11 +39,7 @@ class Teacher:
     settings: dict[str, Any] = field(default_factory=dict)
 
 
-MakeHooks = Callable[[Cell, Trial, Checkpoints], Hooks]
-
-
-class Stopped(Exception):
-    """The run was asked to stop; state is saved."""
+MakeHooks = Callable[[Cell, Checkpoints], Hooks]
 
 
 class TeacherFailed(Exception):
@@ -64,7 +60,7 @@ def obtain(
 ) -> Teacher:
     """The teacher of `cell`, from `results/teachers/` if it is there.
 
-    `hooks(cell, trial, checkpoints)` makes the training's hooks; `waiting(owner)` is called while another process
+    `hooks(cell, checkpoints)` makes the training's hooks; `waiting(owner)` is called while another process
     trains this teacher. Raises Stopped, TeacherFailed, or UserError when it can't be built.
     """
     folder = results / "teachers"
@@ -84,7 +80,7 @@ def freeze(net: Net, device: torch.device) -> Net:
 def _build(cell: Cell, splits: Splits) -> Net:
     generation = len(cell.lineage) - 1  # each generation starts from other weights, as born-again nets should
     seed = (cell.teacher_seed, generation) if generation else (cell.teacher_seed,)
-    return build_net(cell.teacher, splits.num_classes, splits.input_size, "teacher", *seed)
+    return build_net(cell.teacher, splits.task, "teacher", *seed)
 
 
 def _load(cell: Cell, splits: Splits, folder: Path, device: torch.device) -> Teacher | None:
@@ -118,7 +114,7 @@ def _make(
             return _make(cell, splits, folder, device, hooks, waiting)
         curves = trial.curves
     freeze(net, device)
-    [scores] = evaluate([net], splits.test, recipe.precision)
+    scores = evaluate_one(net, splits.test, recipe.precision).scores
     weights = {name: value.cpu().contiguous() for name, value in net.model.state_dict().items()}
     content = save(weights)
     write_atomic(folder / f"{cell.teacher_key}.safetensors", content)
@@ -150,8 +146,10 @@ def _train(
     else:
         above = obtain(cell.teacher_cell, splits, folder.parent, device, hooks, waiting)
         trial = start_trial(cell.teacher_cell, net, splits, above.net, device, state)
-    own = hooks(cell, trial, checkpoints)
-    if not train_cohort([trial], above.net if above else None, splits, recipe, cell.teacher_seed, own):
+    trial.key = cell.teacher_key
+    own = hooks(cell, checkpoints)
+    cohort = Cohort(above.net if above else None, splits, recipe.batches, cell.teacher_seed, own)
+    if not train_cohort(cohort, [trial]):
         raise Stopped
     if trial.status != "done":
         raise TeacherFailed(trial.status, f"its teacher {cell.teacher.short} {trial.status}: {trial.reason}")

@@ -1,23 +1,24 @@
 """One member of a cohort: a student, its objective, its optimizer, its random state, its curves; and its step."""
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from kdbench.data import Splits
 from kdbench.method.contract import VIEWS, Batch, Method, Outputs, Task
+from kdbench.nets import Net, build_net
 from kdbench.seeding import RandomState, derive
 from kdbench.suite.cells import Cell
 from kdbench.suite.spec import Train
 from kdbench.train.evaluation import autocast
-from kdbench.train.objective import Objective, blank_outputs, needs_of, own_needs, stays, student_needs_of
-from kdbench.train.optim import make_optimizer, momentum_of
-from kdbench.train.student import Deployed
-from kdbench.vision.batches import Loader, Splits
-from kdbench.vision.nets import Net, build_net
+from kdbench.train.group import ALONE, Group
+from kdbench.train.objective import Objective, built_objective, needs_of, own_needs, stays, student_needs_of
+from kdbench.train.optim import make_optimizer, momentum_of, set_rate
+from kdbench.train.student import Delivered
 
 Gradients = Sequence[Tensor | None]  # one for each parameter; None where the loss does not reach it
 
@@ -29,12 +30,20 @@ class Misfit(Exception):
 class Trial:
     """One member of a cohort in training: a student, its objective, its optimizer, its random state, its curves."""
 
-    def __init__(self, net: Net, objective: Objective, train: Train, device: torch.device, seed: int) -> None:
+    def __init__(
+        self,
+        net: Net,
+        objective: Objective,
+        train: Train,
+        device: torch.device,
+        seed: int,
+        group: Group = ALONE,
+    ) -> None:
         self.net = net.to(device).to(memory_format=torch.channels_last)
         self.objective = objective.to(device).to(memory_format=torch.channels_last)
-        self.train_spec, self.device = train, device
+        self.train_spec, self.device, self.group = train, device, group
         narrow_adapters(objective, device, train.precision)
-        self.deployed = Deployed(self.net, self.objective)
+        self.delivered = Delivered(self.net, self.objective)
         self.params = [p for p in [*net.parameters(), *objective.parameters()] if p.requires_grad]
         self.optimizer = make_optimizer(self.params, train)
         # Two streams: what a method draws must not change the student's drop-out masks, which all objectives share.
@@ -46,6 +55,7 @@ class Trial:
         self.curves: dict[str, list[float]] = {}
         self.seconds: dict[str, float] = {"step": 0.0, "teacher": 0.0, "data": 0.0, "epochs": 0.0}
         self.status, self.reason = "running", ""
+        self.key = ""  # under which its state is saved
         self.net.train()
         self.objective.train()
 
@@ -53,39 +63,36 @@ class Trial:
     def needs(self) -> frozenset[str]:
         return self.objective.needs
 
-    def weights(self) -> dict[str, Tensor]:
-        """The student's weights under the timm model's names; what stays of the method at inference as `method.*`."""
-        weights = dict(self.net.model.state_dict())
-        if self.deployed.method is not None:
-            weights |= {f"method.{name}": value for name, value in self.deployed.method.state_dict().items()}
-        return weights
+    def deliver(self) -> Delivered:
+        """The student as it is used: what is evaluated, profiled, saved and exported."""
+        return self.delivered
 
-    def step(self, batch: Batch, taught: Outputs, lr: float) -> None:
-        """One optimizer step. `taught`: the teacher's outputs, in fp32 (or wider) and without gradient."""
-        said = self.say(batch)
+    def step(self, batch: Batch, teacher_out: Outputs, lr: Tensor) -> None:
+        """One optimizer step at the rate `lr` []. `teacher_out`: in fp32 (or wider) and without gradient."""
+        student_out = self.group.gather(self.forward_student(batch))
         with self.method_random:
-            task, distilled, losses = self.objective(said, taught, batch)
+            task, distilled, losses = self.objective(student_out, teacher_out, batch)
         self.optimizer.zero_grad(set_to_none=True)
         self.backward(task, distilled)
+        self.group.mean(self.params)
         if self.train_spec.clip_grad is not None:
             nn.utils.clip_grad_norm_(self.params, self.train_spec.clip_grad)
-        for group in self.optimizer.param_groups:
-            group["lr"] = lr
+        set_rate(self.optimizer, lr)
         self.optimizer.step()
         for name, value in {"total": task + distilled, **losses}.items():
             self.sums[name] = self.sums[name] + value.detach() if name in self.sums else value.detach().clone()
         self.done += 1
 
-    def say(self, batch: Batch) -> Outputs:
-        """What the student says, in fp32 or wider; and what its peer says, where a method has it learn beside one."""
+    def forward_student(self, batch: Batch) -> Outputs:
+        """The student's outputs, in fp32 or wider; with its peer's, where a method has it learn beside one."""
         needs, peer = self.objective.student_needs, self.objective.peer
         with autocast(self.device, self.train_spec.precision):
             with self.student_random:
-                said = all_views(self.net, batch, needs)
+                outputs = all_views(self.net, batch, needs)
             if "peer" in needs and peer is not None:
                 with self.method_random:
-                    said = replace(said, peer=peer(batch.images))
-        return at_least_fp32(said).map(with_gradient_in_its_layout)
+                    outputs = replace(outputs, views={**outputs.views, "peer": peer(batch.inputs)})
+        return at_least_fp32(outputs).map(with_gradient_in_its_layout)
 
     def backward(self, task: Tensor, distilled: Tensor) -> None:
         """Gradients of the sum; or what the objective's rule makes of those of its two parts (DOT)."""
@@ -95,6 +102,10 @@ class Trial:
             return
         of_task, of_distilled = gradients(task, self.params), gradients(distilled, self.params)
         combine(rule, self.params, of_task, of_distilled, self.optimizer)
+
+    def fail(self, error: Exception) -> None:
+        """Leave the cohort, with the reason."""
+        self.status, self.reason = "failed", f"{type(error).__name__}: {error}"
 
     def end_epoch(self, num_steps: int, scores: dict[str, dict[str, float]]) -> None:
         """Read this epoch's sums, note its curves, and leave the cohort if something is not finite."""
@@ -151,8 +162,13 @@ def all_views(net: Net, batch: Batch, needs: frozenset[str]) -> Outputs:
     Where only other views are, the net does not see the batch itself: `logits` are [B, 0].
     """
     own = own_needs(needs)
-    said = net(batch.images, own) if own else Outputs(batch.images.new_zeros(len(batch.target), 0))
-    return replace(said, **{view: net(getattr(batch, view)) for view in VIEWS if view in needs})
+    outputs = net(batch.inputs, own) if own else no_outputs(batch)
+    return replace(outputs, views={view: net(batch.views[view]) for view in VIEWS if view in needs})
+
+
+def no_outputs(batch: Batch) -> Outputs:
+    """Those of a net that nobody asks: logits [B, 0]."""
+    return Outputs(torch.zeros(len(batch.target), 0, device=batch.target.device))
 
 
 def combine(
@@ -182,20 +198,18 @@ def gradients(loss: Tensor, params: Sequence[nn.Parameter]) -> Gradients:
 
 
 @torch.no_grad()
-def ask(teacher: Net, batch: Batch, needs: frozenset[str], precision: str) -> Outputs:
-    with autocast(batch.images.device, precision):
+def forward_teacher(teacher: Net, batch: Batch, needs: frozenset[str], precision: str) -> Outputs:
+    """The teacher's outputs, in fp32 or wider."""
+    with autocast(batch.target.device, precision):
         return at_least_fp32(all_views(teacher, batch, needs))
 
 
-def taught_epoch(
+def teacher_epoch(
     teacher: Net, needs: frozenset[str], splits: Splits, train: Train, seed: int, number: int
 ) -> Iterator[tuple[Outputs, Batch]]:
     """A pass over the training set with the teacher's outputs, for `Method.prepare`."""
-    loader = Loader(splits.train, train.batch_size, train.augment, derive("prepare", seed))
-    epoch = loader.epoch(number)
-    for step in range(loader.steps):
-        batch = epoch.batch(step, 0.0, **{view: view in needs for view in VIEWS})
-        yield ask(teacher, batch, needs, train.precision), batch
+    for batch in splits.train.epoch(train, derive("prepare", seed), number, views=views_of(needs)):
+        yield forward_teacher(teacher, batch, needs, train.precision), batch
 
 
 def with_gradient_in_its_layout(x: Tensor) -> Tensor:
@@ -238,22 +252,25 @@ def start_trial(
     cell: Cell, net: Net, splits: Splits, teacher: Net, device: torch.device, state: dict[str, Any] | None
 ) -> Trial:
     """`net` with the cell's objective: at the start, or where the checkpoint `state` left it. Raises Inapplicable."""
-    needs, student_needs = needs_of(cell.methods), student_needs_of(cell.methods)
-    built, task = Objective(cell.phases), task_of(splits, cell.train)
-    student_says = blank_outputs(net.to(device), student_needs, task, device)
-    built.build(student_says, blank_outputs(teacher, needs, task, device), task, cell.seed)
-    if "peer" in student_needs:
-        peer = build_net(cell.student, splits.num_classes, splits.input_size, "peer", cell.seed)
+    needs, task = needs_of(cell.methods), training_task(splits.task, cell.train, splits.train.targets)
+    built = built_objective(cell.phases, net.to(device), teacher, task, device, cell.seed)
+    if "peer" in student_needs_of(cell.methods):
+        peer = build_net(cell.student, task, "peer", cell.seed)
         built.peer = peer.to(memory_format=torch.channels_last)
     trial = Trial(net, built, cell.train, device, cell.seed)
+    trial.key = cell.key
     if state is not None:
         trial.load_state(state)
     else:
-        built.prepare(lambda epoch: taught_epoch(teacher, needs, splits, cell.train, cell.seed, epoch), cell.seed)
+        built.prepare(lambda epoch: teacher_epoch(teacher, needs, splits, cell.train, cell.seed, epoch), cell.seed)
     return trial
 
 
-def task_of(splits: Splits, train: Train = Train()) -> Task:  # noqa: B008  (frozen)
-    steps = -(-len(splits.train) // train.batch_size) * train.epochs
-    classes, size = splits.num_classes, splits.train.input_size
-    return Task(classes, len(splits.train), size, steps, train.batch_size, splits.train.targets, momentum_of(train))
+def training_task(task: Task, train: Train, targets: Tensor) -> Task:
+    """The task with what a method may know of how it is trained."""
+    return replace(task, batch_size=train.batch_size, targets=targets, momentum=momentum_of(train))
+
+
+def views_of(needs: Iterable[str]) -> tuple[str, ...]:
+    """Which other views of a batch are among `needs`."""
+    return tuple(view for view in VIEWS if view in needs)

@@ -4,26 +4,49 @@ Augmentation is integer arithmetic on whole batches: every picture has its own c
 epoch at once from (seed, epoch) on the CPU, so that any device and any later run sees the same pictures.
 """
 
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass, replace
-from pathlib import Path
-from typing import Any
+from functools import cached_property
+from typing import Self
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from kdbench.data import DATASETS
-from kdbench.errors import UserError
-from kdbench.method.contract import Batch
+from kdbench.data import Batching, parts
+from kdbench.method.contract import Batch, Field, Inputs, InputSpec, Task
 from kdbench.seeding import derive
 
 AUGMENTS = ("none", "flip", "crop", "crop_flip")
 
 
+def pictures(height: int, width: int) -> InputSpec:
+    """Colour pictures [B, 3, H, W] with values in 0..1."""
+    return InputSpec(
+        (Field("images", (3, height, width)),), "pictures [batch, 3, H, W] in 0..1; normalisation is inside"
+    )
+
+
+def picture_task(num_classes: int, side: int, num_train: int = 1000, num_test: int = 1000) -> Task:
+    """What there is to learn from square pictures, before they are there."""
+    return Task(num_classes, num_train, pictures(side, side), num_test)
+
+
+@dataclass(frozen=True)
+class Draws:
+    """What an epoch drew: the order of the pictures [N], and by place in it their shifts [N, 2] and flips [N]."""
+
+    order: Tensor
+    shift: Tensor
+    flip: Tensor
+
+
 @dataclass(frozen=True)
 class Images:
-    """N pictures of one size with their labels."""
+    """N pictures of one size with their labels: a `kdbench.data.Split` that lies whole in memory.
+
+    `crop` shifts by up to an eighth of the side with black borders (4 pixels at 32); `flip` mirrors half the pictures.
+    """
 
     pixels: Tensor  # [N, H, W, C] uint8, C = 1 or 3
     targets: Tensor  # [N] int64
@@ -32,109 +55,66 @@ class Images:
         return len(self.targets)
 
     @property
-    def input_size(self) -> tuple[int, int, int]:
-        """(3, H, W): grey pictures become three equal channels in the batch."""
-        return 3, self.pixels.shape[1], self.pixels.shape[2]
+    def inputs(self) -> InputSpec:
+        """Grey pictures become three equal channels in the batch."""
+        return pictures(self.pixels.shape[1], self.pixels.shape[2])
 
-    def to(self, device: torch.device) -> "Images":
-        return Images(self.pixels.to(device), self.targets.to(device))
+    def to(self, device: torch.device) -> Self:
+        return replace(self, pixels=self.pixels.to(device), targets=self.targets.to(device))
 
-    def __getitem__(self, index: Tensor) -> "Images":
-        return Images(self.pixels[index], self.targets[index])
+    def __getitem__(self, index: Tensor) -> Self:
+        return replace(self, pixels=self.pixels[index], targets=self.targets[index])
 
-    def plain(self, start: int, stop: int) -> tuple[Tensor, Tensor]:
-        """Pictures start..stop without augmentation: [B, 3, H, W] in 0..1 and [B]."""
-        return to_float(self.pixels[start:stop]), self.targets[start:stop]
+    def in_order(self, size: int) -> Iterator[Batch]:
+        places = torch.arange(len(self), device=self.targets.device)
+        for start in range(0, len(self), size):
+            part = slice(start, start + size)
+            yield Batch(to_float(self.pixels[part]), self.targets[part], places[part])
 
+    def epoch(
+        self, how: Batching, seed: int, number: int, start: int = 0, views: Collection[str] = ()
+    ) -> Iterator[Batch]:
+        draws = self.draw(how.augment, seed, number)
+        for step, index in parts(draws.order, how.batch_size, start):
+            part = slice(step * how.batch_size, step * how.batch_size + len(index))
+            images = self._cut(index, draws.shift[part], draws.flip[part], how.augment)
+            others: dict[str, Inputs] = {
+                view: self._view(view, how.augment, seed, number, step, index, images) for view in sorted(views)
+            }
+            yield Batch(images, self.targets[index], index, views=others)
 
-@dataclass(frozen=True)
-class Splits:
-    """A data set. `validation` is None until some of the training set is held out."""
+    def draw(self, augment: str, seed: int, number: int) -> Draws:
+        """Order, shifts and flips of epoch `number`."""
+        device, count = self.targets.device, len(self)
+        generator = torch.Generator().manual_seed(derive("batches", seed, number))
+        order = torch.randperm(count, generator=generator)
+        return Draws(order.to(device), *self._shift_and_flip(count, augment, generator))
 
-    train: Images
-    test: Images
-    num_classes: int
-    validation: Images | None = None
-    classes: tuple[str, ...] = ()  # their names, where there are some
+    def _shift_and_flip(self, count: int, augment: str, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        device = self.targets.device
+        shift = torch.randint(0, 2 * self._pad(augment) + 1, (count, 2), generator=generator).to(device)
+        return shift, (torch.rand(count, generator=generator) < 0.5).to(device) & ("flip" in augment)
 
-    @property
-    def input_size(self) -> tuple[int, int, int]:
-        return self.train.input_size
+    def _pad(self, augment: str) -> int:
+        return max(self.pixels.shape[1] // 8, 1) if "crop" in augment else 0
 
-    def to(self, device: torch.device) -> "Splits":
-        validation = self.validation.to(device) if self.validation else None
-        return replace(self, train=self.train.to(device), test=self.test.to(device), validation=validation)
+    def _view(
+        self, view: str, augment: str, seed: int, number: int, step: int, index: Tensor, images: Tensor
+    ) -> Tensor:
+        if view == "plain":  # without augmentation
+            return to_float(self.pixels[index])
+        generator = torch.Generator().manual_seed(derive(f"{view} view", seed, number, step))
+        if view == "mixed":  # each picture with its neighbour (a batch is in random order), in one share per batch
+            return images.lerp(images.roll(1, 0), float(torch.rand((), generator=generator)))
+        return self._second(index, augment, generator)
 
-
-def to_float(pixels: Tensor) -> Tensor:
-    """[B, H, W, C] uint8 -> [B, 3, H, W] float in 0..1, in channels_last memory."""
-    images = pixels.permute(0, 3, 1, 2).to(torch.float32).div_(255)
-    return (
-        images if images.shape[1] == 3 else images.expand(-1, 3, -1, -1).contiguous(memory_format=torch.channels_last)
-    )
-
-
-class Loader:
-    """The training batches of every epoch: order and augmentation depend on (seed, epoch) only.
-
-    Every picture is seen once an epoch; a last batch of a single picture is left out (batch norm needs two).
-    `crop` shifts by up to an eighth of the side with black borders (4 pixels at 32); `flip` mirrors half the pictures.
-    """
-
-    def __init__(self, images: Images, batch_size: int, augment: str, seed: int) -> None:
-        self.images, self.batch_size, self.seed = images, batch_size, seed
-        self.crop, self.flip = "crop" in augment, "flip" in augment
-        self.pad = max(images.pixels.shape[1] // 8, 1) if self.crop else 0
-        self.padded = F.pad(images.pixels, (0, 0, self.pad, self.pad, self.pad, self.pad))  # [N, H+2p, W+2p, C]
-        self.steps = (len(images) + batch_size - 1) // batch_size - (len(images) % batch_size == 1)
-
-    def epoch(self, epoch: int) -> "Epoch":
-        return Epoch(self, epoch)
-
-
-class Epoch:
-    """One epoch's draws; `batch(step)` may be asked for in any order."""
-
-    def __init__(self, loader: Loader, epoch: int) -> None:
-        self.loader, self.number = loader, epoch
-        device, count = loader.images.pixels.device, len(loader.images)
-        generator = torch.Generator().manual_seed(derive("batches", loader.seed, epoch))
-        self.order = torch.randperm(count, generator=generator).to(device)
-        self.shift = torch.randint(0, 2 * loader.pad + 1, (count, 2), generator=generator).to(device)
-        self.flip = (torch.rand(count, generator=generator) < 0.5).to(device) & loader.flip
-
-    def batch(
-        self, step: int, progress: float, second: bool = False, mixed: bool = False, plain: bool = False
-    ) -> Batch:
-        """Batch `step` of the epoch; with those of its other views that are asked for."""
-        loader = self.loader
-        part = slice(step * loader.batch_size, (step + 1) * loader.batch_size)
-        index = self.order[part]
-        images = self._cut(index, self.shift[part], self.flip[part])
-        return Batch(
-            images,
-            loader.images.targets[index],
-            index,
-            progress,
-            second=self._second(step, index) if second else None,
-            mixed=self._mixed(step, images) if mixed else None,
-            plain=to_float(loader.images.pixels[index]) if plain else None,
-        )
-
-    def _mixed(self, step: int, images: Tensor) -> Tensor:
-        """Each picture with its neighbour (a batch is in random order), both in one share per batch, from 0..1."""
-        generator = torch.Generator().manual_seed(derive("mixed view", self.loader.seed, self.number, step))
-        return images.lerp(images.roll(1, 0), float(torch.rand((), generator=generator)))
-
-    def _second(self, step: int, index: Tensor) -> Tensor:
+    def _second(self, index: Tensor, augment: str, generator: torch.Generator) -> Tensor:
         """Another crop and flip, then brightness, contrast and saturation by up to 40%, and a square cut out."""
-        loader, count, device = self.loader, len(index), index.device
-        generator = torch.Generator().manual_seed(derive("second view", loader.seed, self.number, step))
-        shift = torch.randint(0, 2 * loader.pad + 1, (count, 2), generator=generator).to(device)
-        flip = (torch.rand(count, generator=generator) < 0.5).to(device) & loader.flip
+        count, device = len(index), index.device
+        shift, flip = self._shift_and_flip(count, augment, generator)
         strength = (0.6 + 0.8 * torch.rand(3, count, 1, 1, 1, generator=generator)).to(device)
         corner = torch.rand(2, count, 1, 1, 1, generator=generator).to(device)
-        images = self._cut(index, shift, flip) * strength[0]
+        images = self._cut(index, shift, flip, augment) * strength[0]
         images = images.mean((1, 2, 3), keepdim=True).lerp(images, strength[1])
         images = images.mean(1, keepdim=True).lerp(images, strength[2]).clamp(0, 1)
         height, width = images.shape[-2:]
@@ -143,32 +123,25 @@ class Epoch:
         hole = (row >= 0) & (row < 0.25) & (column >= 0) & (column < 0.25)
         return images.masked_fill(hole, 0.5)
 
-    def _cut(self, index: Tensor, shift: Tensor, flip: Tensor) -> Tensor:
+    def _cut(self, index: Tensor, shift: Tensor, flip: Tensor, augment: str) -> Tensor:
         """Pictures `index` [B], each with its own shift [B, 2] and flip [B]: [B, 3, H, W]."""
-        loader = self.loader
-        _, height, width = loader.images.input_size
+        _, height, width, _ = self.pixels.shape
         rows = torch.arange(height, device=index.device)[None] + shift[:, :1]  # [B, H]
         columns = torch.arange(width, device=index.device)[None].expand(len(index), -1)  # [B, W]
         columns = torch.where(flip[:, None], width - 1 - columns, columns) + shift[:, 1:]
-        pixels = loader.padded[index[:, None, None], rows[:, :, None], columns[:, None, :]]  # [B, H, W, C]
-        return to_float(pixels)
+        source = self._padded if self._pad(augment) else self.pixels
+        return to_float(source[index[:, None, None], rows[:, :, None], columns[:, None, :]])
+
+    @cached_property
+    def _padded(self) -> Tensor:
+        """With a black border for crops: [N, H + 2p, W + 2p, C]."""
+        pad = self._pad("crop")
+        return F.pad(self.pixels, (0, 0, pad, pad, pad, pad))
 
 
-def hold_out(splits: Splits, share: float) -> Splits:
-    """Set aside a stratified `share` of the training set, the same pictures in every run (its own fixed seed)."""
-    if not share:
-        return splits
-    from sklearn.model_selection import train_test_split
-
-    targets = splits.train.targets.numpy()
-    try:
-        keep, held = train_test_split(np.arange(len(targets)), test_size=share, stratify=targets, random_state=0)
-    except ValueError as error:
-        raise UserError(f"validation: can't hold out {share:g} of {len(targets)} pictures: {error}") from error
-    train, validation = (splits.train[torch.from_numpy(np.sort(part))] for part in (keep, held))
-    return replace(splits, train=train, validation=validation)
-
-
-def load_splits(name: str, settings: dict[str, Any], data_dir: Path, validation: float = 0.0) -> Splits:
-    """The data set `name`, on the CPU, with `validation` held out. Raises UserError when it cannot be had."""
-    return hold_out(DATASETS[name](data_dir, **settings), validation)
+def to_float(pixels: Tensor) -> Tensor:
+    """[B, H, W, C] uint8 -> [B, 3, H, W] float in 0..1, in channels_last memory."""
+    images = pixels.permute(0, 3, 1, 2).to(torch.float32).div_(255)
+    if images.shape[1] == 3:
+        return images
+    return images.expand(-1, 3, -1, -1).contiguous(memory_format=torch.channels_last)

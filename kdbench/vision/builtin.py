@@ -10,14 +10,15 @@ import torch
 import torch.nn.functional as F
 from pydantic import Field
 
-from kdbench.data import DataInfo, register_dataset
+from kdbench.data import Splits, register_dataset
 from kdbench.errors import UserError
 from kdbench.locks import hold
-from kdbench.vision.batches import Images, Splits
+from kdbench.method.contract import Task
+from kdbench.vision.batches import Images, picture_task
 
 
-def fixed(num_classes: int, side: int, num_train: int, num_test: int) -> Callable[[Path], DataInfo]:
-    return lambda data_dir: DataInfo(num_classes, (3, side, side), num_train, num_test)
+def fixed(num_classes: int, side: int, num_train: int, num_test: int) -> Callable[[Path], Task]:
+    return lambda data_dir: picture_task(num_classes, side, num_train, num_test)
 
 
 def images(pixels: Any, targets: Any) -> Images:
@@ -27,7 +28,7 @@ def images(pixels: Any, targets: Any) -> Images:
     return Images(torch.from_numpy(pixels), torch.as_tensor(np.asarray(targets), dtype=torch.int64))
 
 
-@register_dataset("digits", info=lambda data_dir, size: DataInfo(10, (3, size, size), 1200, 597))
+@register_dataset("digits", info=lambda data_dir, size: picture_task(10, size, 1200, 597))
 def digits(data_dir: Path, size: Annotated[int, Field(ge=8, le=224)] = 8) -> Splits:
     """scikit-learn's 1,797 handwritten digits, 8 x 8, 10 classes: 1,200 to train, 597 to test (a fixed split).
 

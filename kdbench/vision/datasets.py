@@ -1,5 +1,8 @@
-"""Importing this registers the data sets of pictures."""
+"""Importing this registers the data sets of pictures, and says where their nets are found."""
 
+from kdbench.nets import FAMILIES
 from kdbench.vision import builtin, folder
+
+FAMILIES["timm"] = "kdbench.vision.nets:FAMILY"
 
 __all__ = ["builtin", "folder"]

@@ -1,6 +1,7 @@
 """Your own pictures: a folder with train/ and val/ (or test/), each with one folder per class."""
 
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -9,24 +10,25 @@ import psutil
 from PIL import Image, ImageOps
 from pydantic import Field
 
-from kdbench.data import DataInfo, register_dataset
+from kdbench.data import Splits, register_dataset
 from kdbench.errors import UserError
-from kdbench.vision.batches import Images, Splits
+from kdbench.method.contract import Task
+from kdbench.vision.batches import Images, picture_task
 from kdbench.vision.builtin import images
 
 EXTENSIONS = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm"}
 Side = Annotated[int, Field(ge=4, le=1024)]
 
 
-def info(data_dir: Path, path: str, size: int, broken: str) -> DataInfo:
+def info(data_dir: Path, path: str, size: int, broken: str) -> Task:
     """Counts the pictures; a folder that isn't there yet is taken to have ten classes of a hundred pictures."""
     root = data_dir / Path(path).expanduser()
     if not root.is_dir():
         print(f"{root} is not there yet: taken to hold 10 classes, 1,000 + 1,000 pictures", file=sys.stderr)
-        return DataInfo(10, (3, size, size), 1000, 1000)
+        return picture_task(10, size, 1000, 1000)
     train, test, classes = parts_of(root)
     counts = [sum(len(pictures(part / name)) for name in classes) for part in (train, test)]
-    return DataInfo(len(classes), (3, size, size), *counts)
+    return replace(picture_task(len(classes), size, *counts), classes=tuple(classes))
 
 
 @register_dataset("folder", info=info)

@@ -1,49 +1,34 @@
-"""A timm model that says everything a method may ask for, in one forward.
+"""A timm model that gives everything a method may ask for, in one forward.
 
 Facts about timm that this file rests on, each checked by a test over diverse models: `forward_intermediates` followed
 by `forward_head` reproduces `model(x)` to the bit; the classifier's input is the embedding (`num_features` is not its
 width everywhere); with drop-out, `forward_head` may be called only once per forward.
 """
 
+import json
 from collections.abc import Collection
 from contextlib import ExitStack
 from functools import lru_cache
-from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import timm
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from kdbench.errors import UserError, first_line
-from kdbench.method.contract import Inapplicable, Outputs
-from kdbench.seeding import seeded
+from kdbench.method.contract import Inapplicable, Outputs, Task
+from kdbench.nets import Net, OutputTap, Spec, Tap
 from kdbench.vision import cifar as _cifar  # noqa: F401  (registers them into timm)
-from kdbench.vision.taps import AttentionTap, OutputTap, Tap, last_norms, over_whole_pictures, tap_preacts
-from kdbench.vision.weights import load_weights
+from kdbench.vision.taps import AttentionTap, last_norms, over_whole_pictures, tap_preacts
 
 
-class Spec(Protocol):
-    """What `build_net` reads from a suite's model."""
-
-    model: str
-    pretrained: bool
-    checkpoint: str | None
-    img_size: int | None
-
-    @property
-    def options(self) -> dict[str, Any]: ...
-
-
-class Net(nn.Module):
+class TimmNet(Net):
     """A classifier on pictures [B, 3, H, W] in 0..1.
 
     Normalisation belongs to the net (the mean and std of its `pretrained_cfg`), so teacher and student may differ.
     `size` is the side that pictures are resized to first, None to take them as they come.
     """
 
-    model: Any  # timm's models share no base class
     mean: Tensor
     std: Tensor
 
@@ -61,7 +46,7 @@ class Net(nn.Module):
         self._taps: dict[str, Tap] = {}
         self._embedding = Tap([self.head[0]])
 
-    def forward(self, images: Tensor, needs: Collection[str] = ("logits",)) -> Outputs:
+    def forward(self, images: Any, needs: Collection[str] = ("logits",)) -> Outputs:
         """`needs`: which of `NEEDS` to deliver; logits always are. Raises Inapplicable for the rest."""
         x = self.normalise(images)
         features: list[Tensor] = []
@@ -89,6 +74,9 @@ class Net(nn.Module):
         if self.size is not None and images.shape[-1] != self.size:
             images = F.interpolate(images, size=(self.size, self.size), mode="bicubic", antialias=True)
         return (images - self.mean) / self.std
+
+    def about(self) -> dict[str, str]:
+        return {"mean": json.dumps(self.mean.flatten().tolist()), "std": json.dumps(self.std.flatten().tolist())}
 
     def classifier(self) -> tuple[Tensor, Tensor]:
         """Weight [K, D] and bias [K] of the last layer. Raises Inapplicable when it is no linear map."""
@@ -119,7 +107,7 @@ class Net(nn.Module):
             if need == "preacts":
                 self._taps[need] = tap_preacts(self.model)
             else:
-                self._taps[need] = AttentionTap() if need == "attention" else OutputTap(self.token_head[0])
+                self._taps[need] = AttentionTap() if need == "attention" else OutputTap([self.token_head[0]])
         return self._taps[need]
 
 
@@ -127,28 +115,22 @@ def _channels(values: Any) -> Tensor:
     return torch.tensor(values, dtype=torch.float32, device="cpu").view(1, -1, 1, 1)
 
 
-@lru_cache
-def known_models() -> frozenset[str]:
-    """Every name that timm can build, ours included."""
-    return frozenset(timm.list_models())
+class Timm:
+    """Every model that timm can build, the literature's CIFAR nets included."""
+
+    @staticmethod
+    @lru_cache
+    def names() -> frozenset[str]:
+        return frozenset(timm.list_models())
+
+    def build(self, spec: Spec, task: Task) -> Net:
+        options, side = dict(spec.options), task.inputs.shape[-1]
+        cfg = timm.models.get_pretrained_cfg(spec.model)
+        wanted = spec.img_size or side
+        if cfg is not None and cfg.fixed_input_size and wanted != cfg.input_size[-1]:
+            options.setdefault("img_size", wanted)  # a net that is made for one size; others take any
+        model = timm.create_model(spec.model, pretrained=spec.pretrained, num_classes=task.num_classes, **options)
+        return TimmNet(model, wanted if wanted != side else None)
 
 
-def build_net(spec: Spec, num_classes: int, input_size: tuple[int, int, int], *seed: object) -> Net:
-    """The net of `spec` for `num_classes` classes, in fp32 on torch's default device, initialised from `seed`.
-
-    Raises UserError when timm cannot build it, or its weights cannot be had or do not fit.
-    """
-    options = dict(spec.options)
-    cfg = timm.models.get_pretrained_cfg(spec.model)
-    side = spec.img_size or input_size[-1]
-    if cfg is not None and cfg.fixed_input_size and side != cfg.input_size[-1]:
-        options.setdefault("img_size", side)  # a net that is made for one size; others take any
-    try:
-        with seeded(*seed):
-            model = timm.create_model(spec.model, pretrained=spec.pretrained, num_classes=num_classes, **options)
-    except Exception as error:
-        hint = "; without a network give its weights as `checkpoint:`" if spec.pretrained else ""
-        raise UserError(f"model {spec.model!r} can't be built: {first_line(error)}{hint}") from error
-    if spec.checkpoint:
-        load_weights(model, Path(spec.checkpoint))
-    return Net(model, side if side != input_size[-1] else None)
+FAMILY = Timm()

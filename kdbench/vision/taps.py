@@ -8,42 +8,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from kdbench.method.contract import Inapplicable
-
-
-class Tap:
-    """Notes the input of each of `modules` during `with tap:`, in the order of the forward."""
-
-    def __init__(self, modules: list[nn.Module]) -> None:
-        self.seen: list[Tensor] = []
-        self.open = False
-        for module in modules:
-            module.register_forward_pre_hook(self._note)
-
-    def _note(self, module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-        if self.open:
-            self.seen.append(inputs[0])
-
-    def __enter__(self) -> "Tap":
-        self.seen, self.open = [], True
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.open = False
-
-    def all(self) -> tuple[Tensor, ...]:
-        seen, self.seen = tuple(self.seen), []
-        return seen
-
-    def last(self) -> Tensor:
-        return self.all()[-1]
-
-
-class OutputTap(Tap):
-    """Notes the output of `module`."""
-
-    def __init__(self, module: nn.Module) -> None:
-        super().__init__([])
-        module.register_forward_hook(lambda module, inputs, output: self._note(module, (output,)))
+from kdbench.nets import Tap
 
 
 class AttentionTap(Tap):

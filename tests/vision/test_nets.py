@@ -17,7 +17,7 @@ from kdbench.suite.load import ModelSpec
 from kdbench.train.profiling import size
 from kdbench.vision.cifar.staged import StagedNet
 from kdbench.vision.nets import Net, build_net
-from kdbench.vision.weights import load_weights
+from kdbench.weights import load_weights
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 BIG = "cifar_resnet50"  # slow on a CPU: one picture is enough

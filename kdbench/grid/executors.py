@@ -1,0 +1,77 @@
+"""Where cohorts run. `Here`: one after another in this process.
+
+A job is worked on under a lock of its own, which the process that gives it out holds: several runs may share a results
+folder. A cell is done when its record exists, so whatever dies, the next run goes on.
+"""
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from kdbench.grid.cohort import Place, Worker
+from kdbench.grid.events import Events, Stop
+from kdbench.locks import attempt, owner_of
+from kdbench.suite.cells import Cell
+from kdbench.train.loop import Stopped
+
+
+@dataclass(frozen=True)
+class Job:
+    """Cells of one cohort, and what another process must know to train them: plugins, and where things lie."""
+
+    cells: tuple[Cell, ...]
+    plugins: tuple[Path, ...]
+    place: Place
+
+    @property
+    def key(self) -> str:
+        """Under which it is locked."""
+        return self.cells[0].cohort
+
+
+@dataclass(frozen=True)
+class Queue:
+    """The jobs of a run. `locks`: the folder of their locks; `open_cells`: those of a job that still are to do."""
+
+    jobs: Sequence[Job]
+    locks: Path
+    open_cells: Callable[[Job], list[Cell]]
+
+    def lock_of(self, job: Job) -> Path:
+        return self.locks / f"{job.key}.lock"
+
+
+class Executor(Protocol):
+    """Runs every job that no other run works on; then, patiently, what the others left. Raises Stopped."""
+
+    def run(self, queue: Queue, events: Events, stop: Stop) -> None: ...
+
+
+class Here:
+    """In this process."""
+
+    def run(self, queue: Queue, events: Events, stop: Stop) -> None:
+        worker: Worker | None = None
+        pending = list(queue.jobs)
+        while pending:
+            waiting = []
+            for job in pending:
+                with attempt(queue.lock_of(job)) as mine:
+                    if not mine:
+                        waiting.append(job)
+                        continue
+                    worker = worker or Worker(job.place, events, stop)
+                    worker.run(queue.open_cells(job))
+            if len(waiting) == len(pending):
+                wait_for(owner_of(queue.lock_of(waiting[0])), events, stop)
+            pending = waiting
+
+
+def wait_for(owner: str, events: Events, stop: Stop) -> None:
+    """A second, while another run has all that is left. Raises Stopped."""
+    events.now(f"waiting for {owner}")
+    if stop():
+        raise Stopped
+    time.sleep(1)

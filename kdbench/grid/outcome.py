@@ -1,0 +1,148 @@
+"""What became of a cell, as its record says it: scores, cost, sizes and latency of the student that is delivered."""
+
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+import torch
+from safetensors.torch import save
+from torch import Tensor, nn
+
+from kdbench.data import Splits
+from kdbench.files import finite
+from kdbench.results.provenance import versions
+from kdbench.results.records import Record
+from kdbench.suite.cells import Cell
+from kdbench.train.evaluation import Judged, evaluate_one
+from kdbench.train.memory import peak_memory_mb
+from kdbench.train.profiling import profile
+from kdbench.train.teacher import Teacher
+from kdbench.train.trial import Trial
+
+MOST_CLASSES = 1000  # of more, a record does not tell the single ones
+
+
+def head_of(cell: Cell) -> Record:
+    """What is known of a cell before it is trained."""
+    return {
+        "key": cell.key,
+        "suite": cell.suite,
+        "dataset": cell.dataset.name,
+        "teacher": cell.teacher.short,
+        "student": cell.student.short,
+        "label": cell.label,
+        "seed": cell.seed,
+        "settings": cell.identity,
+        "status": "running",
+        "reason": "",
+        "scores": {},
+    }
+
+
+def record_of(
+    cell: Cell, device: torch.device, status: str, reason: str = "", teacher: Teacher | None = None, **details: Any
+) -> Record:
+    """The record of a cell that came to its end; `details`: what `Measured` found."""
+    known = {"teacher_key": teacher.key, "teacher_train_seconds": teacher.seconds} if teacher else {}
+    return finite({
+        **head_of(cell),
+        "status": status,
+        "reason": reason,
+        "profile": {},
+        "cost": {},
+        "curves": {},
+        **known,
+        **details,
+        "versions": versions(device, sorted({name for link in cell.lineage for name in link.methods})),
+        "finished": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+    })  # fmt: skip
+
+
+def weights_file(cell: Cell, trial: Trial) -> bytes:
+    """The delivered student as a safetensors file."""
+    weights = {name: value.cpu().contiguous() for name, value in trial.deliver().weights().items()}
+    return save(weights, metadata={"kdbench.key": cell.key, "model": cell.student.model})
+
+
+@dataclass
+class Measure:
+    """Measures finished cells; students of one make are profiled once."""
+
+    device: torch.device
+    profile_seconds: ClassVar[float] = 1.0
+    _profiles: dict[str, dict[str, dict[str, Any]]] = field(default_factory=dict)
+
+    def details(
+        self, cell: Cell, trial: Trial, teacher: Teacher, splits: Splits, known: Tensor, members: int
+    ) -> dict[str, Any]:
+        """All that a record tells beside its head. `known`: the teacher's predictions on the test set.
+
+        Raises whatever the delivered student raises.
+        """
+        task = splits.task
+        details: dict[str, Any] = {"curves": trial.curves, "cost": self.cost(trial, members)}
+        details |= {"num_classes": task.num_classes, "inputs": task.inputs.to_dict()}
+        if trial.status != "done":
+            return details
+        student, precision = trial.deliver(), trial.train_spec.precision
+        judged = evaluate_one(student, splits.test, precision, known)
+        details |= {"scores": scores_of(trial, judged, teacher), "profile": self.profile(cell, trial, teacher, splits)}
+        if task.num_classes <= MOST_CLASSES:
+            details["test_top1_per_class"] = judged.per_class(splits.test.targets, task.num_classes)
+            details |= {"classes": list(task.classes)} if task.classes else {}
+        return details
+
+    def profile(self, cell: Cell, trial: Trial, teacher: Teacher, splits: Splits) -> dict[str, dict[str, Any]]:
+        """Teacher and student side by side."""
+        student = trial.deliver()
+        specs = (cell.teacher, cell.student, cell.dataset)
+        name = " ".join([str(student.method and student.method.name), *(spec.model_dump_json() for spec in specs)])
+        if name not in self._profiles:
+            nets = {"teacher": teacher.net, "student": student}
+            self._profiles[name] = profile(nets, splits.train.inputs, self.device, self.profile_seconds)
+        return self._profiles[name]
+
+    def cost(self, trial: Trial, members: int) -> dict[str, float]:
+        """What the method costs in training; `alone_seconds` is what the cell would take without its cohort."""
+        steps, seconds = max(trial.done, 1), trial.seconds
+        return {
+            "steps": trial.done,
+            "step_ms": 1000 * seconds["step"] / steps,
+            "teacher_ms": 1000 * seconds["teacher"] / steps,
+            "data_ms": 1000 * seconds["data"] / steps,
+            "evaluation_seconds": seconds["epochs"],
+            "alone_seconds": seconds["step"] + seconds["teacher"] + seconds["data"] + seconds["epochs"],
+            "images_per_second": trial.train_spec.batch_size * steps / max(seconds["step"], 1e-9),
+            "seconds_per_epoch": sum(seconds.values()) / max(trial.evaluated, 1),
+            "adapter_params": count_parameters(trial.objective.parameters()),
+            "cohort_size": members,
+            "peak_memory_mb": peak_memory_mb(self.device),
+        }
+
+
+def scores_of(trial: Trial, judged: Judged, teacher: Teacher) -> dict[str, Any]:
+    """The score is that of the delivered student, after the last epoch.
+
+    `best` is what the literature reports; `chosen` was decided on held-out data.
+    """
+    curves, final = trial.curves, judged.scores
+    top1 = curves["test_top1"]
+    scores: dict[str, Any] = {
+        "test_top1": final["top1"],
+        "test_top1_best": max(top1),
+        "test_top1_chosen": None,  # without a validation share nothing is chosen
+        "test_top5": final["top5"],
+        "test_nll": final["nll"],
+        "test_ece": final["ece"],
+        "teacher_agreement": final["agreement"],
+        "teacher_top1": teacher.scores["top1"],
+    }
+    if held_out := curves.get("validation_top1"):
+        epoch = held_out.index(max(held_out))
+        scores |= {"test_top1_chosen": top1[epoch], "chosen_epoch": epoch + 1, "validation_top1": held_out[epoch]}
+    return scores
+
+
+def count_parameters(parameters: Iterable[nn.Parameter]) -> int:
+    return sum(p.numel() for p in parameters)

@@ -1,0 +1,34 @@
+"""Runs what a plan leaves to do, with whatever executor, and records what comes of it."""
+
+import torch
+
+from kdbench.grid.cohort import Place
+from kdbench.grid.events import Stop
+from kdbench.grid.executors import Executor, Job, Queue
+from kdbench.grid.outcome import record_of
+from kdbench.grid.plan import Plan
+from kdbench.grid.recorder import Recorder
+from kdbench.results.records import is_final
+from kdbench.suite.cells import Cell
+
+
+def run_plan(plan: Plan, place: Place, executor: Executor, recorder: Recorder, stop: Stop) -> None:
+    """Every cell that is not done. Raises Stopped, and CannotWrite when the disk is full."""
+    device = torch.device(place.device)
+    for cell in plan.cells:
+        if cell.key in plan.inapplicable:
+            recorder.finished(record_of(cell, device, "skipped", plan.inapplicable[cell.key]), None)
+    for key in recorder.checkpoints.saved():
+        if is_final(plan.records.get(key)):  # its run died between the record and this
+            recorder.checkpoints.remove(key)
+
+    def is_open(cell: Cell) -> bool:
+        """It is not done, nor did another process see it fail since this one began."""
+        record, before = recorder.records.read(cell.key), plan.records.get(cell.key)
+        if record is None or is_final(record):
+            return record is None
+        return before is not None and before.get("finished") == record.get("finished")
+
+    jobs = [Job(tuple(cohort), plan.plugins, place) for cohort in plan.cohorts]
+    locks = recorder.folder / ".locks"
+    executor.run(Queue(jobs, locks, lambda job: [cell for cell in job.cells if is_open(cell)]), recorder, stop)
