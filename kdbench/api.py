@@ -17,8 +17,9 @@ from rich.console import Console
 from kdbench.errors import UserError
 from kdbench.grid.plan import Plan, make_plan
 from kdbench.grid.progress import Bar
+from kdbench.layout import RESULTS, Layout
 from kdbench.report.table import frame_of
-from kdbench.report.write import outputs, write_leaderboard
+from kdbench.report.write import write_leaderboard
 from kdbench.results.merge import from_folders, from_mlflow, from_results, merged
 from kdbench.results.mlflow_thread import PATIENCE, Tracker, behind, default_uri
 from kdbench.results.records import Records
@@ -31,7 +32,7 @@ class Options:
     """What all commands share; `keep_answers`: how many GB of the teachers' answers a run may keep on disk."""
 
     data: Path = Path("data")
-    results: Path = Path("results")
+    results: Path = RESULTS
     device: str = "auto"
     only: str | None = None
     plugins: tuple[Path, ...] = ()
@@ -140,9 +141,9 @@ def run_suite(path: Path, options: Options, console: Console | None = None, **en
             for line in made.damaged:
                 bar.say(line)
             bar.say(headline(made, device))
-            folder = options.results / suite.name
+            folder = Layout(options.results).suite(suite.name)
             tracker = None
-            if _anything_new(made) or behind(folder, made.records.values()):
+            if _anything_new(made) or behind(folder.path, made.records.values()):
                 tracker = Tracker(suite.name, options.results, options.uri, bar.say)
             ended: int | None = None
             if tracker is not None:
@@ -156,12 +157,11 @@ def run_suite(path: Path, options: Options, console: Console | None = None, **en
                     tracker.close(0)
                     raise
             records = Records(options.results, suite.name).read_many(c.key for c in made.cells)
-            table, text = write_leaderboard(made.cells, records.values(), folder, suite.name)
+            table, text = write_leaderboard(made.cells, records.values(), folder.path, suite.name)
             if tracker is not None:
                 bar.now("completing MLflow")
-                students = folder / "students"
-                tracker.complete(records.values(), lambda record: [students / f"{record['key']}.safetensors"])
-                tracker.summary(suite.name, outputs(folder), text)
+                tracker.complete(records.values(), lambda record: [folder.student(record["key"])])
+                tracker.summary(suite.name, folder.board_files(), text)
                 tracker.close(2.0 if ended else PATIENCE)
     counts: dict[str, int] = {}
     for cell in made.cells:

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from kdbench.errors import UserError
 from kdbench.files import write_atomic
+from kdbench.layout import RESULTS
 from kdbench.results.records import Record
 from kdbench.train.student import Student, _load, find
 
@@ -21,9 +22,7 @@ FORMATS = ("safetensors", "onnx")
 # --- files -----------------------------------------------------------------------------------------------------------
 
 
-def export(
-    key: str | Path, format: str, output: Path | None = None, results: Path = Path("results")
-) -> tuple[Path, str]:
+def export(key: str | Path, format: str, output: Path | None = None, results: Path = RESULTS) -> tuple[Path, str]:
     """Write the student of a cell as one file and compare the file's logits with the student's.
 
     Returns the file and a line about it. Raises UserError when the logits differ by more than 1e-4.

@@ -15,6 +15,7 @@ import torch
 from kdbench.grid.plan import Plan
 from kdbench.grid.progress import Bar
 from kdbench.grid.recorder import Ledger
+from kdbench.layout import Layout
 from kdbench.locks import attempt, owner_of
 from kdbench.method.contract import Inapplicable
 from kdbench.results.checkpoints import Checkpoints
@@ -69,10 +70,11 @@ class Engine:
 
     def __post_init__(self) -> None:
         keep_freed()
-        self.folder = self.results / self.plan.suite.name
+        layout = Layout(self.results)
+        self.folder = layout.suite(self.plan.suite.name)
         self.records = Records(self.results, self.plan.suite.name)
-        self.checkpoints = Checkpoints(self.folder / "checkpoints")
-        self.room = Room(self.results / "answers", self.keep_answers * 1e9)
+        self.checkpoints = Checkpoints(self.folder.checkpoints)
+        self.room = Room(layout.teacher_cache, self.keep_answers * 1e9)
         self.ledger = Ledger(self.folder, self.records, self.checkpoints, self.device, self.tracker, self.bar)
 
     def run(self) -> None:
@@ -105,7 +107,7 @@ class Engine:
         return before is not None and before.get("finished") == record.get("finished")
 
     def lock_of(self, cohort: Sequence[Cell]) -> Path:
-        return self.folder / ".locks" / f"{cohort[0].cohort}.lock"
+        return self.folder.cohort_lock(cohort[0].cohort)
 
     def waiting(self, owner: str) -> None:
         """Another process has what this one needs next."""

@@ -12,6 +12,7 @@ from torch import nn
 
 from kdbench.files import finite, write_atomic
 from kdbench.grid.progress import Bar
+from kdbench.layout import SuiteFolder
 from kdbench.results.checkpoints import Checkpoints
 from kdbench.results.mlflow_thread import Tracker
 from kdbench.results.provenance import versions
@@ -31,7 +32,7 @@ MOST_CLASSES = 1000  # of more, a record does not tell the single ones
 class Ledger:
     """Writes the cells of one suite into `folder`."""
 
-    folder: Path
+    folder: SuiteFolder
     records: Records
     checkpoints: Checkpoints
     device: torch.device
@@ -67,7 +68,7 @@ class Ledger:
         details |= {"num_classes": splits.num_classes, "input_size": list(splits.input_size)}
         if trial.status == "done":
             state = {name: value.cpu().contiguous() for name, value in trial.weights().items()}
-            files = [self.folder / "students" / f"{cell.key}.safetensors"]
+            files = [self.folder.student(cell.key)]
             write_atomic(files[0], save(state, metadata={"kdbench.key": cell.key, "model": cell.student.model}))
             details |= {"scores": scores_of(trial, teacher), "profile": self.profile(cell, trial, teacher, splits)}
             details |= of_classes(trial, splits)

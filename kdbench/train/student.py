@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from kdbench.data import DATASETS
 from kdbench.errors import UserError
+from kdbench.layout import RESULTS, Layout, suite_of_record
 from kdbench.method.contract import Outputs, Task
 from kdbench.results.records import Record, read_record
 from kdbench.suite.load import ModelSpec
@@ -56,7 +57,7 @@ class Student(nn.Module):
         return self.deployed(images).logits
 
 
-def load_student(key: str | Path, results: str | Path = "results", tracking_uri: str | None = None) -> nn.Module:
+def load_student(key: str | Path, results: str | Path = RESULTS, tracking_uri: str | None = None) -> nn.Module:
     """The timm model of a finished cell with its weights, in eval mode on the CPU.
 
     `key`: the cell's key (or its beginning), the path of its record, or the id of its MLflow run (with `tracking_uri`).
@@ -69,7 +70,7 @@ def load_student(key: str | Path, results: str | Path = "results", tracking_uri:
     return deployed.net.model
 
 
-def load_deployed(key: str | Path, results: str | Path = "results", tracking_uri: str | None = None) -> Student:
+def load_deployed(key: str | Path, results: str | Path = RESULTS, tracking_uri: str | None = None) -> Student:
     """The student as it was evaluated: pictures [B, 3, H, W] in 0..1 -> logits [B, K]; in eval mode on the CPU."""
     if tracking_uri is not None:
         with tempfile.TemporaryDirectory() as folder:
@@ -80,7 +81,7 @@ def load_deployed(key: str | Path, results: str | Path = "results", tracking_uri
 def find(key: str | Path, results: Path) -> tuple[Record, Path]:
     """The record and the weights of a finished cell. Raises UserError when they can't be found."""
     given = Path(key)
-    paths = [given] if given.suffix == ".json" else sorted(results.glob(f"*/records/{key}*.json"))
+    paths = [given] if given.suffix == ".json" else Layout(results).find_records(str(key))
     names = {path.stem for path in paths}
     if len(names) != 1:
         what = "no record" if not names else f"{len(names)} records ({', '.join(sorted(names)[:3])} ...)"
@@ -91,7 +92,7 @@ def find(key: str | Path, results: Path) -> tuple[Record, Path]:
         raise UserError(f"{paths[0]}: no such record") from error
     if record["status"] != "done":
         raise UserError(f"cell {record['key']} ({record['label']}) is {record['status']}: it left no student")
-    weights = paths[0].parent.parent / "students" / f"{record['key']}.safetensors"
+    weights = suite_of_record(paths[0]).student(record["key"])
     if not weights.is_file():
         raise UserError(f"the student of {record['key']} is not in {weights.parent}")
     return record, weights
