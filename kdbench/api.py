@@ -21,9 +21,9 @@ from kdbench.grid.plan import Plan, make_plan
 from kdbench.grid.progress import Bar
 from kdbench.grid.recorder import Recorder
 from kdbench.grid.run import run_plan
+from kdbench.layout import RESULTS, Layout
 from kdbench.report.table import frame_of
-from kdbench.report.write import outputs, write_leaderboard
-from kdbench.results.checkpoints import Checkpoints
+from kdbench.report.write import write_leaderboard
 from kdbench.results.merge import from_folders, from_mlflow, from_results, merged
 from kdbench.results.mlflow_thread import PATIENCE, Tracker, behind, default_uri
 from kdbench.results.records import Records
@@ -37,7 +37,7 @@ class Options:
     """What all commands share; `keep_answers`: how many GB of the teachers' answers a run may keep on disk."""
 
     data: Path = Path("data")
-    results: Path = Path("results")
+    results: Path = RESULTS
     device: str = "auto"
     only: str | None = None
     plugins: tuple[Path, ...] = ()
@@ -149,17 +149,16 @@ def run_suite(
             for line in made.damaged:
                 bar.say(line)
             bar.say(headline(made, device))
-            folder = options.results / made.name
+            folder = Layout(options.results).suite(made.name)
             tracker = None
-            if _anything_new(made) or behind(folder, made.records.values()):
+            if _anything_new(made) or behind(folder.path, made.records.values()):
                 tracker = Tracker(made.name, options.results, options.uri, bar.say)
             ended: int | None = None
             if tracker is not None:
                 tracker.describe(f"Suite `{made.name}`\n\n```yaml\n{path.read_text()}\n```")
                 try:
                     place = Place(options.results, options.data, str(device), options.keep_answers)
-                    checkpoints = Checkpoints(folder / "checkpoints")
-                    recorder = Recorder(folder, Records(options.results, made.name), checkpoints, tracker, bar)
+                    recorder = Recorder(folder, tracker, bar)
                     run_plan(made, place, executor or Here(), recorder, lambda: bool(stop))
                 except Stopped:
                     ended = stop[0]
@@ -167,12 +166,11 @@ def run_suite(
                     tracker.close(0)
                     raise
             records = Records(options.results, made.name).read_many(c.key for c in made.cells)
-            table, text = write_leaderboard(made.cells, records.values(), folder, made.name)
+            table, text = write_leaderboard(made.cells, records.values(), folder.path, made.name)
             if tracker is not None:
                 bar.now("completing MLflow")
-                students = folder / "students"
-                tracker.complete(records.values(), lambda record: [students / f"{record['key']}.safetensors"])
-                tracker.summary(made.name, outputs(folder), text)
+                tracker.complete(records.values(), lambda record: [folder.student(record["key"])])
+                tracker.summary(made.name, folder.board_files(), text)
                 tracker.close(2.0 if ended else PATIENCE)
     counts: dict[str, int] = {}
     for cell in made.cells:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from kdbench.errors import UserError
+from kdbench.layout import BOARD, RESULTS, Layout
 
 EPILOG = """\
 exit codes: 0 all cells are done; 1 some failed or diverged (the rest are done); 2 nothing was started because of the
@@ -101,7 +102,7 @@ def _common(sub: argparse.ArgumentParser) -> None:
     environment = os.environ.get("KDBENCH_DATA", "data")
     sub.add_argument("--data", type=Path, default=Path(environment), metavar="DIR",
                      help="where data sets are (default: KDBENCH_DATA, else ./data)")  # fmt: skip
-    sub.add_argument("--results", type=Path, default=Path("results"), metavar="DIR", help="default: ./results")
+    sub.add_argument("--results", type=Path, default=RESULTS, metavar="DIR", help=f"default: ./{RESULTS}")
     sub.add_argument("--device", default="auto", help="cpu, cuda, cuda:1 (default: a GPU if there is one)")
     sub.add_argument("--plugin", type=Path, action="append", default=[], metavar="FILE",
                      help="a Python file with methods of your own; may be given several times")  # fmt: skip
@@ -162,8 +163,8 @@ def run(given: argparse.Namespace) -> int:
 
     outcome = run_suite(given.suite, _options(given))
     show_markdown(outcome.text)
-    folder = given.results / _suite_name(given)
-    print(f"\nWritten to {folder}/leaderboard.md and .csv; browse the runs with: kdbench ui")
+    folder = Layout(given.results).suite(_suite_name(given))
+    print(f"\nWritten to {folder.leaderboard('md')} and .csv; browse the runs with: kdbench ui")
     bad = {s: n for s, n in outcome.counts.items() if n and s in ("failed", "diverged", "missing")}
     if bad:
         print("Not all is well: " + ", ".join(f"{n} cells {s}" for s, n in bad.items()), file=sys.stderr)
@@ -201,7 +202,8 @@ def leaderboard(given: argparse.Namespace) -> int:
     shown = {"published": given.compare_published, "reference": given.reference}
     made = make_leaderboard(given.suite, _options(given), given.also, given.from_mlflow, **shown)
     show_markdown(made[1])
-    print(f"\nWritten to {given.results / _suite_name(given)}: leaderboard.md, .html, .csv, .tex; cells.csv; plots/")
+    folder = Layout(given.results).suite(_suite_name(given))
+    print("\nWritten: " + ", ".join(map(str, (*map(folder.leaderboard, BOARD), folder.cells("csv"), folder.plots))))
     return 0
 
 

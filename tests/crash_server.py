@@ -18,10 +18,10 @@ import torch
 from rich.console import Console
 
 from kdbench.api import Options, run_suite
+from kdbench.grid import cohort as engine
+from kdbench.grid import recorder as ledger
 from kdbench.report import plots
 from kdbench.results.provenance import git_commit
-from kdbench.run import cohort as engine
-from kdbench.run import recorder as ledger
 from kdbench.suite.plugins import load_methods
 
 

@@ -18,6 +18,7 @@ import torch
 
 from kdbench.data import DATASETS
 from kdbench.errors import UserError
+from kdbench.layout import Layout
 from kdbench.locks import attempt, is_held, owner_of
 from kdbench.method.register import METHODS
 from kdbench.results.checkpoints import SUFFIX
@@ -120,13 +121,13 @@ def data_sets(data: Path) -> Iterator[Finding]:
 
 def suites(results: Path) -> Iterator[Finding]:
     """Suites with unfinished work or damaged records."""
-    for folder in sorted(path.parent for path in results.glob("*/records")):
+    for folder in Layout(results).suites():
         records = Records(results, folder.name)
         done = len(records.read_all())
-        waiting = len({path.name.split(".")[0] for path in (folder / "checkpoints").glob(f"*{SUFFIX}")})
+        waiting = len({path.name.split(".")[0] for path in folder.checkpoints.glob(f"*{SUFFIX}")})
         more = f", {waiting} cells to go on with (run the same command)" if waiting else ""
         yield "ok", f"{folder.name}: {done} records{more}"
-        for path in sorted((folder / ".locks").glob("*.owner")):
+        for path in sorted(folder.locks.glob("*.owner")):
             if is_held(path.with_suffix(".lock")):
                 yield "ok", f"{folder.name}: a cohort is being trained by {owner_of(path)}"
         for line in records.damaged:

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from kdbench.errors import UserError
 from kdbench.files import write_atomic
+from kdbench.layout import RESULTS
 from kdbench.method.contract import Inputs, num_inputs
 from kdbench.results.records import Record
 from kdbench.train.load import find, load_weights_of
@@ -20,9 +21,7 @@ TOLERANCE = 1e-4  # of logits, between the net and its exported file
 FORMATS = ("safetensors", "onnx")
 
 
-def export(
-    key: str | Path, format: str, output: Path | None = None, results: Path = Path("results")
-) -> tuple[Path, str]:
+def export(key: str | Path, format: str, output: Path | None = None, results: Path = RESULTS) -> tuple[Path, str]:
     """Write the student of a cell as one file and compare the file's logits with the student's.
 
     Returns the file and a line about it. Raises UserError when the logits differ by more than 1e-4.

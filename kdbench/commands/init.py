@@ -14,6 +14,7 @@ import yaml
 from kdbench.api import Options, choose_device
 from kdbench.data import Splits
 from kdbench.errors import UserError, unknown
+from kdbench.layout import is_reserved
 from kdbench.method.contract import Inapplicable
 from kdbench.nets import build_net, known_models
 from kdbench.suite.cells import Cell, cells_of
@@ -120,7 +121,7 @@ def suite_text(
         return yaml.safe_dump(data, default_flow_style=True, sort_keys=False, width=1000).strip()
 
     name = re.sub(r"[^A-Za-z0-9._-]+", "-", folder.root.name).strip("-._") or "pictures"
-    name = name if name not in ("teachers", "published", "profiles") else f"{name}-suite"
+    name = f"{name}-suite" if is_reserved(name) else name
     data = {"name": "folder", "path": str(folder.root), "size": folder.size}
     pairs = [f"  - {flow({'teacher': teacher, 'student': student})}" for student in students]
     warmup = min(5, epochs // 10)

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from kdbench.api import Options
-from kdbench.report.write import outputs
+from kdbench.layout import Layout
 from kdbench.results.records import Record, Records
 
 
@@ -14,15 +14,15 @@ def sync_suite(suite: Path, options: Options) -> int:
 
     name = load_suite(suite, options.plugins).name
     records = Records(options.results, name).read_all()
-    folder = options.results / name
+    folder = Layout(options.results).suite(name)
 
     def files_of(record: Record) -> list[Path]:
-        return [folder / "students" / f"{record['key']}.safetensors"]
+        return [folder.student(record["key"])]
 
     try:
         written = sync(records, name, options.results, options.uri, files_of)
         text = make_leaderboard(suite, options)[1]
-        Mirror(name, options.results, options.uri).summary(name, outputs(folder), text)
+        Mirror(name, options.results, options.uri).summary(name, folder.board_files(), text)
     except Exception as error:
         first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         print(f"MLflow ({options.uri}) can't be written: {first}")

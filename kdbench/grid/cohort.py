@@ -17,6 +17,7 @@ from kdbench.errors import first_line
 from kdbench.files import CannotWrite
 from kdbench.grid.events import Events, Stop
 from kdbench.grid.outcome import Measure, head_of, record_of, weights_file
+from kdbench.layout import Layout
 from kdbench.method.contract import Inapplicable
 from kdbench.nets import build_net
 from kdbench.results.checkpoints import Checkpoints
@@ -75,7 +76,7 @@ class Worker:
         keep_freed()
         self.device = torch.device(self.place.device)
         self.measure = Measure(self.device)
-        self.budget = DiskBudget(self.place.results / "answers", self.place.teacher_cache * 1e9)
+        self.budget = DiskBudget(Layout(self.place.results).teacher_cache, self.place.teacher_cache * 1e9)
 
     def run(self, cells: Sequence[Cell]) -> None:
         """Train the cells of one cohort in lock-step. What does not fit into memory follows them.
@@ -241,7 +242,7 @@ class Worker:
         return TeacherCache(self.budget.folder / fingerprint({**about, **batches, **where}), self.device, self.budget)
 
     def checkpoints(self, cell: Cell) -> Checkpoints:
-        return Checkpoints(self.place.results / cell.suite / "checkpoints")
+        return Checkpoints(Layout(self.place.results).suite(cell.suite).checkpoints)
 
     def clear(self) -> None:
         """Give freed memory back, so that the halves find it."""

@@ -12,6 +12,7 @@ from typing import Protocol
 
 from kdbench.grid.cohort import Place, Worker
 from kdbench.grid.events import Events, Stop
+from kdbench.layout import SuiteFolder
 from kdbench.locks import attempt, owner_of
 from kdbench.suite.cells import Cell
 from kdbench.train.loop import Stopped
@@ -33,14 +34,14 @@ class Job:
 
 @dataclass(frozen=True)
 class Queue:
-    """The jobs of a run. `locks`: the folder of their locks; `open_cells`: those of a job that still are to do."""
+    """The jobs of a run. `folder`: where their locks lie; `open_cells`: those of a job that still are to do."""
 
     jobs: Sequence[Job]
-    locks: Path
+    folder: SuiteFolder
     open_cells: Callable[[Job], list[Cell]]
 
     def lock_of(self, job: Job) -> Path:
-        return self.locks / f"{job.key}.lock"
+        return self.folder.cohort_lock(job.key)
 
 
 class Executor(Protocol):

@@ -1,10 +1,10 @@
 """Shows and records what cohorts tell: bar, MLflow, and the record, which alone makes a cell done."""
 
 from dataclasses import dataclass
-from pathlib import Path
 
 from kdbench.files import write_atomic
 from kdbench.grid.progress import Bar
+from kdbench.layout import SuiteFolder
 from kdbench.results.checkpoints import Checkpoints
 from kdbench.results.mlflow_thread import Tracker
 from kdbench.results.records import Record, Records
@@ -14,11 +14,13 @@ from kdbench.results.records import Record, Records
 class Recorder:
     """The `Events` of one suite, whose files lie in `folder`."""
 
-    folder: Path
-    records: Records
-    checkpoints: Checkpoints
+    folder: SuiteFolder
     tracker: Tracker
     bar: Bar
+
+    def __post_init__(self) -> None:
+        self.records = Records(self.folder.results, self.folder.name)
+        self.checkpoints = Checkpoints(self.folder.checkpoints)
 
     def now(self, what: str) -> None:
         self.bar.now(what)
@@ -38,7 +40,7 @@ class Recorder:
             return
         files = []
         if student is not None:
-            files = [self.folder / "students" / f"{record['key']}.safetensors"]
+            files = [self.folder.student(record["key"])]
             write_atomic(files[0], student)
         self.records.write(record)
         self.tracker.finish(record, files)

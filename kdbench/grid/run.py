@@ -30,5 +30,6 @@ def run_plan(plan: Plan, place: Place, executor: Executor, recorder: Recorder, s
         return before is not None and before.get("finished") == record.get("finished")
 
     jobs = [Job(tuple(cohort), plan.plugins, place) for cohort in plan.cohorts]
-    locks = recorder.folder / ".locks"
-    executor.run(Queue(jobs, locks, lambda job: [cell for cell in job.cells if is_open(cell)]), recorder, stop)
+    executor.run(
+        Queue(jobs, recorder.folder, lambda job: [cell for cell in job.cells if is_open(cell)]), recorder, stop
+    )

@@ -18,12 +18,13 @@ import pandas as pd
 import yaml
 
 from kdbench.errors import UserError, unknown
+from kdbench.layout import RESULTS, Layout
 from kdbench.suite.cells import objective_identity
 from kdbench.suite.load import objective
 from kdbench.suite.plugins import load_methods
 
 HERE = Path(__file__).resolve().parents[1]
-FOLDERS = (HERE.parent / "results" / "published", HERE / "published_data")  # a checkout's, an installed package's
+FOLDERS = (Layout(HERE.parent / RESULTS).published, HERE / "published_data")  # a checkout's, an installed package's
 COLUMNS = ("teacher", "student", "method", "top1", "std", "runs", "setting", "protocol", "note", "source")
 PROTOCOLS = {"last": ("last epoch", "test_top1"), "best": ("best test epoch", "test_top1_best")}
 

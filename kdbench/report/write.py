@@ -9,6 +9,7 @@ import pandas as pd
 
 from kdbench.errors import UserError
 from kdbench.files import write_atomic
+from kdbench.layout import SuiteFolder
 from kdbench.report.table import GROUP, REFERENCE, Names, curves_of, frame_of, rows_of, table_of, with_missing
 from kdbench.results.mlflow_thread import addresses_of
 from kdbench.results.records import Record
@@ -46,22 +47,23 @@ def write_leaderboard(
     by_class = classes.per_class(frame, records)
     words = classes.class_words(by_class)
     text = report.markdown(table, groups, frame, suite, reference, words)
+    place = SuiteFolder(folder)
     files = {
-        "leaderboard.md": text,
-        "leaderboard.csv": table.to_csv(index=False),
-        "leaderboard.tex": latex.latex(groups, suite),
-        "leaderboard.html": page.html(table, groups, frame, curves, suite, reference, links, words),
-        "cells.csv": frame.to_csv(index=False),
+        place.leaderboard("md"): text,
+        place.leaderboard("csv"): table.to_csv(index=False),
+        place.leaderboard("tex"): latex.latex(groups, suite),
+        place.leaderboard("html"): page.html(table, groups, frame, curves, suite, reference, links, words),
+        place.cells("csv"): frame.to_csv(index=False),
     }
     if len(by_class):
-        files["per_class.csv"] = by_class.to_csv(index=False)
-    for name, content in files.items():
-        write_atomic(folder / name, content.encode())
-    write_parquet(frame, folder / "cells.parquet")
+        files[place.per_class] = by_class.to_csv(index=False)
+    for path, content in files.items():
+        write_atomic(path, content.encode())
+    write_parquet(frame, place.cells("parquet"))
     if plots:
         from kdbench.report.plots import write_plots
 
-        write_plots(table, groups, curves, folder / "plots")
+        write_plots(table, groups, curves, place.plots)
     return table, text
 
 
@@ -76,12 +78,6 @@ def with_published(table: pd.DataFrame, cells: Iterable[Cell]) -> pd.DataFrame:
     except ModuleNotFoundError as error:
         raise UserError("this installation holds no published numbers (kdbench.report.published)") from error
     return published.add_published(told).drop(columns="recipe")
-
-
-def outputs(folder: Path) -> list[Path]:
-    """The files of a leaderboard, plots included."""
-    names = ("leaderboard.md", "leaderboard.csv", "leaderboard.tex", "leaderboard.html", "cells.csv", "per_class.csv")
-    return [path for name in names if (path := folder / name).is_file()] + sorted((folder / "plots").glob("*.*"))
 
 
 def write_parquet(frame: pd.DataFrame, path: Path) -> None:

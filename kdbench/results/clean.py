@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
+from kdbench.layout import Layout, SuiteFolder, TeacherFolder
 from kdbench.locks import is_held
 from kdbench.results.checkpoints import SUFFIX
 from kdbench.results.records import Record, Records, is_final
@@ -20,38 +21,39 @@ ASIDE = re.compile(
 def rubbish(results: Path, suite: str | None = None) -> Iterator[tuple[Path, str]]:
     """Files that no record needs, with the reason; of one suite or of all. What a run may be at work on is left out."""
     teachers: set[str] = set()
-    for folder in sorted(path.parent for path in results.glob("*/records")):
+    layout = Layout(results)
+    for folder in layout.suites():
         records = {record["key"]: record for record in Records(results, folder.name).read_all()}
         teachers |= {key for record in records.values() for key in teachers_of(record)}
-        if suite in (None, folder.name) and not any(is_held(lock) for lock in (folder / ".locks").glob("*.lock")):
+        if suite in (None, folder.name) and not any(is_held(lock) for lock in folder.locks.glob("*.lock")):
             yield from of_suite(folder, records)
     if suite is None:
-        yield from of_teachers(results / "teachers", teachers)
+        yield from of_teachers(layout.teachers, teachers)
     for path in sorted((results / (suite or "")).rglob(".*")):
         if ASIDE.match(path.name) and is_old(path):
             yield path, "half written when a run died"
 
 
-def of_suite(folder: Path, records: dict[str, Record]) -> Iterator[tuple[Path, str]]:
-    for path in sorted((folder / "checkpoints").glob(f"*{SUFFIX}")):
+def of_suite(folder: SuiteFolder, records: dict[str, Record]) -> Iterator[tuple[Path, str]]:
+    for path in sorted(folder.checkpoints.glob(f"*{SUFFIX}")):
         if is_final(records.get(path.name.split(".")[0])):
             yield path, "a checkpoint of a finished cell"
-    for path in sorted((folder / "students").glob("*.safetensors")):
-        if not (folder / "records" / f"{path.stem}.json").exists():
+    for path in sorted(folder.students.glob("*.safetensors")):
+        if not folder.record(path.stem).exists():
             yield path, "a student without a record"
-    for path in sorted((folder / ".locks").glob("*")):
+    for path in sorted(folder.locks.glob("*")):
         yield path, "a lock that nobody holds"
 
 
-def of_teachers(folder: Path, needed: set[str]) -> Iterator[tuple[Path, str]]:
-    for path in sorted((folder / "checkpoints").glob(f"*{SUFFIX}")):
-        if (folder / f"{path.name.split('.')[0]}.json").exists():
+def of_teachers(folder: TeacherFolder, needed: set[str]) -> Iterator[tuple[Path, str]]:
+    for path in sorted(folder.checkpoints.glob(f"*{SUFFIX}")):
+        if folder.record(path.name.split(".")[0]).exists():
             yield path, "a checkpoint of a finished teacher"
-    for path in sorted(folder.glob("[!.]*.*")):
+    for path in sorted(folder.path.glob("[!.]*.*")):
         known = path.suffix not in (".json", ".safetensors") or path.stem in needed
         if not known and is_old(path):  # a younger one may belong to a run that is interrupted just now
             yield path, "a teacher that no record refers to"
-    for path in sorted(folder.glob(".*.lock")):
+    for path in folder.locks():
         if not is_held(path):
             yield path, "a lock that nobody holds"
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from kdbench.errors import UserError
+from kdbench.layout import Layout
 from kdbench.results.records import Record, Records, is_final
 
 
@@ -53,7 +54,8 @@ def from_folders(folders: Sequence[Path], suite: str) -> list[Record]:
     for folder in folders:
         records = Records(folder, suite).read_all()
         if not records:
-            raise UserError(f"--also {folder}: no record of suite {suite!r} (looked in {folder / suite / 'records'})")
+            place = Layout(folder).suite(suite).records
+            raise UserError(f"--also {folder}: no record of suite {suite!r} (looked in {place})")
         found += records
     return [slim(record) for record in found]
 

@@ -14,6 +14,7 @@ from typing import Any
 
 from filelock import FileLock
 
+from kdbench.layout import Layout
 from kdbench.results.records import Record
 
 UI = "http://127.0.0.1:5000"  # where `kdbench ui` shows a local store
@@ -36,14 +37,15 @@ class Mirror:
             logging.getLogger(name).setLevel(logging.WARNING)
 
         results.mkdir(parents=True, exist_ok=True)
-        self.lock = FileLock(results / ".mlflow.lock", timeout=PATIENCE)
+        layout = Layout(results)
+        self.lock = FileLock(layout.mlflow_lock, timeout=PATIENCE)
         with self.lock:  # a fresh database does not survive several creators
             make_database(uri)
             self.client = MlflowClient(tracking_uri=uri)
             found = self.client.get_experiment_by_name(suite)
             self.fresh = found is None  # then the journal speaks of another store, or of one that was deleted
             if found is None:
-                place = None if uri.startswith("http") else (results / "mlartifacts" / suite).resolve().as_uri()
+                place = None if uri.startswith("http") else (layout.mlflow_artifacts / suite).resolve().as_uri()
                 self.experiment = self.client.create_experiment(suite, place, {KIND: "custom_model_development"})
             else:
                 self.experiment = found.experiment_id
@@ -51,7 +53,7 @@ class Mirror:
                     self.client.restore_experiment(self.experiment)
         self.runs: dict[str, str] = {}  # key -> the run that this process began or goes on with
         self.begun: set[str] = set()  # keys whose runs this process began
-        self.journal = results / suite / "mlflow.jsonl"
+        self.journal = layout.suite(suite).journal
         self.address = (uri if uri.startswith("http") else UI).rstrip("/")
 
     def describe(self, text: str) -> None:
@@ -166,7 +168,7 @@ def make_database(uri: str) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     aside = path.with_name(f".{path.name}.new")
     aside.unlink(missing_ok=True)
-    store = SqlAlchemyStore(f"sqlite:///{aside}", (path.parent / "mlartifacts").resolve().as_uri())
+    store = SqlAlchemyStore(f"sqlite:///{aside}", Layout(path.parent).mlflow_artifacts.resolve().as_uri())
     store.engine.dispose()
     aside.rename(path)
 

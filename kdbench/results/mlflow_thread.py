@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
+from kdbench.layout import Layout, SuiteFolder
 from kdbench.results.mlflow_runs import Mirror, finished_of, run_name, tags_of
 from kdbench.results.records import Record
 
@@ -23,7 +24,7 @@ FilesOf = Callable[[Record], list[Path]]
 
 def default_uri(results: Path) -> str:
     """MLFLOW_TRACKING_URI, or a SQLite file beside the results."""
-    return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{(results / 'mlflow.db').resolve()}"
+    return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{Layout(results).mlflow_database.resolve()}"
 
 
 def addresses_of(folder: Path) -> dict[str, str]:
@@ -40,7 +41,7 @@ def behind(folder: Path, records: Iterable[Record]) -> list[Record]:
 def _journal(folder: Path) -> Iterator[list[str]]:
     """[key, address] when a run was begun, [key, address, which record it shows] when it was completed."""
     try:
-        lines = (folder / "mlflow.jsonl").read_bytes().splitlines()
+        lines = SuiteFolder(folder).journal.read_bytes().splitlines()
     except OSError:
         return
     for line in lines:

@@ -9,6 +9,7 @@ from typing_extensions import TypedDict  # typing's own is too old for pydantic 
 
 from kdbench.errors import UserError
 from kdbench.files import write_json
+from kdbench.layout import Layout
 
 Number = int | FiniteFloat | None
 
@@ -43,11 +44,12 @@ class Records:
     """The records of one suite in `results/<suite>/records/`."""
 
     def __init__(self, results: Path, suite: str) -> None:
-        self.folder = results / suite / "records"
+        self.place = Layout(results).suite(suite)
+        self.folder = self.place.records
         self.damaged: list[str] = []
 
     def path(self, key: str) -> Path:
-        return self.folder / f"{key}.json"
+        return self.place.record(key)
 
     def write(self, record: Record) -> None:
         write_json(self.path(record["key"]), record)

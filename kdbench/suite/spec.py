@@ -9,6 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from kdbench.data import DATASETS
 from kdbench.errors import unknown
+from kdbench.layout import is_reserved
 from kdbench.registry import plain
 from kdbench.suite.yaml_lines import Place
 from kdbench.vision.batches import AUGMENTS
@@ -215,7 +216,7 @@ class SuiteFile(Frozen):
     @field_validator("name")
     @classmethod
     def _plain_name(cls, name: str) -> str:
-        if name in ("teachers", "published", "profiles"):
+        if is_reserved(name):
             raise ValueError(f"{name!r} is taken by kdbench's own folder")
         return name
 

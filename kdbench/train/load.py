@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from kdbench.data import task_of
 from kdbench.errors import UserError
+from kdbench.layout import RESULTS, Layout, suite_of_record
 from kdbench.method.contract import Field, InputSpec, Task
 from kdbench.nets import Net, build_net
 from kdbench.results.records import Record, read_record
@@ -26,7 +27,7 @@ from kdbench.train.objective import Objective, blank_outputs, needs_of, student_
 from kdbench.train.student import Delivered, Student
 
 
-def load_student(key: str | Path, results: str | Path = "results", tracking_uri: str | None = None) -> nn.Module:
+def load_student(key: str | Path, results: str | Path = RESULTS, tracking_uri: str | None = None) -> nn.Module:
     """The timm model of a finished cell with its weights, in eval mode on the CPU.
 
     `key`: the cell's key (or its beginning), the path of its record, or the id of its MLflow run (with `tracking_uri`).
@@ -39,7 +40,7 @@ def load_student(key: str | Path, results: str | Path = "results", tracking_uri:
     return delivered.net.model
 
 
-def load_deployed(key: str | Path, results: str | Path = "results", tracking_uri: str | None = None) -> Student:
+def load_deployed(key: str | Path, results: str | Path = RESULTS, tracking_uri: str | None = None) -> Student:
     """The student as it was evaluated: inputs -> logits [B, K], in eval mode on the CPU. `key`: see `load_student`."""
     if tracking_uri is not None:
         with tempfile.TemporaryDirectory() as folder:
@@ -50,7 +51,7 @@ def load_deployed(key: str | Path, results: str | Path = "results", tracking_uri
 def find(key: str | Path, results: Path) -> tuple[Record, Path]:
     """The record and the weights of a finished cell. Raises UserError when they can't be found."""
     given = Path(key)
-    paths = [given] if given.suffix == ".json" else sorted(results.glob(f"*/records/{key}*.json"))
+    paths = [given] if given.suffix == ".json" else Layout(results).find_records(str(key))
     names = {path.stem for path in paths}
     if len(names) != 1:
         what = "no record" if not names else f"{len(names)} records ({', '.join(sorted(names)[:3])} ...)"
@@ -61,7 +62,7 @@ def find(key: str | Path, results: Path) -> tuple[Record, Path]:
         raise UserError(f"{paths[0]}: no such record") from error
     if record["status"] != "done":
         raise UserError(f"cell {record['key']} ({record['label']}) is {record['status']}: it left no student")
-    weights = paths[0].parent.parent / "students" / f"{record['key']}.safetensors"
+    weights = suite_of_record(paths[0]).student(record["key"])
     if not weights.is_file():
         raise UserError(f"the student of {record['key']} is not in {weights.parent}")
     return record, weights

@@ -17,6 +17,7 @@ from safetensors.torch import load, save
 from kdbench.data import Splits
 from kdbench.errors import UserError
 from kdbench.files import finite, write_atomic, write_json
+from kdbench.layout import Layout, TeacherFolder
 from kdbench.locks import hold
 from kdbench.nets import Net, build_net
 from kdbench.results.checkpoints import Checkpoints
@@ -63,10 +64,10 @@ def obtain(
     `hooks(cell, checkpoints)` makes the training's hooks; `waiting(owner)` is called while another process
     trains this teacher. Raises Stopped, TeacherFailed, or UserError when it can't be built.
     """
-    folder = results / "teachers"
-    with hold(folder / f".{cell.teacher_key}.lock", waiting):
+    folder = Layout(results).teachers
+    with hold(folder.lock(cell.teacher_key), waiting):
         teacher = _load(cell, splits, folder, device) or _make(cell, splits, folder, device, hooks, waiting)
-        Checkpoints(folder / "checkpoints").remove(cell.teacher_key)
+        Checkpoints(folder.checkpoints).remove(cell.teacher_key)
         return teacher
 
 
@@ -83,10 +84,10 @@ def _build(cell: Cell, splits: Splits) -> Net:
     return build_net(cell.teacher, splits.task, "teacher", *seed)
 
 
-def _load(cell: Cell, splits: Splits, folder: Path, device: torch.device) -> Teacher | None:
+def _load(cell: Cell, splits: Splits, folder: TeacherFolder, device: torch.device) -> Teacher | None:
     try:
-        about = json.loads((folder / f"{cell.teacher_key}.json").read_bytes())
-        content = (folder / f"{cell.teacher_key}.safetensors").read_bytes()
+        about = json.loads(folder.record(cell.teacher_key).read_bytes())
+        content = folder.weights(cell.teacher_key).read_bytes()
         scores, seconds, settings = dict(about["scores"]), float(about["seconds"]), dict(about["settings"])
         if about.get("sha256", _digest(content)) != _digest(content) or not isinstance(scores["top1"], float):
             return None
@@ -102,7 +103,12 @@ def _digest(content: bytes) -> str:
 
 
 def _make(
-    cell: Cell, splits: Splits, folder: Path, device: torch.device, hooks: MakeHooks, waiting: Callable[[str], None]
+    cell: Cell,
+    splits: Splits,
+    folder: TeacherFolder,
+    device: torch.device,
+    hooks: MakeHooks,
+    waiting: Callable[[str], None],
 ) -> Teacher:
     net = _build(cell, splits)
     recipe, seconds, curves = cell.teacher_train, 0.0, {}
@@ -110,17 +116,17 @@ def _make(
         try:
             trial, seconds = _train(cell, net, splits, folder, device, hooks, waiting)
         except Misfit:
-            Checkpoints(folder / "checkpoints").remove(cell.teacher_key)
+            Checkpoints(folder.checkpoints).remove(cell.teacher_key)
             return _make(cell, splits, folder, device, hooks, waiting)
         curves = trial.curves
     freeze(net, device)
     scores = evaluate_one(net, splits.test, recipe.precision).scores
     weights = {name: value.cpu().contiguous() for name, value in net.model.state_dict().items()}
     content = save(weights)
-    write_atomic(folder / f"{cell.teacher_key}.safetensors", content)
+    write_atomic(folder.weights(cell.teacher_key), content)
     about = {"key": cell.teacher_key, "settings": cell.teacher_identity, "scores": scores, "seconds": seconds}
     about |= {"curves": curves, "sha256": _digest(content)}
-    write_json(folder / f"{cell.teacher_key}.json", finite(about))
+    write_json(folder.record(cell.teacher_key), finite(about))
     return Teacher(net, scores, seconds, cell.teacher_key, cell.teacher_identity)
 
 
@@ -128,7 +134,7 @@ def _train(
     cell: Cell,
     net: Net,
     splits: Splits,
-    folder: Path,
+    folder: TeacherFolder,
     device: torch.device,
     hooks: MakeHooks,
     waiting: Callable[[str], None],
@@ -137,14 +143,14 @@ def _train(
 
     It is a cohort of one that learns from the labels alone, or from its own teacher.
     """
-    recipe, checkpoints = cell.teacher_train, Checkpoints(folder / "checkpoints")
+    recipe, checkpoints = cell.teacher_train, Checkpoints(folder.checkpoints)
     state, above = checkpoints.load(cell.teacher_key), None
     if cell.teacher_cell is None:
         trial = Trial(net, Objective(objective({BASELINE: 1.0})), recipe, device, cell.teacher_seed)
         if state is not None:
             trial.load_state(state)
     else:
-        above = obtain(cell.teacher_cell, splits, folder.parent, device, hooks, waiting)
+        above = obtain(cell.teacher_cell, splits, folder.path.parent, device, hooks, waiting)
         trial = start_trial(cell.teacher_cell, net, splits, above.net, device, state)
     trial.key = cell.teacher_key
     own = hooks(cell, checkpoints)

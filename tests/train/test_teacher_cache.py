@@ -44,7 +44,7 @@ def test_what_is_added_later_trains_without_the_teacher_to_the_same_bits(
     train = {**TINY["train"], "precision": precision}
     first, whole = ({"methods": methods, "train": train} for methods in (FIRST, {**FIRST, **LATER}))
     assert kdbench("run", suite_file(**first), "--keep-answers", "1")[0] == 0
-    files = sorted((tmp_path / "results" / "answers").glob("*/*.safetensors"))
+    files = sorted((tmp_path / "results" / "teacher_cache").glob("*/*.safetensors"))
     assert len(files) == train["epochs"]
     assert asked
     asked.clear()
@@ -56,7 +56,7 @@ def test_what_is_added_later_trains_without_the_teacher_to_the_same_bits(
     assert kdbench("run", suite_file(**whole))[0] == 0
     assert asked
     assert {place: outcome(record) for place, record in records().items()} == kept
-    assert not (tmp_path / "results" / "answers").exists()
+    assert not (tmp_path / "results" / "teacher_cache").exists()
 
 
 def test_what_needs_feature_maps_asks_the_teacher(kdbench, suite_file, asked):
@@ -68,7 +68,7 @@ def test_what_needs_feature_maps_asks_the_teacher(kdbench, suite_file, asked):
 
 def test_a_damaged_file_is_written_again(kdbench, suite_file, asked, records, tmp_path):
     assert kdbench("run", suite_file(methods=FIRST), "--keep-answers", "1")[0] == 0
-    first, second, *_ = sorted((tmp_path / "results" / "answers").glob("*/*.safetensors"))
+    first, second, *_ = sorted((tmp_path / "results" / "teacher_cache").glob("*/*.safetensors"))
     sound = [first.read_bytes(), second.read_bytes()]
     first.write_bytes(sound[0][:-1] + bytes([sound[0][-1] ^ 1]))  # one bit of one number
     second.write_bytes(b"no such file")

@@ -1,0 +1,172 @@
+"""Where everything lies in the results folder: the only place that spells its paths, and the names no suite may have.
+
+results/
+  SUITE/          records/KEY.json  students/KEY.safetensors  checkpoints/  .locks/  mlflow.jsonl
+                  leaderboard.{md,csv,tex,html}  cells.{csv,parquet}  per_class.csv  plots/
+  teachers/       KEY.json  KEY.safetensors  .KEY.lock  checkpoints/
+  teacher_cache/  what teachers said before; safe to delete at any time
+  mlflow.db, .mlflow.lock, mlartifacts/SUITE/
+  published/      the literature's numbers, in kdbench's own checkout
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+RESULTS = Path("results")  # where commands and functions look when not told otherwise
+BOARD = ("md", "csv", "tex", "html")  # a leaderboard's forms
+
+
+@dataclass(frozen=True)
+class SuiteFolder:
+    """What one suite leaves; `path` is the suite's own folder."""
+
+    path: Path
+
+    @property
+    def name(self) -> str:
+        return self.path.name
+
+    @property
+    def results(self) -> Path:
+        return self.path.parent
+
+    @property
+    def records(self) -> Path:
+        return self.path / "records"
+
+    @property
+    def students(self) -> Path:
+        return self.path / "students"
+
+    @property
+    def checkpoints(self) -> Path:
+        return self.path / "checkpoints"
+
+    @property
+    def locks(self) -> Path:
+        return self.path / ".locks"
+
+    @property
+    def plots(self) -> Path:
+        return self.path / "plots"
+
+    @property
+    def journal(self) -> Path:
+        """Which cells MLflow shows, and where: a line for each run."""
+        return self.path / "mlflow.jsonl"
+
+    @property
+    def per_class(self) -> Path:
+        return self.path / "per_class.csv"
+
+    def record(self, key: str) -> Path:
+        return self.records / f"{key}.json"
+
+    def student(self, key: str) -> Path:
+        """The weights of a trained student."""
+        return self.students / f"{key}.safetensors"
+
+    def cohort_lock(self, cohort: str) -> Path:
+        return self.locks / f"{cohort}.lock"
+
+    def leaderboard(self, form: str) -> Path:
+        """`form`: one of BOARD."""
+        return self.path / f"leaderboard.{form}"
+
+    def cells(self, form: str) -> Path:
+        """`form`: csv or parquet."""
+        return self.path / f"cells.{form}"
+
+    def board_files(self) -> list[Path]:
+        """The files of the leaderboard that there are, plots included."""
+        files = [*(self.leaderboard(form) for form in BOARD), self.cells("csv"), self.per_class]
+        return [path for path in files if path.is_file()] + sorted(self.plots.glob("*.*"))
+
+
+@dataclass(frozen=True)
+class TeacherFolder:
+    """Trained teachers; all suites share them."""
+
+    path: Path
+
+    @property
+    def checkpoints(self) -> Path:
+        return self.path / "checkpoints"
+
+    def record(self, key: str) -> Path:
+        return self.path / f"{key}.json"
+
+    def weights(self, key: str) -> Path:
+        return self.path / f"{key}.safetensors"
+
+    def lock(self, key: str) -> Path:
+        return self.path / f".{key}.lock"
+
+    def locks(self) -> list[Path]:
+        return sorted(self.path.glob(".*.lock"))
+
+
+@dataclass(frozen=True)
+class Layout:
+    """A results folder. Nothing here is read or made; every name is only said."""
+
+    results: Path
+
+    def suite(self, name: str) -> SuiteFolder:
+        return SuiteFolder(self.results / name)
+
+    def suites(self) -> list[SuiteFolder]:
+        """The suites that have records."""
+        return [SuiteFolder(path.parent) for path in sorted(self.results.glob("*/records"))]
+
+    def find_records(self, beginning: str) -> list[Path]:
+        """The records of any suite whose key begins so."""
+        return sorted(self.results.glob(f"*/records/{beginning}*.json"))
+
+    @property
+    def teachers(self) -> TeacherFolder:
+        return TeacherFolder(self.results / "teachers")
+
+    @property
+    def teacher_cache(self) -> Path:
+        return self.results / "teacher_cache"
+
+    @property
+    def published(self) -> Path:
+        return self.results / "published"
+
+    @property
+    def mlflow_database(self) -> Path:
+        return self.results / "mlflow.db"
+
+    @property
+    def mlflow_lock(self) -> Path:
+        return self.results / ".mlflow.lock"
+
+    @property
+    def mlflow_artifacts(self) -> Path:
+        return self.results / "mlartifacts"
+
+
+def suite_of_record(path: Path) -> SuiteFolder:
+    """The folder of the suite that the record at `path` belongs to."""
+    return SuiteFolder(path.parent.parent)
+
+
+_HERE = Layout(Path())
+RESERVED = frozenset(
+    path.name
+    for path in (
+        _HERE.teachers.path,
+        _HERE.teacher_cache,
+        _HERE.published,
+        _HERE.mlflow_database,
+        _HERE.mlflow_artifacts,
+        Path("answers"),  # the teacher cache of version 0.1
+    )
+)
+
+
+def is_reserved(suite: str) -> bool:
+    """Would a suite of this name share a folder with kdbench's own files? Some file systems take A for a."""
+    return suite.lower() in RESERVED
