@@ -5,16 +5,18 @@ import os
 os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
 os.environ.pop("MLFLOW_TRACKING_URI", None)
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 import yaml
 
+from kdbench.data import Split, Splits, load_splits
+from kdbench.method.contract import Batch
 from kdbench.suite.plugins import load_methods
-from kdbench.vision.batches import Splits, load_splits
 
 TEACHER: dict[str, Any] = {"model": "cifar_resnet14", "widths": [4, 4, 8, 8]}
 STUDENT: dict[str, Any] = {"model": "cifar_resnet8", "widths": [2, 2, 4, 4]}
@@ -26,6 +28,14 @@ TINY: dict[str, Any] = {
     "seeds": [0],
     "train": {"epochs": 2, "batch_size": 256, "lr": 0.05, "augment": "crop"},
 }
+
+
+def batches_of(
+    split: Split, batch_size: int, augment: str = "none", seed: int = 0, number: int = 0, views: Sequence[str] = ()
+) -> list[Batch]:
+    """The batches of epoch `number`."""
+    how = SimpleNamespace(batch_size=batch_size, augment=augment)
+    return list(split.epoch(how, seed, number, views=views))
 
 
 def few_digits(nowhere: Path) -> Splits:
@@ -65,7 +75,7 @@ def suite_file(tmp_path: Path) -> Callable[..., Path]:
 @pytest.fixture
 def quick_profile(monkeypatch: pytest.MonkeyPatch) -> None:
     """Latency is not what most tests are about, nor are plots."""
-    monkeypatch.setattr("kdbench.grid.recorder.Ledger.profile_seconds", 0.0)
+    monkeypatch.setattr("kdbench.grid.outcome.Measure.profile_seconds", 0.0)
     monkeypatch.setattr("kdbench.report.plots.write_plots", lambda *a: [])
 
 

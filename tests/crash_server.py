@@ -17,21 +17,21 @@ import mlflow.store.tracking.sqlalchemy_store  # noqa: F401
 import torch
 from rich.console import Console
 
+from kdbench import api
 from kdbench.api import Options, run_suite
-from kdbench.grid import cohort as engine
-from kdbench.grid import recorder as ledger
+from kdbench.grid.cohort import Worker
+from kdbench.grid.outcome import Measure
+from kdbench.grid.recorder import Recorder
 from kdbench.report import plots
 from kdbench.results.provenance import git_commit
 from kdbench.suite.plugins import load_methods
 
 
-class Journaling(ledger.Ledger):
-    profile_seconds = 0.0
-
-    def write(self, cell: Any, *arguments: Any, **details: Any) -> None:
-        super().write(cell, *arguments, **details)
-        with (self.folder.parent / "journal").open("a") as journal:
-            journal.write(cell.key + "\n")
+class Journaling(Recorder):
+    def finished(self, record: Any, student: Any) -> None:
+        super().finished(record, student)
+        with (self.folder.results / "journal").open("a") as journal:
+            journal.write(record["key"] + "\n")
 
 
 def child(run: dict[str, Any]) -> None:
@@ -64,8 +64,9 @@ def is_due(run: dict[str, Any], pid: int, seconds: float) -> bool:
 
 def serve() -> None:
     torch.set_num_threads(1)  # before the first operation: threads do not survive a fork
-    engine.Ledger = Journaling  # type: ignore[misc]
-    engine.Engine.checkpoint_every = 0.1
+    api.Recorder = Journaling  # type: ignore[misc]
+    Measure.profile_seconds = 0.0
+    Worker.checkpoint_every = 0.1
     plots.write_plots = lambda *_: []  # type: ignore[assignment]
     load_methods()
     git_commit()

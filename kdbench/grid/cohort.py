@@ -190,7 +190,7 @@ class Worker:
 
         return Hooks(step, epoch, self.saver(self.checkpoints(first)), self.stop)
 
-    def teacher_hooks(self, cell: Cell, checkpoints: Checkpoints) -> Hooks:
+    def teacher_hooks(self, cell: Cell, _: Trial, checkpoints: Checkpoints) -> Hooks:
         """The same for a teacher's own training."""
         what = f"{cell.dataset.name} · training teacher {cell.teacher.short}"
         self.events.now(what)

@@ -40,7 +40,7 @@ class Teacher:
     settings: dict[str, Any] = field(default_factory=dict)
 
 
-MakeHooks = Callable[[Cell, Checkpoints], Hooks]
+MakeHooks = Callable[[Cell, Trial, Checkpoints], Hooks]
 
 
 class TeacherFailed(Exception):
@@ -61,7 +61,7 @@ def obtain(
 ) -> Teacher:
     """The teacher of `cell`, from `results/teachers/` if it is there.
 
-    `hooks(cell, checkpoints)` makes the training's hooks; `waiting(owner)` is called while another process
+    `hooks(cell, trial, checkpoints)` makes the training's hooks; `waiting(owner)` is called while another process
     trains this teacher. Raises Stopped, TeacherFailed, or UserError when it can't be built.
     """
     folder = Layout(results).teachers
@@ -153,7 +153,7 @@ def _train(
         above = obtain(cell.teacher_cell, splits, folder.path.parent, device, hooks, waiting)
         trial = start_trial(cell.teacher_cell, net, splits, above.net, device, state)
     trial.key = cell.teacher_key
-    own = hooks(cell, checkpoints)
+    own = hooks(cell, trial, checkpoints)
     cohort = Cohort(above.net if above else None, splits, recipe.batches, cell.teacher_seed, own)
     if not train_cohort(cohort, [trial]):
         raise Stopped

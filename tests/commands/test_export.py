@@ -11,11 +11,11 @@ from safetensors import safe_open
 
 import kdbench
 from kdbench.commands.export import export
+from kdbench.data import load_splits
 from kdbench.errors import UserError
 from kdbench.results.mlflow_thread import Mirror
-from kdbench.train.evaluation import evaluate
-from kdbench.train.student import load_deployed, load_student, shapes_of
-from kdbench.vision.batches import load_splits
+from kdbench.train.evaluation import evaluate_one
+from kdbench.train.load import load_deployed, load_student, task_of_record
 
 METHODS = {"student": {"ce": 1}, "simkd": {"simkd": 1}}
 
@@ -26,14 +26,14 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> Path:
     import yaml
     from conftest import TINY
 
-    from kdbench.grid.recorder import Ledger
+    from kdbench.grid.outcome import Measure
 
     torch.set_num_threads(1)
     folder = tmp_path_factory.mktemp("export")
     path = folder / "suite.yaml"
     path.write_text(yaml.safe_dump({**TINY, "methods": METHODS}))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Ledger, "profile_seconds", 0.0)
+        patch.setattr(Measure, "profile_seconds", 0.0)
         kdbench.run(path, results=folder / "results", device="cpu")
     return folder / "results"
 
@@ -46,8 +46,8 @@ def record_of(results: Path, label: str) -> dict:
 @pytest.mark.parametrize("label", METHODS)
 def test_the_loaded_student_scores_what_the_record_says(results: Path, label: str) -> None:
     record = record_of(results, label)
-    net = load_deployed(record["key"], results).deployed
-    [scores] = evaluate([net], load_splits("digits", {}, Path()).test, "fp32")
+    net = load_deployed(record["key"], results).delivered
+    scores = evaluate_one(net, load_splits("digits", {"size": 8}, Path()).test, "fp32").scores
     assert scores["top1"] == pytest.approx(record["scores"]["test_top1"], abs=1e-9)
     assert scores["nll"] == pytest.approx(record["scores"]["test_nll"], rel=1e-5)
 
@@ -55,7 +55,7 @@ def test_the_loaded_student_scores_what_the_record_says(results: Path, label: st
 def test_the_timm_model_takes_normalised_pictures(results: Path) -> None:
     key = record_of(results, "student")["key"]
     model, deployed = kdbench.load_student(key[:8], results), load_deployed(key, results)
-    images = torch.rand(3, *deployed.input_size)
+    images = deployed.inputs.random(3)
     cfg = model.pretrained_cfg
     mean, std = (torch.tensor(cfg[name]).view(1, 3, 1, 1) for name in ("mean", "std"))
     assert not model.training
@@ -75,7 +75,7 @@ def test_onnx_gives_the_same_logits(results: Path, label: str, tmp_path: Path) -
     record, path = record_of(results, label), tmp_path / "student.onnx"
     written, line = export(record["key"], "onnx", path, results)
     assert "0..1" in line
-    images = torch.rand(7, *shapes_of(record)[1])  # another batch size than the exporter saw
+    images = task_of_record(record).inputs.random(7)  # another batch size than the exporter saw
     [logits] = onnxruntime.InferenceSession(written).run(None, {"images": images.numpy()})
     expected = load_deployed(record["key"], results)(images)
     torch.testing.assert_close(torch.from_numpy(logits), expected, atol=1e-4, rtol=0)
@@ -102,8 +102,11 @@ def test_a_file_that_differs_is_not_left(results: Path, tmp_path: Path, monkeypa
 
 def test_records_without_shapes_ask_the_data_set(results: Path) -> None:
     record = record_of(results, "student")
-    old = {k: v for k, v in record.items() if k not in ("num_classes", "input_size")}
-    assert shapes_of(record) == shapes_of(old) == (10, (3, 8, 8))
+    old = {k: v for k, v in record.items() if k not in ("num_classes", "inputs")}
+    older = {**old, "num_classes": 10, "input_size": [3, 8, 8]}
+    for given in (record, old, older):
+        task = task_of_record(given)
+        assert (task.num_classes, task.inputs.shape) == (10, (3, 8, 8))
 
 
 def test_from_mlflow(results: Path) -> None:

@@ -37,7 +37,7 @@ def whole(tmp_path_factory):
     folder = tmp_path_factory.mktemp("whole")
     (folder / "suite.yaml").write_text(yaml.safe_dump(TINY))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("kdbench.grid.recorder.Ledger.profile_seconds", 0.0)
+        patch.setattr("kdbench.grid.outcome.Measure.profile_seconds", 0.0)
         patch.setattr("kdbench.report.plots.write_plots", lambda *a: [])
         package.run(folder / "suite.yaml", results=folder / "results", device="cpu")
     return folder / "results"
@@ -138,9 +138,9 @@ def make_teacher_diverge(patch, name):
 def test_what_failed_in_another_process_is_not_tried_again(kdbench, suite_file, tmp_path, monkeypatch):
     """Two runs began together: the second finds what the first one left, done and failed. A later run tries again."""
     from kdbench import api
-    from kdbench.grid.cohort import Engine
+    from kdbench.grid.cohort import Worker
 
-    trial, plan = Engine.trial, api._plan
+    trial, plan = Worker.trial, api._plan
     tried, plans = [], []
 
     def failing(self, cell, *arguments):
@@ -149,7 +149,7 @@ def test_what_failed_in_another_process_is_not_tried_again(kdbench, suite_file, 
             raise OverflowError("as a method may")
         return trial(self, cell, *arguments)
 
-    monkeypatch.setattr(Engine, "trial", failing)
+    monkeypatch.setattr(Worker, "trial", failing)
     monkeypatch.setattr(api, "_plan", lambda *a: plans[0] if plans else plans.append(plan(*a)) or plans[0])
     suite = suite_file()
     for _ in range(2):

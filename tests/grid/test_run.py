@@ -267,10 +267,10 @@ def test_a_cohort_that_does_not_fit_goes_on_in_parts(kdbench, suite_file, record
     assert sizes == {3}
     for case in ("short", "runs out"):
         monkeypatch.undo()
-        monkeypatch.setattr("kdbench.grid.recorder.Ledger.profile_seconds", 0.0)
+        monkeypatch.setattr("kdbench.grid.outcome.Measure.profile_seconds", 0.0)
         monkeypatch.setattr("kdbench.report.plots.write_plots", lambda *a: [])
         if case == "short":
-            monkeypatch.setattr("kdbench.engine.free_memory", lambda device: 0.1)
+            monkeypatch.setattr("kdbench.grid.cohort.free_memory", lambda device: 0.1)
         else:
             runs_out_with_several(monkeypatch)
         shutil.rmtree(tmp_path / "results" / "tiny")
@@ -286,10 +286,10 @@ def runs_out_with_several(monkeypatch):
 
     step = training.lock_step
 
-    def short(members, *arguments):
+    def short(cohort, members, *arguments):
         if len(members) > 1:
             raise training.OutOfMemory
-        step(members, *arguments)
+        step(cohort, members, *arguments)
 
     monkeypatch.setattr(training, "lock_step", short)
 

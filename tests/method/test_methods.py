@@ -5,6 +5,7 @@ methods are named, each with its reason.
 """
 
 from collections.abc import Callable
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -15,14 +16,15 @@ from torch import Tensor, nn
 
 from kdbench.method.contract import VIEWS, Batch, Inapplicable, Outputs, Task, is_rule
 from kdbench.method.register import METHODS
+from kdbench.nets import Net, build_net
 from kdbench.seeding import seeded
 from kdbench.suite.load import ModelSpec, load_suite, objective
 from kdbench.suite.plugins import load_methods
 from kdbench.train.evaluation import autocast
 from kdbench.train.objective import Objective, blank_outputs, needs_of, student_needs_of
 from kdbench.train.teacher import freeze
-from kdbench.train.trial import all_views, ask, at_least_fp32
-from kdbench.vision.nets import Net, build_net
+from kdbench.train.trial import all_views, at_least_fp32, forward_teacher
+from kdbench.vision.batches import picture_task
 
 load_methods()
 CPU = torch.device("cpu")
@@ -69,7 +71,7 @@ every_pair = pytest.mark.parametrize(("teacher", "student"), PAIRS, ids=[f"{t}-{
 
 def make(kind: str, classes: int, *seed: object) -> Net:
     """With linear layers ten times as strong as timm makes them: attention and probabilities as of trained nets."""
-    net = build_net(ModelSpec(**NETS[kind]), classes, (3, SIDE, SIDE), kind, *seed)
+    net = build_net(ModelSpec(**NETS[kind]), picture_task(classes, SIDE), kind, *seed)
     with torch.no_grad():
         for module in net.modules():
             if isinstance(module, nn.Linear):
@@ -89,7 +91,8 @@ def frozen(kind: str, classes: int) -> Net:
 
 
 def task(classes: int, size: int, device: str = "cpu") -> Task:
-    return Task(classes, PICTURES, (3, SIDE, SIDE), 10, size, torch.arange(PICTURES, device=device) % classes)
+    targets = torch.arange(PICTURES, device=device) % classes
+    return replace(picture_task(classes, SIDE, PICTURES), batch_size=size, targets=targets)
 
 
 @cache
@@ -98,21 +101,21 @@ def batch(classes: int, size: int) -> Batch:
         index = torch.randperm(PICTURES)[:size]
         colours = torch.rand(size, 3, 1, 1)  # else all pictures are alike to an untrained net
         pictures = {view: colours * torch.rand(size, 3, SIDE, SIDE) for view in ("images", *VIEWS)}
-    return Batch(target=index % classes, index=index, progress=0.5, **pictures)
+    return Batch(pictures.pop("images"), index % classes, index, torch.tensor(0.5), dict(pictures))
 
 
 @cache
 def taught(kind: str, needs: frozenset[str], classes: int, size: int, precision: str) -> Outputs:
     if not needs:
         return Outputs(torch.zeros(size, 0))
-    return ask(frozen(kind, classes), batch(classes, size), needs, precision)
+    return forward_teacher(frozen(kind, classes), batch(classes, size), needs, precision)
 
 
 @cache
 def answers(kind: str, needs: frozenset[str], classes: int, size: int, precision: str) -> Outputs:
     with torch.no_grad(), autocast(CPU, precision):
         said = at_least_fp32(all_views(net(kind, classes), batch(classes, size), needs))
-    return said if "peer" not in needs else Outputs(**{**vars(said), "peer": Outputs(said.logits.flip(0))})
+    return said if "peer" not in needs else replace(said, views={**said.views, "peer": Outputs(said.logits.flip(0))})
 
 
 def said(kind: str, needs: frozenset[str], *setting: Any) -> Outputs:

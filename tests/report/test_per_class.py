@@ -17,7 +17,7 @@ from kdbench.report.per_class import class_words, per_class
 from kdbench.report.table import frame_of, with_missing
 from kdbench.report.write import write_leaderboard
 from kdbench.results.merge import slim
-from kdbench.train.evaluation import class_accuracies, evaluate
+from kdbench.train.evaluation import evaluate_one
 from kdbench.vision.batches import Images, load_splits
 
 
@@ -35,11 +35,12 @@ def test_accuracies_by_hand() -> None:
     pixels = torch.zeros(5, 2, 2, 3, dtype=torch.uint8)
     pixels[:, 0, 0, 0] = torch.tensor(said)
     images, net = Images(pixels, torch.tensor(target)), Says()
-    found = class_accuracies(net, images, "fp32", 4)
+    judged = evaluate_one(net, images, "fp32")
+    found = judged.per_class(images.targets, 4)
     assert found[:3] == pytest.approx([200 / 3, 0, 100])
     assert math.isnan(found[3])
     assert net.training
-    assert evaluate([net], images, "fp32")[0]["top1"] == pytest.approx(60)
+    assert judged.scores["top1"] == pytest.approx(60)
 
 
 def with_classes(folder: Path, top1: dict[str, Any], seeds: int, **changes: Any) -> tuple[list[Any], list[Any]]:

@@ -15,7 +15,7 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from kdbench.grid.recorder import Ledger
+from kdbench.grid.recorder import Recorder
 from kdbench.results.mlflow_runs import Mirror, make_database
 from kdbench.results.mlflow_thread import addresses_of, behind
 
@@ -152,19 +152,19 @@ def server(empty_store, tmp_path):
 def test_a_server_that_is_stopped_and_started_during_a_run(kdbench, suite_file, tmp_path, server, monkeypatch):
     """It dies before the first of four cells is finished and comes back before the last: nothing is lost or doubled."""
     monkeypatch.setattr("kdbench.results.mlflow_thread.RETRY", 0.5)
-    finish, finished = Ledger.finish, []
+    finish, finished = Recorder.finished, []
 
-    def finish_without_server(self, cell, *arguments):
+    def finish_without_server(self, record, student):
         if not finished:
             time.sleep(1)  # the first epochs were mirrored
             server.stop()
-        finish(self, cell, *arguments)
-        finished.append(cell.key)
+        finish(self, record, student)
+        finished.append(record["key"])
         if len(finished) == 3:
             server.start()
             server.wait()
 
-    monkeypatch.setattr(Ledger, "finish", finish_without_server)
+    monkeypatch.setattr(Recorder, "finished", finish_without_server)
     suite = suite_file(seeds=[0, 1])
     code, _, err = kdbench("run", suite, "--tracking-uri", server.uri)
     assert code == 0

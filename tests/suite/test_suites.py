@@ -7,9 +7,10 @@ import timm
 import torch
 import yaml
 
+from kdbench.data import Splits
 from kdbench.suite.cells import cells_of
 from kdbench.suite.load import load_suite, read_with_bases
-from kdbench.vision.batches import Images, Splits
+from kdbench.vision.batches import Images
 
 SUITES = sorted((Path(__file__).parents[2] / "suites").glob("*.yaml"))
 NAMES = [path.stem for path in SUITES]
@@ -46,9 +47,9 @@ def slices(monkeypatch):
         return Splits(images, images, 2, images if validation else None)
 
     create = timm.create_model
-    monkeypatch.setattr("kdbench.engine.load_splits", few)
+    monkeypatch.setattr("kdbench.grid.cohort.load_splits", few)
     monkeypatch.setattr(timm, "create_model", lambda *a, **k: create(*a, **{**k, "pretrained": False}))
-    monkeypatch.setattr("kdbench.ledger.profile", lambda *a: {"teacher": {}, "student": {}})  # elsewhere
+    monkeypatch.setattr("kdbench.grid.outcome.profile", lambda *a: {"teacher": {}, "student": {}})  # elsewhere
 
 
 @pytest.mark.parametrize("path", [p for p in SUITES if p.stem != "heterogeneous-224"], ids=lambda path: path.stem)

@@ -7,16 +7,19 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from conftest import batches_of
 
+from kdbench.data import Splits, load_splits, steps_per_epoch
+from kdbench.grid.outcome import scores_of
+from kdbench.nets import build_net
 from kdbench.suite.cells import cells_of, cohorts_of
 from kdbench.suite.load import ModelSpec, Train, load_suite, objective
-from kdbench.train.loop import Hooks, OutOfMemory, train_cohort
-from kdbench.train.objective import Objective, blank_outputs, needs_of, student_needs_of
+from kdbench.train.loop import Cohort, Hooks, OutOfMemory, train_cohort
+from kdbench.train.objective import built_objective
 from kdbench.train.optim import learning_rate
 from kdbench.train.teacher import freeze
-from kdbench.train.trial import Trial, task_of
-from kdbench.vision.batches import Images, Loader, Splits, load_splits
-from kdbench.vision.nets import build_net
+from kdbench.train.trial import Trial, training_task
+from kdbench.vision.batches import Images
 
 CPU = torch.device("cpu")
 TEACHER = ModelSpec(model="cifar_resnet14", widths=[4, 4, 8, 8])
@@ -40,16 +43,14 @@ def splits(tmp_path_factory) -> Splits:
 
 @pytest.fixture(scope="module")
 def teacher(splits):
-    return freeze(build_net(TEACHER, 10, splits.input_size, "teacher", 0), CPU)
+    return freeze(build_net(TEACHER, splits.task, "teacher", 0), CPU)
 
 
 def trial(row, splits, teacher, student=STUDENT, seed=0, train=RECIPE):
-    net = build_net(student, 10, splits.input_size, "student", seed)
+    net = build_net(student, splits.task, "student", seed)
     phases = objective(ROWS.get(row, row) if isinstance(row, str) else row)
-    methods = [name for _, terms in phases for name in terms]
-    built, task = Objective(phases), task_of(splits)
-    says = [(net, student_needs_of(methods)), (teacher, needs_of(methods))]
-    built.build(*(blank_outputs(each, needs, task, CPU) for each, needs in says), task, seed)
+    task = training_task(splits.task, train, splits.train.targets)
+    built = built_objective(phases, net, teacher, task, CPU, seed)
     return Trial(net, built, train, CPU, seed)
 
 
@@ -70,7 +71,7 @@ def assert_same(one, other):
 
 def alone(row, splits, teacher, **changes):
     one = trial(row, splits, teacher, **changes)
-    train_cohort([one], teacher, splits, RECIPE, 0)
+    train_cohort(Cohort(teacher, splits, RECIPE, 0), [one])
     assert one.status == "done"
     return one
 
@@ -95,44 +96,52 @@ def test_an_adapter_does_not_depend_on_its_neighbours(splits, teacher):
 
 
 def test_batches_depend_on_seed_and_epoch_only(splits):
-    first, again = (Loader(splits.train, 64, "crop_flip", 3).epoch(5) for _ in range(2))
-    assert all(torch.equal(first.batch(s, 0.0).images, again.batch(s, 0.0).images) for s in (0, 7))
-    assert torch.equal(first.batch(7, 0.0, second=True).images, again.batch(7, 0.0).images)
-    assert torch.equal(first.batch(7, 0.0, second=True).second, again.batch(7, 0.5, second=True).second)
+    first, again = (batches_of(splits.train, 64, "crop_flip", 3, 5) for _ in range(2))
+    assert all(torch.equal(one.images, other.images) for one, other in zip(first, again, strict=True))
+    seconds = [batches_of(splits.train, 64, "crop_flip", 3, 5, ["second"])[7] for _ in range(2)]
+    assert torch.equal(seconds[0].images, first[7].images)
+    assert torch.equal(seconds[0].views["second"], seconds[1].views["second"])
     for seed, epoch in ((3, 6), (4, 5)):
-        assert not torch.equal(Loader(splits.train, 64, "crop_flip", seed).epoch(epoch).order, first.order)
+        assert not torch.equal(batches_of(splits.train, 64, "crop_flip", seed, epoch)[0].index, first[0].index)
+
+
+def test_an_epoch_goes_on_where_it_was_left(splits):
+    how = SimpleNamespace(batch_size=64, augment="crop_flip")
+    whole, rest = (list(splits.train.epoch(how, 3, 5, start, ["second", "mixed"])) for start in (0, 9))
+    assert len(rest) == len(whole) - 9
+    for one, other in zip(whole[9:], rest, strict=True):
+        assert torch.equal(one.index, other.index)
+        assert torch.equal(one.images, other.images)
+        assert all(torch.equal(one.views[view], other.views[view]) for view in ("second", "mixed"))
 
 
 def test_every_picture_once_an_epoch_and_cropped_on_its_own():
     pixels = torch.arange(70 * 8 * 8, dtype=torch.int64).remainder(251).to(torch.uint8).reshape(70, 8, 8, 1)
     images = Images(pixels, torch.arange(70) % 10)
-    loader = Loader(images, 16, "crop_flip", 0)
-    epoch = loader.epoch(0)
-    batches = [epoch.batch(step, 0.0) for step in range(loader.steps)]
+    draws, batches = images.draw("crop_flip", 0, 0), batches_of(images, 16, "crop_flip")
     assert sorted(torch.cat([b.index for b in batches]).tolist()) == list(range(70))
-    assert len({tuple(row) for row in epoch.shift.tolist()}) > 1
-    assert 10 < int(epoch.flip.sum()) < 60
+    assert len({tuple(row) for row in draws.shift.tolist()}) > 1
+    assert 10 < int(draws.flip.sum()) < 60
     for batch in batches:
         for place, index in enumerate(batch.index.tolist()):
-            assert torch.equal(batch.images[place], by_hand(loader, epoch, index, batch, place))
+            assert torch.equal(batch.images[place], by_hand(images, draws, index))
 
 
-def by_hand(loader, epoch, index, batch, place):
+def by_hand(images, draws, index):
     """One picture's augmentation with PIL-like steps: pad, cut, mirror."""
-    position = int((epoch.order == index).nonzero())
-    top, left = epoch.shift[position].tolist()
+    position = int((draws.order == index).nonzero())
+    top, left = draws.shift[position].tolist()
     padded = torch.zeros(10, 10, dtype=torch.uint8)
-    padded[1:9, 1:9] = loader.images.pixels[index, :, :, 0]
+    padded[1:9, 1:9] = images.pixels[index, :, :, 0]
     cut = padded[top : top + 8, left : left + 8]
-    cut = cut.flip(1) if epoch.flip[position] else cut
+    cut = cut.flip(1) if draws.flip[position] else cut
     return (cut.float() / 255).expand(3, 8, 8)
 
 
 def test_a_last_picture_alone_is_left_out():
     images = Images(torch.zeros(65, 8, 8, 3, dtype=torch.uint8), torch.zeros(65, dtype=torch.int64))
-    assert Loader(images, 64, "none", 0).steps == 1
-    assert Loader(images, 32, "none", 0).steps == 2
-    assert Loader(images, 63, "none", 0).steps == 2
+    for size, steps in ((64, 1), (32, 2), (63, 2)):
+        assert steps_per_epoch(65, size) == len(batches_of(images, size)) == steps
 
 
 # --- a cohort changes nothing ----------------------------------------------------------------------------------------
@@ -142,7 +151,7 @@ def test_cohort_equals_alone(splits, teacher):
     """Bit for bit: weights, adapters, memory banks, curves; also for a student that drops, and one of another kind."""
     members = {row: trial(row, splits, teacher) for row in ROWS}
     members["dropping"] = trial("kd", splits, teacher, student=DROPPING)
-    train_cohort(list(members.values()), teacher, splits, RECIPE, 0)
+    train_cohort(Cohort(teacher, splits, RECIPE, 0), list(members.values()))
     for row, member in members.items():
         if row == "dropping":
             assert_same(member, alone("kd", splits, teacher, student=DROPPING))
@@ -154,11 +163,11 @@ def test_a_method_that_draws_leaves_the_students_masks_alone(splits, teacher):
     """Drop-out's masks are the same in every objective of a pair: ce beside a term of weight 0+ that draws."""
     plain = trial("ce", splits, teacher, student=DROPPING)
     drawing = trial({"ce": 1, "crd": {"weight": 1e-30, "negatives": 64}}, splits, teacher, student=DROPPING)
-    batch = Loader(splits.train, 64, "none", 0).epoch(0).batch(0, 0.0)
-    taught = teacher(batch.images, ("logits", "embedding"))
+    batch = batches_of(splits.train, 64)[0]
+    teacher_out = teacher(batch.images, ("logits", "embedding"))
     for _ in range(2):
-        plain.step(batch, taught, 0.01)
-        drawing.step(batch, taught, 0.01)
+        plain.step(batch, teacher_out, torch.tensor(0.01))
+        drawing.step(batch, teacher_out, torch.tensor(0.01))
     assert torch.equal(plain.net.model.fc.weight, drawing.net.model.fc.weight)
 
 
@@ -167,7 +176,7 @@ def test_the_rest_go_on_when_one_diverges_or_raises(splits, teacher):
     diverging = trial("ce", splits, teacher, train=RECIPE.model_copy(update={"lr": 1e30}))
     raising = trial("fitnet", splits, teacher)
     raising.objective.forward = lambda *_: 1 / 0  # type: ignore[method-assign]
-    train_cohort([diverging, good, raising], teacher, splits, RECIPE, 0)
+    train_cohort(Cohort(teacher, splits, RECIPE, 0), [diverging, good, raising])
     assert (diverging.status, raising.status, good.status) == ("diverged", "failed", "done")
     assert "epoch 1" in diverging.reason
     assert raising.reason == "ZeroDivisionError: division by zero"
@@ -182,10 +191,10 @@ def test_out_of_memory_asks_for_a_split(splits, teacher):
 
     members[1].objective.forward = no_memory  # type: ignore[method-assign]
     with pytest.raises(OutOfMemory):
-        train_cohort(members, teacher, splits, RECIPE, 0)
+        train_cohort(Cohort(teacher, splits, RECIPE, 0), members)
     lonely = trial("ce", splits, teacher)
     lonely.objective.forward = no_memory  # type: ignore[method-assign]
-    train_cohort([lonely], teacher, splits, RECIPE, 0)
+    train_cohort(Cohort(teacher, splits, RECIPE, 0), [lonely])
     assert lonely.status == "failed"
 
 
@@ -211,12 +220,12 @@ def test_resume_equals_uninterrupted(splits, teacher, stop_after, tmp_path):
             if member in members:
                 saved.save(row, member.state())
 
-    assert not train_cohort(list(first.values()), teacher, splits, RECIPE, 0, Hooks(checkpoint=save, stop=stop))
+    assert not train_cohort(Cohort(teacher, splits, RECIPE, 0, Hooks(checkpoint=save, stop=stop)), list(first.values()))
     second = {row: trial(row, splits, teacher, student=DROPPING) for row in rows}
     for row, member in second.items():
         member.load_state(saved.load(row))
         assert 0 < member.done < 2 * 9
-    train_cohort(list(second.values()), teacher, splits, RECIPE, 0)
+    train_cohort(Cohort(teacher, splits, RECIPE, 0), list(second.values()))
     for row, member in second.items():
         assert_same(member, alone(row, splits, teacher, student=DROPPING))
 
@@ -225,9 +234,9 @@ def test_members_at_different_places_catch_up(splits, teacher):
     """A cohort may go on with members of which one is an epoch ahead."""
     ahead, behind = trial("kd", splits, teacher), trial("fitnet", splits, teacher)
     one_epoch = RECIPE.model_copy(update={"epochs": 1})
-    train_cohort([ahead], teacher, splits, one_epoch, 0)  # its learning rate follows its own recipe
+    train_cohort(Cohort(teacher, splits, one_epoch, 0), [ahead])  # its learning rate follows its own recipe
     ahead.status = "running"
-    train_cohort([ahead, behind], teacher, splits, RECIPE, 0)
+    train_cohort(Cohort(teacher, splits, RECIPE, 0), [ahead, behind])
     assert_same(ahead, alone("kd", splits, teacher))
     assert_same(behind, alone("fitnet", splits, teacher))
 
@@ -268,7 +277,7 @@ def test_adapters_are_in_the_optimizer_and_change(splits, teacher):
     assert all(id(p) in owned for p in adapters.values())
     assert all(id(p) in owned for p in member.net.parameters())
     before = {name: p.detach().clone() for name, p in adapters.items()}
-    train_cohort([member], teacher, splits, RECIPE, 0)
+    train_cohort(Cohort(teacher, splits, RECIPE, 0), [member])
     assert all(not torch.equal(before[name], p) for name, p in adapters.items())
 
 
@@ -277,19 +286,18 @@ def test_the_test_set_decides_nothing(splits, teacher):
     noise = Images(torch.randint_like(splits.test.pixels, 255), splits.test.targets.flip(0))
     changed = Splits(splits.train, noise, splits.num_classes, splits.validation)
     one, other = trial("kd", splits, teacher), trial("kd", splits, teacher)
-    train_cohort([one], teacher, splits, RECIPE, 0)
-    train_cohort([other], teacher, changed, RECIPE, 0)
+    train_cohort(Cohort(teacher, splits, RECIPE, 0), [one])
+    train_cohort(Cohort(teacher, changed, RECIPE, 0), [other])
     assert all(torch.equal(v, other.net.state_dict()[k]) for k, v in one.net.state_dict().items())
     assert one.curves["validation_top1"] == other.curves["validation_top1"]
     assert one.curves["test_nll"] != other.curves["test_nll"]
 
 
 def test_scores_are_the_last_the_best_and_the_chosen_epoch():
-    from kdbench.grid.recorder import scores_of
-
     curves = {f"test_{name}": [1.0, 2.0, 3.0] for name in ("top5", "nll", "ece", "agreement")}
     curves |= {"test_top1": [50.0, 80.0, 70.0], "validation_top1": [60.0, 50.0, 40.0]}
-    scores = scores_of(SimpleNamespace(curves=curves), SimpleNamespace(scores={"top1": 90.0}))  # type: ignore[arg-type]
+    last = SimpleNamespace(scores={"top1": 70.0, "top5": 3.0, "nll": 3.0, "ece": 3.0, "agreement": 3.0})
+    scores = scores_of(SimpleNamespace(curves=curves), last, SimpleNamespace(scores={"top1": 90.0}))  # type: ignore[arg-type]
     assert (scores["test_top1"], scores["test_top1_best"], scores["test_top1_chosen"]) == (70.0, 80.0, 50.0)
     assert scores["teacher_top1"] == 90.0
 

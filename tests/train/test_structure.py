@@ -4,21 +4,22 @@ from collections import Counter
 
 import pytest
 import torch
-from conftest import STUDENT, TEACHER, few_digits
+from conftest import STUDENT, TEACHER, batches_of, few_digits
 
+from kdbench.data import Splits
 from kdbench.method.contract import Batch, Outputs
 from kdbench.method.functional import soft_kl
+from kdbench.nets import build_net
 from kdbench.results.checkpoints import Checkpoints
 from kdbench.suite.cells import cells_of
 from kdbench.suite.load import load_suite
 from kdbench.suite.objectives import fill
 from kdbench.suite.spec import ModelSpec
-from kdbench.train.loop import Hooks, train_cohort
+from kdbench.train.loop import Cohort, Hooks, train_cohort
 from kdbench.train.objective import Objective, Term, ramp_at
 from kdbench.train.teacher import freeze
-from kdbench.train.trial import ask, start_trial, taught_epoch
-from kdbench.vision.batches import Loader, Splits, to_float
-from kdbench.vision.nets import build_net
+from kdbench.train.trial import forward_teacher, start_trial, teacher_epoch
+from kdbench.vision.batches import to_float
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 CPU = torch.device("cpu")
@@ -46,7 +47,7 @@ def splits(tmp_path_factory) -> Splits:
 
 @pytest.fixture(scope="module")
 def teacher(splits):
-    return freeze(build_net(ModelSpec(**TEACHER), 10, splits.input_size, "teacher", 0), CPU)
+    return freeze(build_net(ModelSpec(**TEACHER), splits.task, "teacher", 0), CPU)
 
 
 @pytest.fixture
@@ -59,7 +60,7 @@ def begin(suite_file, splits, teacher):
             methods={"row": ROWS[row] if isinstance(row, str) else row}, pairs=pairs, train={**RECIPE, **train}
         )
         [cell] = cells_of(load_suite(path))
-        net = build_net(cell.student, 10, splits.input_size, "student", cell.seed)
+        net = build_net(cell.student, splits.task, "student", cell.seed)
         return start_trial(cell, net, splits, teacher, CPU, state)
 
     return start
@@ -68,7 +69,7 @@ def begin(suite_file, splits, teacher):
 @pytest.fixture
 def train(splits, teacher):
     def run(*trials, hooks=None):
-        return train_cohort(trials, teacher, splits, trials[0].train_spec, 0, hooks)
+        return train_cohort(Cohort(teacher, splits, trials[0].train_spec, 0, hooks or Hooks()), trials)
 
     return run
 
@@ -153,9 +154,15 @@ def test_only_the_present_phase_asks(begin):
 
 def test_a_ramp_by_hand():
     linear = {"from": 8.0, "to": 2.0, "curve": "linear", "until": 0.5}
-    assert [ramp_at(linear, x) for x in (0.0, 0.25, 0.5, 0.9)] == pytest.approx([8, 5, 2, 2])
+
+    def at(ramp, *progress):
+        return [float(ramp_at(ramp, torch.tensor(x))) for x in progress]
+
+    assert at(linear, 0.0, 0.25, 0.5, 0.9) == pytest.approx([8, 5, 2, 2])
     cosine = {"from": 0.0, "to": 1.0, "curve": "cosine", "until": 1.0}
-    assert [ramp_at(cosine, x) for x in (0.0, 0.25, 0.5, 1.0)] == pytest.approx([0, (1 - 0.5**0.5) / 2, 0.5, 1])
+    assert [float(ramp_at(cosine, torch.tensor(x))) for x in (0.0, 0.25, 0.5, 1.0)] == pytest.approx(
+        [0, (1 - 0.5**0.5) / 2, 0.5, 1]
+    )
 
 
 def test_weight_and_temperature_follow_their_ramps():
@@ -163,10 +170,10 @@ def test_weight_and_temperature_follow_their_ramps():
     term = Term("kd", fill("kd", given)[0])
     student, teacher = (Outputs(torch.randn(4, 10)) for _ in range(2))
     for progress, weight, temperature in ((0.0, 1.0, 8.0), (0.5, 0.75, 5.0), (1.0, 0.5, 2.0)):
-        batch = Batch(torch.zeros(4, 3, 8, 8), torch.zeros(4).long(), torch.zeros(4).long(), progress)
+        batch = Batch(torch.zeros(4, 3, 8, 8), torch.zeros(4).long(), torch.zeros(4).long(), torch.tensor(progress))
         found, losses = term.losses(student, teacher, batch)
         expected = temperature**2 * soft_kl(student.logits, teacher.logits, temperature).mean()
-        assert (found, losses["kd"].item()) == pytest.approx((weight, expected.item()))
+        assert (float(found), losses["kd"].item()) == pytest.approx((weight, expected.item()))
 
 
 # --- a trainable peer ------------------------------------------------------------------------------------------------
@@ -183,35 +190,34 @@ def test_peers_teach_each_other(begin, train):
     train(one)
     assert all(not torch.equal(before[name], p) for name, p in peer.named_parameters())
     assert {"loss/dml", "loss/dml_peer", "loss/dml_peer_ce"} < one.curves.keys()
-    assert not any(name.startswith("peer") for name in one.weights())  # it is left behind
+    assert not any(name.startswith("peer") for name in one.deliver().weights())  # it is left behind
 
 
 def test_each_takes_the_other_as_it_stands(begin, splits):
     """The student's term moves no weight of the peer, and the peer's terms none of the student's."""
     one = begin("dml")
-    batch = Loader(splits.train, 16, "none", 0).epoch(0).batch(0, 0.0)
-    said = one.say(batch)
-    _, _, losses = one.objective(said, Outputs(batch.images.new_zeros(16, 0)), batch)
+    batch = batches_of(splits.train, 16)[0]
+    student_out = one.forward_student(batch)
+    _, _, losses = one.objective(student_out, Outputs(batch.images.new_zeros(16, 0)), batch)
     for name, reached, spared in (
-        ("dml", said.logits, said.peer.logits),
-        ("dml_peer", said.peer.logits, said.logits),
-        ("dml_peer_ce", said.peer.logits, said.logits),
+        ("dml", student_out.logits, student_out.views["peer"].logits),
+        ("dml_peer", student_out.views["peer"].logits, student_out.logits),
+        ("dml_peer_ce", student_out.views["peer"].logits, student_out.logits),
     ):
         gradients = torch.autograd.grad(losses[name], (reached, spared), retain_graph=True, allow_unused=True)
         assert gradients[0].abs().max() > 0
         assert gradients[1] is None
-    p, q = said.peer.logits.softmax(-1), said.logits.softmax(-1)
+    p, q = student_out.views["peer"].logits.softmax(-1), student_out.logits.softmax(-1)
     assert losses["dml"].item() == pytest.approx((p * (p / q).log()).sum(-1).mean().item(), rel=1e-4)
     assert losses["dml_peer"].item() == pytest.approx((q * (q / p).log()).sum(-1).mean().item(), rel=1e-4)
 
 
 def test_a_peer_leaves_the_students_masks_alone(begin, splits):
     plain, paired = begin("ce", student=DROPPING), begin({"ce": 1, "dml": 1e-30}, student=DROPPING)
-    epoch = Loader(splits.train, 32, "none", 0).epoch(0)
-    for step in range(2):
-        batch = epoch.batch(step, 0.0)
+    batches = batches_of(splits.train, 32)
+    for batch in batches[:2]:
         for trial in (plain, paired):
-            trial.step(batch, Outputs(batch.images.new_zeros(32, 0)), 0.01)
+            trial.step(batch, Outputs(batch.images.new_zeros(32, 0)), torch.tensor(0.01))
     assert torch.equal(plain.net.model.fc.weight, paired.net.model.fc.weight)
 
 
@@ -224,7 +230,7 @@ def two_momenta(trial, batches, teacher, lr, delta):
     m, decay = group["momentum"], group["weight_decay"]
     v_task, v_kd = ([torch.zeros_like(p) for p in params] for _ in range(2))
     for batch in batches:
-        task, distilled, _ = trial.objective(trial.say(batch), teacher(batch.images), batch)
+        task, distilled, _ = trial.objective(trial.forward_student(batch), teacher(batch.images), batch)
         g_task = torch.autograd.grad(task, params, retain_graph=True)
         g_kd = torch.autograd.grad(distilled, params)
         for p, a, b, g, h in zip(params, v_task, v_kd, g_task, g_kd, strict=True):
@@ -235,11 +241,10 @@ def two_momenta(trial, batches, teacher, lr, delta):
 
 def test_dot_is_two_momenta(begin, splits, teacher):
     dot, by_hand, plain = begin("dot"), begin("kd"), begin("kd")
-    epoch = Loader(splits.train, 64, "none", 0).epoch(0)
-    batches = [epoch.batch(step, 0.0) for step in range(8)]
+    batches = batches_of(splits.train, 64)[:8]
     for batch in batches:
         for trial in (dot, plain):
-            trial.step(batch, ask(teacher, batch, frozenset({"logits"}), "fp32"), 0.05)
+            trial.step(batch, forward_teacher(teacher, batch, frozenset({"logits"}), "fp32"), torch.tensor(0.05))
     two_momenta(by_hand, batches, teacher, 0.05, 0.075)
     pairs = list(zip(dot.params, by_hand.params, plain.params, strict=True))
     assert all(torch.allclose(ours, theirs, rtol=1e-3, atol=2e-5) for ours, theirs, _ in pairs)
@@ -250,10 +255,10 @@ def test_dot_leaves_what_one_loss_reaches(begin, splits, teacher):
     """The adapter of a hint is reached by the distillation alone: it moves as under plain SGD."""
     row = {"ce": 1, "fitnet": 10}
     dot, plain = begin({**row, "dot": {}}), begin(row)
-    batch = Loader(splits.train, 64, "none", 0).epoch(0).batch(0, 0.0)
-    taught = ask(teacher, batch, frozenset({"features"}), "fp32")
+    batch = batches_of(splits.train, 64)[0]
+    teacher_out = forward_teacher(teacher, batch, frozenset({"features"}), "fp32")
     for trial in (dot, plain):
-        trial.step(batch, taught, 0.05)
+        trial.step(batch, teacher_out, torch.tensor(0.05))
     adapters = [dict(trial.objective.named_parameters()) for trial in (dot, plain)]
     assert adapters[0]
     assert all(torch.allclose(p, adapters[1][name], rtol=1e-5, atol=1e-7) for name, p in adapters[0].items())
@@ -272,53 +277,54 @@ def test_dot_needs_momentum(kdbench, suite_file):
 
 
 def test_views_of_a_batch(splits):
-    loader = Loader(splits.train, 64, "crop_flip", 3)
-    batch, again = (loader.epoch(5).batch(7, p, second=s, mixed=True, plain=True) for p, s in ((0, True), (0.5, False)))
-    assert torch.equal(batch.mixed, again.mixed)
-    assert torch.equal(batch.plain, to_float(splits.train.pixels[batch.index]))
-    others = [loader.epoch(6).batch(7, 0, mixed=True), loader.epoch(5).batch(6, 0, mixed=True)]
-    others.append(Loader(splits.train, 64, "crop_flip", 4).epoch(5).batch(7, 0, mixed=True))
+    def batch_at(seed, number, step, *views):
+        return batches_of(splits.train, 64, "crop_flip", seed, number, views)[step]
+
+    batch, again = batch_at(3, 5, 7, "second", "mixed", "plain"), batch_at(3, 5, 7, "mixed", "plain")
+    assert torch.equal(batch.views["mixed"], again.views["mixed"])
+    assert torch.equal(batch.views["plain"], to_float(splits.train.pixels[batch.index]))
+    others = [batch_at(*place, "mixed") for place in ((3, 6, 7), (3, 5, 6), (4, 5, 7))]
     shares = [share_of(one) for one in (batch, *others)]
     assert all(0 < share < 1 for share in shares)
     assert len({round(share, 3) for share in shares}) == 4  # drawn anew for every seed, epoch and step
-    plain = loader.epoch(5).batch(7, 0.0)
-    assert (plain.second, plain.mixed, plain.plain) == (None, None, None)
+    plain = batch_at(3, 5, 7)
+    assert plain.views == {}
     assert torch.equal(plain.images, batch.images)
 
 
 def share_of(batch):
     """The share of its neighbour that each picture of the mixed view holds: one number for the batch."""
     step = torch.cat([batch.images[-1:], batch.images[:-1]]) - batch.images
-    shares = ((batch.mixed - batch.images) / step)[step.abs() > 0.2]
+    shares = ((batch.views["mixed"] - batch.images) / step)[step.abs() > 0.2]
     assert torch.allclose(shares, shares.mean(), atol=1e-4)
     return float(shares.mean())
 
 
 def test_function_matching_sees_nothing_but_the_mixed_view(begin, splits, teacher):
     one = begin("function matching")
-    batch = Loader(splits.train, 64, "crop", 0).epoch(0).batch(0, 0.0, mixed=True)
+    batch = batches_of(splits.train, 64, "crop", views=["mixed"])[0]
     seen = Counter()
     for name, net in (("teacher", teacher), ("student", one.net)):
         net.register_forward_pre_hook(
-            lambda _, given, name=name: seen.update([(name, torch.equal(given[0], batch.mixed))])
+            lambda _, given, name=name: seen.update([(name, torch.equal(given[0], batch.views["mixed"]))])
         )
-    taught = ask(teacher, batch, one.needs, "fp32")
-    said = one.say(batch)
+    teacher_out = forward_teacher(teacher, batch, one.needs, "fp32")
+    student_out = one.forward_student(batch)
     teacher._forward_pre_hooks.clear()
     assert seen == {("teacher", True): 1, ("student", True): 1}
-    _, _, losses = one.objective(said, taught, batch)
-    p, q = teacher(batch.mixed).logits.softmax(-1), said.mixed.logits.softmax(-1)
+    _, _, losses = one.objective(student_out, teacher_out, batch)
+    p, q = teacher(batch.views["mixed"]).logits.softmax(-1), student_out.views["mixed"].logits.softmax(-1)
     assert losses["function_matching"].item() == pytest.approx((p * (p / q).log()).sum(-1).mean().item(), rel=1e-4)
 
 
 def test_a_fixed_teacher_speaks_of_the_plain_picture(begin, splits, teacher):
     one = begin("fixed teacher")
-    batch = Loader(splits.train, 64, "crop", 0).epoch(0).batch(0, 0.0, plain=True)
-    taught, said = ask(teacher, batch, one.needs, "fp32"), one.say(batch)
-    assert torch.equal(taught.plain.logits, teacher(batch.plain).logits)
-    assert not torch.equal(taught.plain.logits, teacher(batch.images).logits)
-    _, _, losses = one.objective(said, taught, batch)
-    expected = 4 * soft_kl(said.logits, taught.plain.logits, 2.0).mean()
+    batch = batches_of(splits.train, 64, "crop", views=["plain"])[0]
+    teacher_out, student_out = forward_teacher(teacher, batch, one.needs, "fp32"), one.forward_student(batch)
+    assert torch.equal(teacher_out.views["plain"].logits, teacher(batch.views["plain"]).logits)
+    assert not torch.equal(teacher_out.views["plain"].logits, teacher(batch.images).logits)
+    _, _, losses = one.objective(student_out, teacher_out, batch)
+    expected = 4 * soft_kl(student_out.logits, teacher_out.views["plain"].logits, 2.0).mean()
     assert losses["fixed_teacher"].item() == pytest.approx(expected.item())
 
 
@@ -333,7 +339,8 @@ def test_the_paraphraser_is_trained_beforehand_and_then_frozen(begin, train, spl
     shorter = next(term for term in other.objective.terms() if term.name == "ft").method
 
     def error(method):
-        maps = [said.features[method.t] for said, _ in taught_epoch(teacher, one.needs, splits, one.train_spec, 0, 0)]
+        epoch = teacher_epoch(teacher, one.needs, splits, one.train_spec, 0, 0)
+        maps = [teacher_out.features[method.t] for teacher_out, _ in epoch]
         with torch.no_grad():
             return sum(float((method.decoder(method.paraphraser(x)) - x).square().mean()) for x in maps)
 
@@ -346,7 +353,7 @@ def test_an_objective_alone_is_what_it_was(splits):
     """The sum to be minimised is that of all terms, whichever part they stand in."""
     objective = Objective(((None, {name: fill(name, given)[0] for name, given in ROWS["kd"].items()}),))
     student, teacher = (Outputs(torch.randn(4, 10)) for _ in range(2))
-    batch = Batch(torch.zeros(4, 3, 8, 8), torch.arange(4), torch.arange(4), 0.0)
+    batch = Batch(torch.zeros(4, 3, 8, 8), torch.arange(4), torch.arange(4))
     task, distilled, losses = objective(student, teacher, batch)
     assert task.item() == pytest.approx(0.1 * losses["ce"].item())
     assert distilled.item() == pytest.approx(0.9 * losses["kd"].item())

@@ -9,16 +9,16 @@ from conftest import STUDENT, TEACHER, TINY, few_digits
 from safetensors.torch import load_file
 
 import kdbench
+from kdbench.data import Splits, load_splits
+from kdbench.nets import build_net
 from kdbench.suite.cells import cells_of
 from kdbench.suite.load import load_suite
 from kdbench.suite.spec import TeacherSpec
-from kdbench.train.evaluation import evaluate
-from kdbench.train.loop import Hooks
+from kdbench.train.evaluation import evaluate_one
+from kdbench.train.loop import Hooks, Stopped
 from kdbench.train.profiling import count_macs
-from kdbench.train.teacher import Stopped, obtain
+from kdbench.train.teacher import obtain
 from kdbench.train.trial import start_trial
-from kdbench.vision.batches import Splits, load_splits
-from kdbench.vision.nets import build_net
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 CPU = torch.device("cpu")
@@ -41,7 +41,7 @@ def ran(tmp_path_factory):
     changes = {"pairs": PAIRS, "methods": rows, "train": {**RECIPE, "epochs": 1}}
     (folder / "suite.yaml").write_text(yaml.safe_dump({**TINY, **changes}, sort_keys=False))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("kdbench.grid.recorder.Ledger.profile_seconds", 0.0)
+        patch.setattr("kdbench.grid.outcome.Measure.profile_seconds", 0.0)
         table = kdbench.run(folder / "suite.yaml", results=folder, device="cpu")
     cells = cells_of(load_suite(folder / "suite.yaml"))
     records = [json.loads((folder / "tiny" / "records" / f"{cell.key}.json").read_text()) for cell in cells]
@@ -170,13 +170,13 @@ def test_simkd_is_counted_and_kept_as_it_is_deployed(ran, tmp_path):
     weights = load_file(folder / "tiny" / "students" / f"{cell.key}.safetensors")
     splits = load_splits("digits", {"size": 8}, tmp_path)
     teacher = obtain(cell, splits, folder, CPU, no_hooks).net
-    trial = start_trial(cell, build_net(cell.student, 10, splits.input_size, "elsewhere"), splits, teacher, CPU, None)
+    trial = start_trial(cell, build_net(cell.student, splits.task, "elsewhere"), splits, teacher, CPU, None)
     trial.net.model.load_state_dict({k: v for k, v in weights.items() if not k.startswith("method.")})
-    assert trial.deployed.method is not None
-    trial.deployed.method.load_state_dict({k[7:]: v for k, v in weights.items() if k.startswith("method.")})
-    [scores] = evaluate([trial.deployed], splits.test, "fp32")
+    assert trial.delivered.method is not None
+    trial.delivered.method.load_state_dict({k[7:]: v for k, v in weights.items() if k.startswith("method.")})
+    scores = evaluate_one(trial.deliver(), splits.test, "fp32").scores
     assert scores["top1"] == simkd["scores"]["test_top1"]
-    assert count_macs(trial.deployed, splits.input_size) == ours["macs"]
+    assert count_macs(trial.deliver(), splits.train.inputs) == ours["macs"]
 
 
 def test_the_peers_cost_is_training_cost(ran):

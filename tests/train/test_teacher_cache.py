@@ -1,4 +1,4 @@
-"""Teachers' answers on disk: the same numbers without the teacher, and nothing that depends on the files."""
+"""Teachers' outputs on disk: the same numbers without the teacher, and nothing that depends on the files."""
 
 import json
 import shutil
@@ -9,7 +9,7 @@ from conftest import TINY
 
 from kdbench.method.contract import Outputs
 from kdbench.train import loop as training
-from kdbench.train.teacher_cache import Answers, Room, narrow
+from kdbench.train.teacher_cache import DiskBudget, TeacherCache, narrow
 
 FIRST = {"student": {"ce": 1}, "rkd": {"ce": 1, "rkd": 1}}
 LATER = {"kd": {"ce": 0.1, "kd": 0.9}, "pkt": {"ce": 1, "pkt": 30000}}
@@ -32,8 +32,8 @@ def records(tmp_path):
 @pytest.fixture
 def asked(monkeypatch):
     """Steps in which the teacher was asked."""
-    steps, ask = [], training.ask
-    monkeypatch.setattr(training, "ask", lambda *a: steps.append(a) or ask(*a))
+    steps, forward = [], training.forward_teacher
+    monkeypatch.setattr(training, "forward_teacher", lambda *a: steps.append(a) or forward(*a))
     return steps
 
 
@@ -83,25 +83,25 @@ def test_a_damaged_file_is_written_again(kdbench, suite_file, asked, records, tm
 
 def test_no_more_is_kept_than_there_is_room_for(kdbench, suite_file, tmp_path):
     assert kdbench("run", suite_file(methods=FIRST), "--keep-answers", "0.000001")[0] == 0
-    assert not list((tmp_path / "results").glob("answers/*/*.safetensors"))
+    assert not list((tmp_path / "results").glob("teacher_cache/*/*.safetensors"))
     for bad in ("-1", "nan", "much"):
         assert kdbench("run", suite_file(), "--keep-answers", bad)[0] == 2
 
 
 def test_an_epoch_that_was_not_heard_from_its_beginning_is_not_written(tmp_path):
-    answers = Answers(tmp_path / "a", CPU, Room(tmp_path, 1e9))
-    said = Outputs(torch.randn(4, 3))
+    cache = TeacherCache(tmp_path / "a", CPU, DiskBudget(tmp_path, 1e9))
+    outputs = Outputs(torch.randn(4, 3))
     needs = frozenset({"logits"})
     for step in (1, 2):
-        answers.of(0, step, needs, lambda: said)
-        answers.hear(step, 3, said, 0.1)
+        cache.get(0, step, needs, lambda: outputs)
+        cache.add(step, 3, outputs, 0.1)
     assert not list(tmp_path.rglob("*.safetensors"))
     for step in range(3):
-        answers.of(1, step, needs, lambda: said)
-        answers.hear(step, 3, said, 0.5)
-    answers.turn(0)
-    found, saved = answers.of(1, 2, needs, pytest.fail)
-    assert torch.equal(found.logits, said.logits)
+        cache.get(1, step, needs, lambda: outputs)
+        cache.add(step, 3, outputs, 0.5)
+    cache.open_epoch(0)
+    found, saved = cache.get(1, 2, needs, pytest.fail)
+    assert torch.equal(found.logits, outputs.logits)
     assert saved == pytest.approx(0.5)
 
 

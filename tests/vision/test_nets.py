@@ -13,10 +13,12 @@ from torch import Tensor
 import kdbench.vision.cifar  # noqa: F401  (registers the nets)
 from kdbench.errors import UserError
 from kdbench.method.contract import Inapplicable
+from kdbench.nets import build_net
 from kdbench.suite.load import ModelSpec
 from kdbench.train.profiling import size
+from kdbench.vision.batches import picture_task
 from kdbench.vision.cifar.staged import StagedNet
-from kdbench.vision.nets import Net, build_net
+from kdbench.vision.nets import TimmNet
 from kdbench.weights import load_weights
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -83,7 +85,7 @@ def test_forward_backward_and_features(name: str) -> None:
 @pytest.mark.parametrize("name", NETS)
 def test_net_says_what_the_model_says(name: str) -> None:
     """Outputs are the model's own to the bit, whatever else is asked for; its classifier reads the embedding."""
-    net = Net(build(name).eval())
+    net = TimmNet(build(name).eval())
     images = torch.rand(2, 3, SIDE, SIDE)
     wanted = ("features", "embedding", "preacts", "classifier")
     with torch.no_grad():
@@ -112,7 +114,7 @@ def assert_precedes(name: str, before: Tensor, after: Tensor) -> None:
 
 
 def test_preacts_of_a_wide_resnet_are_what_its_next_batch_norm_makes_of_a_stage() -> None:
-    net = Net(build("cifar_wrn_16_1").eval())
+    net = TimmNet(build("cifar_wrn_16_1").eval())
     said = net(torch.rand(2, 3, SIDE, SIDE), ("features", "preacts", "norms"))
     norms = [*(net.model.get_submodule(f"block{i}.0.bn1") for i in (1, 2, 3)), net.model.bn1]
     for norm, before, after, both in zip(norms, said.preacts, said.features, said.norms, strict=True):
@@ -122,7 +124,7 @@ def test_preacts_of_a_wide_resnet_are_what_its_next_batch_norm_makes_of_a_stage(
 
 def test_a_shufflenetv2_has_no_batch_norm_before_a_whole_map() -> None:
     with pytest.raises(Inapplicable, match="needs a batch norm before each stage's last activation"):
-        Net(build("cifar_shufflenetv2"))(torch.rand(2, 3, SIDE, SIDE), ("norms",))
+        TimmNet(build("cifar_shufflenetv2"))(torch.rand(2, 3, SIDE, SIDE), ("norms",))
 
 
 @pytest.mark.parametrize("name", NETS)
@@ -163,7 +165,7 @@ def test_drop_out_is_in_training_only() -> None:
 @pytest.mark.parametrize("wrong", [{"depth": 21}, {"widths": [4, 4]}, {"global_pool": "max"}, {"wdth": 3}])
 def test_wrong_options_are_refused(wrong: dict[str, object]) -> None:
     with pytest.raises(UserError, match="can't be built"):
-        build_net(ModelSpec(model="cifar_resnet20", **wrong), 10, (3, 32, 32), 0)
+        build_net(ModelSpec(model="cifar_resnet20", **wrong), picture_task(10, 32), 0)
 
 
 # --- checkpoints that do not fit -------------------------------------------------------------------------------------
