@@ -1,20 +1,22 @@
 """`kdbench plan`: cells, what is done, what does not apply and why, the time."""
 
+import argparse
 import time
-from pathlib import Path
 
 import torch
 
-from kdbench.api import Options, choose_device
+from kdbench.api import choose_device
 from kdbench.api import plan as make
 from kdbench.commands.console import console, table
+from kdbench.commands.given import options_of
 from kdbench.grid.plan import Plan
 from kdbench.grid.progress import clock
 
 
-def show_plan(suite: Path, options: Options) -> int:
+def run(given: argparse.Namespace) -> int:
     """Cells and cohorts, what is done, what does not apply and why, and a rough time."""
-    made = make(suite, **vars(options))
+    options = options_of(given)
+    made = make(given.suite, **vars(options))
     out = console()
     name, todo = made.name, made.todo
     out.print(

@@ -1,8 +1,8 @@
 """A suite file: YAML -> checked, frozen `Suite`.
 
 Everything that can be wrong is looked for before anything is built (`checks.py`), and all mistakes are told at once,
-each with its file, line and place. What the file may hold is in `specs.py`, an objective in `terms.py`; how cells are
-keyed is in `cells.py`.
+each with its file, line and place. What the file may hold is in `spec.py`, an objective in `objectives.py`; how
+cells are keyed is in `cells.py`.
 """
 
 import json

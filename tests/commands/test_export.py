@@ -12,7 +12,7 @@ from safetensors import safe_open
 import kdbench
 from kdbench.commands.export import export
 from kdbench.errors import UserError
-from kdbench.results.mlflow_thread import Mirror
+from kdbench.results.mlflow_runs import MlflowRuns
 from kdbench.train.evaluation import evaluate
 from kdbench.train.student import load_deployed, load_student, shapes_of
 from kdbench.vision.batches import load_splits
@@ -110,7 +110,7 @@ def test_from_mlflow(results: Path) -> None:
     key, uri = record_of(results, "student")["key"], f"sqlite:///{results / 'mlflow.db'}"
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        run = Mirror("tiny", results, uri).find(key)[0].info.run_id
+        run = MlflowRuns("tiny", results, uri).find(key)[0].info.run_id
         by_run, by_key = (load_student(name, tracking_uri=uri) for name in (run, key))
         with pytest.raises(UserError, match="has no student"):
             load_student("nonsense", tracking_uri=uri)
