@@ -55,13 +55,13 @@ def estimate(made: Plan, device: torch.device) -> float:
     precision = made.todo[0].train.precision
     dtype = torch.bfloat16 if precision == "bf16" else torch.float32
     layer = torch.nn.Conv2d(64, 64, 3, padding=1, bias=False).to(device, dtype).to(memory_format=torch.channels_last)
-    images = torch.rand(64, 64, 16, 16, device=device, dtype=dtype).to(memory_format=torch.channels_last)
+    inputs = torch.rand(64, 64, 16, 16, device=device, dtype=dtype).to(memory_format=torch.channels_last)
     macs = 64 * 16 * 16 * 64 * 64 * 9 / 1e9
     with torch.no_grad():
         for rounds in (3, 20):
             start = time.perf_counter()
             for _ in range(rounds):
-                layer(images)
+                layer(inputs)
             if device.type == "cuda":
                 torch.cuda.synchronize()
             rate = rounds * macs / (time.perf_counter() - start)
