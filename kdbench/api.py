@@ -34,7 +34,7 @@ from kdbench.train.loop import Stopped
 
 @dataclass(frozen=True)
 class Options:
-    """What all commands share; `keep_answers`: how many GB of the teachers' answers a run may keep on disk."""
+    """What all commands share; `keep_answers`: how many GB of the teachers' outputs a run may keep on disk."""
 
     data: Path = Path("data")
     results: Path = RESULTS
@@ -139,7 +139,7 @@ def choose_device(name: str) -> torch.device:
 def run_suite(
     path: Path, options: Options, console: Console | None = None, executor: Executor | None = None
 ) -> Outcome:
-    """Check, train what is not done, record, mirror, and write the leaderboard."""
+    """Check, train what is not done, record it, show it in MLflow, and write the leaderboard."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".*not writable.*", category=UserWarning)
         device = choose_device(options.device)

@@ -214,7 +214,7 @@ class SuiteFile(Frozen):
 
     @field_validator("name")
     @classmethod
-    def _plain_name(cls, name: str) -> str:
+    def _not_reserved(cls, name: str) -> str:
         if is_reserved(name):
             raise ValueError(f"{name!r} is taken by kdbench's own folder")
         return name
