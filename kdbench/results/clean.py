@@ -13,9 +13,8 @@ from kdbench.results.records import Record, Records, is_final
 from kdbench.suite.cells import fingerprint
 
 DAY = 24 * 3600.0
-ASIDE = re.compile(
-    r"^\..+\.(json|safetensors|ckpt|md|csv|html)\.\w{8}$"
-)  # what `write_atomic` writes before it renames
+# What `write_atomic` writes before it renames.
+ASIDE = re.compile(r"^\..+\.(json|safetensors|ckpt|md|csv|tex|html|parquet)\.\w{8}$")
 
 
 def unneeded(results: Path, suite: str | None = None) -> Iterator[tuple[Path, str]]:
