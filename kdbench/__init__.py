@@ -8,8 +8,9 @@ import os
 from importlib import import_module
 from typing import Any
 
-# Before torch starts its threads: one that waits spins for some 20 microseconds, then sleeps. Not at all costs a quiet
-# machine 1.45 times the step of a small net, for ever costs a busy one twice.
+# Before torch starts its threads: a thread that waits should spin for some 20 microseconds, then sleep.
+# Without spinning, a small net's step takes 1.45 times as long on a quiet machine; with endless spinning, twice as long
+# on a busy one.
 if "OMP_WAIT_POLICY" not in os.environ:
     os.environ.setdefault("GOMP_SPINCOUNT", "10000")
 

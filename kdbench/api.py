@@ -14,7 +14,7 @@ import torch
 from rich.console import Console
 
 from kdbench.data import steps_per_epoch
-from kdbench.errors import UserError
+from kdbench.errors import UserError, first_line
 from kdbench.grid.cohort import Place
 from kdbench.grid.executors import Executor, Here
 from kdbench.grid.plan import Plan, make_plan
@@ -34,7 +34,7 @@ from kdbench.train.loop import Stopped
 
 @dataclass(frozen=True)
 class Options:
-    """What all commands share; `keep_answers`: how many GB of the teachers' answers a run may keep on disk."""
+    """What all commands share; `keep_answers`: how many GB of the teachers' outputs a run may keep on disk."""
 
     data: Path = Path("data")
     results: Path = RESULTS
@@ -132,14 +132,14 @@ def choose_device(name: str) -> torch.device:
         device = torch.device(name)
         torch.empty(1, device=device)
     except (RuntimeError, AssertionError) as error:
-        raise UserError(f"--device {name}: {str(error).splitlines()[0]}") from error
+        raise UserError(f"--device {name}: {first_line(error)}") from error
     return device
 
 
 def run_suite(
     path: Path, options: Options, console: Console | None = None, executor: Executor | None = None
 ) -> Outcome:
-    """Check, train what is not done, record, mirror, and write the leaderboard."""
+    """Check, train what is not done, record it, show it in MLflow, and write the leaderboard."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".*not writable.*", category=UserWarning)
         device = choose_device(options.device)
@@ -148,7 +148,7 @@ def run_suite(
         with Bar(_total_steps(made), console) as bar, stop_signals(bar.say) as stop:
             for line in made.damaged:
                 bar.say(line)
-            bar.say(headline(made, device))
+            bar.say(progress_line(made, device))
             folder = Layout(options.results).suite(made.name)
             tracker = None
             if _anything_new(made) or behind(folder.path, made.records.values()):
@@ -179,7 +179,7 @@ def run_suite(
     return Outcome(table, text, counts, len(todo), ended)
 
 
-def headline(made: Plan, device: torch.device) -> str:
+def progress_line(made: Plan, device: torch.device) -> str:
     skipped = f", {len(made.inapplicable)} do not apply (see `kdbench plan`)" if made.inapplicable else ""
     what = f"{made.name}: {len(made.cells)} cells, {made.num_done} done{skipped}"
     if not made.todo:

@@ -1,22 +1,24 @@
-"""The command line. Thin, and quick to answer: torch, timm and MLflow are imported inside the commands."""
+"""The command line: the parser, and how errors end. A command is `commands/NAME.py`, imported when it is asked for."""
 
 import argparse
 import errno
 import gc
 import os
-import shlex
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext, suppress
+from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from kdbench.errors import UserError
-from kdbench.layout import BOARD, RESULTS, Layout
+from kdbench.layout import RESULTS
 
 EPILOG = """\
 exit codes: 0 all cells are done; 1 some failed or diverged (the rest are done); 2 nothing was started because of the
 input; 130, 143 stopped by Ctrl-C or SIGTERM (the same command goes on from there)."""
+
+SHORT = ("plan", "leaderboard")  # they make millions of small objects, and end
 
 
 def parser() -> argparse.ArgumentParser:
@@ -116,7 +118,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     given.words = [*(sys.argv[1:] if arguments is None else arguments)]
     try:
         with uncollected() if given.command in SHORT else nullcontext():
-            return COMMANDS[given.command](given)
+            return command(given.command)(given)
     except UserError as error:
         print(error, file=sys.stderr)
         return 2
@@ -130,6 +132,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 1
     except KeyboardInterrupt:
         return 130
+
+
+def command(name: str) -> Callable[[argparse.Namespace], int]:
+    """`run` of `commands/NAME.py`: with it come torch, timm and MLflow, which take seconds."""
+    return cast(Callable[[argparse.Namespace], int], import_module(f"kdbench.commands.{name}").run)
 
 
 @contextmanager
@@ -149,148 +156,3 @@ def entry() -> None:
             sys.stdout.flush()
         os._exit(code)
     sys.exit(code)
-
-
-def _options(given: argparse.Namespace) -> Any:
-    from kdbench.api import Options
-
-    only, kept = getattr(given, "only", None), getattr(given, "keep_answers", 0.0)
-    return Options(given.data, given.results, given.device, only, tuple(given.plugin), given.tracking_uri, kept)
-
-
-def run(given: argparse.Namespace) -> int:
-    from kdbench.api import run_suite
-
-    outcome = run_suite(given.suite, _options(given))
-    show_markdown(outcome.text)
-    folder = Layout(given.results).suite(_suite_name(given))
-    print(f"\nWritten to {folder.leaderboard('md')} and .csv; browse the runs with: kdbench ui")
-    bad = {s: n for s, n in outcome.counts.items() if n and s in ("failed", "diverged", "missing")}
-    if bad:
-        print("Not all is well: " + ", ".join(f"{n} cells {s}" for s, n in bad.items()), file=sys.stderr)
-    if outcome.signal is not None:
-        print(f"Stopped; go on with: kdbench {shlex.join(given.words)}", file=sys.stderr)
-    return outcome.exit_code
-
-
-def _suite_name(given: argparse.Namespace) -> str:
-    from kdbench.suite.load import read_with_bases
-
-    return str(read_with_bases(given.suite).data["name"])
-
-
-def show_markdown(text: str) -> None:
-    """On a terminal wide tables are laid out by rich; elsewhere the Markdown is printed as it is."""
-    if sys.stdout.isatty():
-        from rich.console import Console
-        from rich.markdown import Markdown
-
-        Console().print(Markdown(text))
-    else:
-        print(text)
-
-
-def plan(given: argparse.Namespace) -> int:
-    from kdbench.commands.plan import show_plan
-
-    return show_plan(given.suite, _options(given))
-
-
-def leaderboard(given: argparse.Namespace) -> int:
-    from kdbench.api import make_leaderboard
-
-    shown = {"published": given.compare_published, "reference": given.reference}
-    made = make_leaderboard(given.suite, _options(given), given.also, given.from_mlflow, **shown)
-    show_markdown(made[1])
-    folder = Layout(given.results).suite(_suite_name(given))
-    print("\nWritten: " + ", ".join(map(str, (*map(folder.leaderboard, BOARD), folder.cells("csv"), folder.plots))))
-    return 0
-
-
-def export(given: argparse.Namespace) -> int:
-    from kdbench.commands.export import export as write
-
-    print(write(given.key, given.format, given.output, given.results)[1])
-    return 0
-
-
-def init(given: argparse.Namespace) -> int:
-    from kdbench.commands.init import propose
-
-    show_markdown(propose(given.teacher, given.student, given.budget, given.output, given.force, _options(given)))
-    return 0
-
-
-def recommend(given: argparse.Namespace) -> int:
-    from kdbench.commands.recommend import recommendation
-
-    print(recommendation(given.suite, _options(given), given.max_latency_ms, given.max_params))
-    return 0
-
-
-def sync(given: argparse.Namespace) -> int:
-    from kdbench.commands.sync import sync_suite
-
-    return sync_suite(given.suite, _options(given))
-
-
-def listing(given: argparse.Namespace) -> int:
-    from kdbench.commands.list import show_list
-
-    pair = (*given.pair, given.size, given.classes) if given.pair else None
-    return show_list(given.what, given.pattern, _options(given), pair)
-
-
-def profile(given: argparse.Namespace) -> int:
-    from kdbench.commands.profile import show_profile
-
-    return show_profile(given.models, given.size, given.classes, _options(given))
-
-
-def ui(given: argparse.Namespace) -> int:
-    uri = _options(given).uri
-    if uri.startswith("http"):
-        print(f"MLflow is a server: open {uri}")
-        return 0
-    page = f"http://{given.host}:{given.port}/#/experiments?workflowType=machine_learning"
-    print(f"MLflow on {uri}\nopen {page}  (Ctrl-C ends it)", flush=True)
-    store = ["--backend-store-uri", uri, "--host", given.host, "--port", str(given.port)]
-    environment = {**os.environ, "MLFLOW_DISABLE_TELEMETRY": "true"}
-    # This process becomes the server, so that whoever ends the one ends the other.
-    os.execve(sys.executable, [sys.executable, "-m", "mlflow", "server", *store], environment)
-
-
-def doctor(given: argparse.Namespace) -> int:
-    from kdbench.commands.doctor import examine
-    from kdbench.suite.plugins import load_methods
-
-    load_methods()
-    options = _options(given)
-    return examine(options.data, options.results, options.uri)
-
-
-def clean(given: argparse.Namespace) -> int:
-    from kdbench.results.clean import clean
-
-    print(clean(given.results, given.yes, _suite_name(given) if given.suite else None))
-    return 0
-
-
-def schema(given: argparse.Namespace) -> int:
-    import json
-
-    from kdbench.suite.plugins import load_plugin
-    from kdbench.suite.schema import schema
-
-    for path in given.plugin:
-        load_plugin(path)
-    print(json.dumps(schema(), indent=2))
-    return 0
-
-
-COMMANDS = {
-    "run": run, "plan": plan, "leaderboard": leaderboard, "sync": sync, "list": listing, "profile": profile,
-    "ui": ui, "schema": schema, "export": export, "init": init, "recommend": recommend,
-    "doctor": doctor, "clean": clean,
-}  # fmt: skip
-SHORT = ("plan", "leaderboard")  # they make millions of small objects, and end

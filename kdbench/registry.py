@@ -68,16 +68,18 @@ class Registry(Generic[T]):
 def explain(problem: Any, known: Iterable[str]) -> tuple[str, str]:
     """One pydantic problem as (setting, message in plain words)."""
     name = str(problem["loc"][0]) if problem["loc"] else ""
-    if problem["type"] == "extra_forbidden":
-        return name, unknown("setting", name, known)
-    return name, plain(problem)
+    return name, message_of(problem, "setting", known)
 
 
-def plain(problem: Any) -> str:
-    """pydantic's message, with what was given."""
+def message_of(problem: Any, what: str, known: Iterable[str]) -> str:
+    """pydantic's message in plain words, with what was given. `known`: the names that there are."""
     message = problem["msg"].removeprefix("Value error, ").replace("Input should", "should")
+    if problem["type"] == "extra_forbidden":
+        return unknown(what, problem["loc"][-1], known)
     if problem["type"] == "missing":
         return "is missing"
+    if problem["type"] == "string_pattern_mismatch":
+        return f"must be a plain file name (letters, digits, . _ -), not {problem['input']!r}"
     shown = repr(problem["input"])
     return message if len(shown) > 60 or problem["type"] == "value_error" else f"{message}, not {shown}"
 

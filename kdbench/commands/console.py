@@ -1,6 +1,9 @@
 """What commands print with."""
 
+import sys
+
 from rich.console import Console
+from rich.markdown import Markdown
 from rich.table import Table
 
 
@@ -15,3 +18,11 @@ def table(*columns: str) -> Table:
     for column in columns:
         made.add_column(column.strip(">"), justify="right" if column.startswith(">") else "left", overflow="fold")
     return made
+
+
+def show_markdown(text: str) -> None:
+    """On a terminal wide tables are laid out by rich; elsewhere the Markdown is printed as it is."""
+    if sys.stdout.isatty():
+        Console().print(Markdown(text))
+    else:
+        print(text)

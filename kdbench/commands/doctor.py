@@ -1,5 +1,6 @@
 """`kdbench doctor`: what this machine has, what is wrong with it, and how to mend that."""
 
+import argparse
 import contextlib
 import os
 import platform
@@ -16,6 +17,7 @@ from urllib.request import urlopen
 import psutil
 import torch
 
+from kdbench.commands.given import options_of
 from kdbench.data import DATASETS
 from kdbench.errors import UserError
 from kdbench.layout import Layout
@@ -24,10 +26,17 @@ from kdbench.method.register import METHODS
 from kdbench.results.checkpoints import SUFFIX
 from kdbench.results.provenance import installed
 from kdbench.results.records import Records
+from kdbench.suite.plugins import load_methods
 
 ROOM = 5.0  # GiB below which a disk is called nearly full
 
 Finding = tuple[str, str]  # "ok", "--" (not there, nothing wrong) or "!!" (to be mended), and a line
+
+
+def run(given: argparse.Namespace) -> int:
+    load_methods()
+    options = options_of(given)
+    return examine(options.data, options.results, options.uri)
 
 
 def findings(data: Path, results: Path, uri: str) -> Iterator[Finding]:

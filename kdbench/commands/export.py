@@ -1,5 +1,6 @@
 """`kdbench export`: a trained student as one file, checked against the original."""
 
+import argparse
 import json
 import warnings
 from pathlib import Path
@@ -19,6 +20,11 @@ from kdbench.train.student import Student
 
 TOLERANCE = 1e-4  # of logits, between the net and its exported file
 FORMATS = ("safetensors", "onnx")
+
+
+def run(given: argparse.Namespace) -> int:
+    print(export(given.key, given.format, given.output, given.results)[1])
+    return 0
 
 
 def export(key: str | Path, format: str, output: Path | None = None, results: Path = RESULTS) -> tuple[Path, str]:

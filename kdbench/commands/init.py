@@ -1,5 +1,6 @@
-"""The engineer's door: a suite proposed for a folder of pictures, whose measured cost fits a budget."""
+"""`kdbench init`: a suite proposed for a folder of pictures, whose measured cost fits a budget."""
 
+import argparse
 import math
 import re
 from collections.abc import Sequence
@@ -12,6 +13,8 @@ import torch
 import yaml
 
 from kdbench.api import Options, choose_device
+from kdbench.commands.console import show_markdown
+from kdbench.commands.given import options_of
 from kdbench.data import Splits
 from kdbench.errors import UserError, unknown
 from kdbench.layout import is_reserved
@@ -50,6 +53,11 @@ class Costs:
             own = [self.steps[student, row] for row in rows if (student, row) in self.steps]
             total += seeds * (steps * (self.teacher_forward + self.data + sum(own)) + len(own) * looks)
         return SPARE * total
+
+
+def run(given: argparse.Namespace) -> int:
+    show_markdown(propose(given.teacher, given.student, given.budget, given.output, given.force, options_of(given)))
+    return 0
 
 
 def propose(teacher: str, students: Sequence[str], budget: str, output: Path, force: bool, options: Options) -> str:

@@ -1,5 +1,6 @@
-"""What `plan`, `list`, `profile` and `sync` print."""
+"""`kdbench list`: methods, models, data sets, suites."""
 
+import argparse
 import inspect
 from collections.abc import Iterable
 from dataclasses import replace
@@ -11,7 +12,6 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from kdbench.api import Options
 from kdbench.commands.console import console, table
 from kdbench.data import DATASETS
 from kdbench.errors import UserError, unknown
@@ -28,10 +28,12 @@ from kdbench.vision.batches import picture_task
 USUAL_PAIR = ("cifar_resnet32x4", "cifar_resnet8x4", 32, 100)
 
 
-def show_list(what: str, pattern: str, options: Options, pair: tuple[str, str, int, int] | None = None) -> int:
-    """`pair`: teacher, student, side of the pictures and number of classes. Raises UserError for an unknown model."""
+def run(given: argparse.Namespace) -> int:
+    """Raises UserError for an unknown model."""
+    what, pattern = given.what, given.pattern
+    pair = (*given.pair, given.size, given.classes) if given.pair else None
     load_methods()
-    for path in options.plugins:
+    for path in given.plugin:
         load_plugin(path)
     out = console()
     if what == "methods":
@@ -49,7 +51,10 @@ def show_list(what: str, pattern: str, options: Options, pair: tuple[str, str, i
 
 
 def show_methods(out: Console, pattern: str, pair: tuple[str, str, int, int] | None) -> None:
-    """A line a method; of up to three, what they compute and their settings too. `pair` as in `show_list`."""
+    """A line a method; of up to three, what they compute and their settings too.
+
+    `pair`: teacher, student, side of the pictures and number of classes.
+    """
     names = [name for name in METHODS if fnmatchcase(name, pattern)]
     found = applicability(names, *(pair or USUAL_PAIR), device="cpu" if pair else "meta")
     made = table("method", "family", "needs", ">year", "paper", ">adapters", *(["applies"] if pair else []))

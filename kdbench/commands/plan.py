@@ -1,20 +1,22 @@
 """`kdbench plan`: cells, what is done, what does not apply and why, the time."""
 
+import argparse
 import time
-from pathlib import Path
 
 import torch
 
-from kdbench.api import Options, choose_device
+from kdbench.api import choose_device
 from kdbench.api import plan as make
 from kdbench.commands.console import console, table
+from kdbench.commands.given import options_of
 from kdbench.grid.plan import Plan
 from kdbench.grid.progress import clock
 
 
-def show_plan(suite: Path, options: Options) -> int:
+def run(given: argparse.Namespace) -> int:
     """Cells and cohorts, what is done, what does not apply and why, and a rough time."""
-    made = make(suite, **vars(options))
+    options = options_of(given)
+    made = make(given.suite, **vars(options))
     out = console()
     name, todo = made.name, made.todo
     out.print(
@@ -53,13 +55,13 @@ def estimate(made: Plan, device: torch.device) -> float:
     precision = made.todo[0].train.precision
     dtype = torch.bfloat16 if precision == "bf16" else torch.float32
     layer = torch.nn.Conv2d(64, 64, 3, padding=1, bias=False).to(device, dtype).to(memory_format=torch.channels_last)
-    images = torch.rand(64, 64, 16, 16, device=device, dtype=dtype).to(memory_format=torch.channels_last)
+    inputs = torch.rand(64, 64, 16, 16, device=device, dtype=dtype).to(memory_format=torch.channels_last)
     macs = 64 * 16 * 16 * 64 * 64 * 9 / 1e9
     with torch.no_grad():
         for rounds in (3, 20):
             start = time.perf_counter()
             for _ in range(rounds):
-                layer(images)
+                layer(inputs)
             if device.type == "cuda":
                 torch.cuda.synchronize()
             rate = rounds * macs / (time.perf_counter() - start)

@@ -1,6 +1,8 @@
 """`kdbench profile`: parameters, multiply-adds and latency of models, side by side."""
 
-from kdbench.api import Options, choose_device
+import argparse
+
+from kdbench.api import choose_device
 from kdbench.commands.console import console, table
 from kdbench.commands.list import build_nets
 from kdbench.report.text import human
@@ -8,10 +10,11 @@ from kdbench.train.profiling import profile
 from kdbench.vision.batches import pictures
 
 
-def show_profile(models: list[str], size: int, classes: int, options: Options) -> int:
+def run(given: argparse.Namespace) -> int:
     """Raises UserError when a model is unknown or can't be built."""
-    nets = build_nets(models, size, classes)
-    device = choose_device(options.device)
+    size, classes = given.size, given.classes
+    nets = build_nets(given.models, size, classes)
+    device = choose_device(given.device)
     found = profile(nets, pictures(size, size), device)
     kinds = ["cpu"] + (["gpu"] if device.type == "cuda" else [])
     timings = [f"{kind}_ms_b{batch}" for kind in kinds for batch in (1, 64)]

@@ -1,5 +1,6 @@
 """After a run: which student to ship, trained how, and how surely that is better than plain training."""
 
+import argparse
 import math
 from pathlib import Path
 from typing import Any
@@ -7,12 +8,18 @@ from typing import Any
 import pandas as pd
 
 from kdbench.api import Options
+from kdbench.commands.given import options_of
 from kdbench.errors import UserError
 from kdbench.report.table import GROUP, Row, claims, frame_of, rows_of, table_of, title, with_missing
 from kdbench.report.text import human, number
 from kdbench.results.records import Records
 from kdbench.suite.cells import cells_of
 from kdbench.suite.load import load_suite
+
+
+def run(given: argparse.Namespace) -> int:
+    print(recommendation(given.suite, options_of(given), given.max_latency_ms, given.max_params))
+    return 0
 
 
 def recommendation(

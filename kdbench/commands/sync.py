@@ -1,18 +1,21 @@
 """`kdbench sync`: bring MLflow up to date with the records."""
 
+import argparse
 from pathlib import Path
 
-from kdbench.api import Options
+from kdbench.api import make_leaderboard
+from kdbench.commands.given import options_of
+from kdbench.errors import first_line
 from kdbench.layout import Layout
+from kdbench.results.mlflow_runs import MlflowRuns
+from kdbench.results.mlflow_thread import sync
 from kdbench.results.records import Record, Records
+from kdbench.suite.load import load_suite
 
 
-def sync_suite(suite: Path, options: Options) -> int:
-    from kdbench.api import make_leaderboard
-    from kdbench.results.mlflow_thread import Mirror, sync
-    from kdbench.suite.load import load_suite
-
-    name = load_suite(suite, options.plugins).name
+def run(given: argparse.Namespace) -> int:
+    options = options_of(given)
+    name = load_suite(given.suite, options.plugins).name
     records = Records(options.results, name).read_all()
     folder = Layout(options.results).suite(name)
 
@@ -21,11 +24,10 @@ def sync_suite(suite: Path, options: Options) -> int:
 
     try:
         written = sync(records, name, options.results, options.uri, files_of)
-        text = make_leaderboard(suite, options)[1]
-        Mirror(name, options.results, options.uri).summary(name, folder.board_files(), text)
+        text = make_leaderboard(given.suite, options)[1]
+        MlflowRuns(name, options.results, options.uri).summary(name, folder.board_files(), text)
     except Exception as error:
-        first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        print(f"MLflow ({options.uri}) can't be written: {first}")
+        print(f"MLflow ({options.uri}) can't be written: {first_line(error)}")
         return 1
     print(f"{options.uri}: {len(records)} cells, {written} written, {len(records) - written} were there")
     return 0

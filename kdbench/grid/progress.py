@@ -42,11 +42,11 @@ class Bar:
         if self.bar:
             self.bar.update(self.task, description=what)
 
-    def advance(self, steps: int, images: int) -> None:
-        """`steps` member-steps of `images` pictures each were made."""
+    def advance(self, steps: int, examples: int) -> None:
+        """`steps` member-steps of `examples` each were made."""
         self.done += steps
         elapsed = time.monotonic() - self.start
-        rate = f"{self.done * images / max(elapsed, 1e-9):,.0f} images/s"
+        rate = f"{self.done * examples / max(elapsed, 1e-9):,.0f} images/s"
         if self.bar:
             self.bar.update(self.task, completed=self.done, rate=rate)
         elif time.monotonic() - self.last > EVERY:

@@ -13,12 +13,11 @@ from kdbench.results.records import Record, Records, is_final
 from kdbench.suite.cells import fingerprint
 
 DAY = 24 * 3600.0
-ASIDE = re.compile(
-    r"^\..+\.(json|safetensors|ckpt|md|csv|html)\.\w{8}$"
-)  # what `write_atomic` writes before it renames
+# What `write_atomic` writes before it renames.
+ASIDE = re.compile(r"^\..+\.(json|safetensors|ckpt|md|csv|tex|html|parquet)\.\w{8}$")
 
 
-def rubbish(results: Path, suite: str | None = None) -> Iterator[tuple[Path, str]]:
+def unneeded(results: Path, suite: str | None = None) -> Iterator[tuple[Path, str]]:
     """Files that no record needs, with the reason; of one suite or of all. What a run may be at work on is left out."""
     teachers: set[str] = set()
     layout = Layout(results)
@@ -74,7 +73,7 @@ def is_old(path: Path) -> bool:
 def clean(results: Path, remove: bool, suite: str | None = None) -> str:
     """What was found, a line a file; with `remove` it is gone."""
     lines, total = [], 0
-    for path, reason in list(rubbish(results, suite)):
+    for path, reason in list(unneeded(results, suite)):
         size = path.stat().st_size
         lines.append(f"{size / 2**20:8.1f} MiB  {path}  ({reason})")
         total += size

@@ -9,8 +9,9 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from kdbench.errors import UserError
+from kdbench.errors import UserError, first_line
 from kdbench.layout import Layout
+from kdbench.results.mlflow_runs import completed_runs, download_record
 from kdbench.results.records import Record, Records, is_final
 
 
@@ -61,32 +62,15 @@ def from_folders(folders: Sequence[Path], suite: str) -> list[Record]:
 
 
 def from_mlflow(uri: str, suite: str) -> list[Record]:
-    """All records that are mirrored in a suite's experiment. Raises UserError when there is none."""
+    """All records in a suite's experiment. Raises UserError when there is none."""
     from mlflow import MlflowClient
 
     try:
         client = MlflowClient(tracking_uri=uri)
-        experiment = client.get_experiment_by_name(suite)
-        runs: list[str] = []
-        token: str | None = None
-        while experiment is not None:
-            page = client.search_runs([experiment.experiment_id], "tags.`kdbench.complete` = 'yes'", page_token=token)
-            runs += [run.info.run_id for run in page]
-            token = page.token
-            if not token:
-                break
         with tempfile.TemporaryDirectory() as folder:
-            places = [Path(client.download_artifacts(run, "record.json", str(_made(folder, run)))) for run in runs]
-            found = [json.loads(place.read_text()) for place in places]
+            found = [download_record(client, run, Path(folder)) for run in completed_runs(client, suite)]
     except Exception as error:
-        first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise UserError(f"--from-mlflow {uri}: {first}") from error
+        raise UserError(f"--from-mlflow {uri}: {first_line(error)}") from error
     if not found:
         raise UserError(f"--from-mlflow {uri}: no finished cell of suite {suite!r}")
     return [slim(record) for record in found]
-
-
-def _made(folder: str, run: str) -> Path:
-    place = Path(folder) / run
-    place.mkdir()
-    return place

@@ -1,7 +1,7 @@
 """One experiment of an MLflow store, which shows what the records say: a run for each cell, found by its key.
 
-Several processes may mirror into one store; a lock in the results folder keeps a cell from getting two runs. What was
-mirrored is noted in the suite's `mlflow.jsonl`, so that what a killed run left behind is known without asking a server.
+Several processes may write into one store; a lock in the results folder keeps a cell from getting two runs. What was
+written is noted in the suite's `mlflow.jsonl`, so that what a killed run left behind is known without asking a server.
 """
 
 import json
@@ -18,13 +18,13 @@ from kdbench.layout import Layout
 from kdbench.results.records import Record
 
 UI = "http://127.0.0.1:5000"  # where `kdbench ui` shows a local store
-PATIENCE = 60.0  # seconds to wait for another process that mirrors
+PATIENCE = 60.0  # seconds to wait for another process that writes
 KIND = "mlflow.experimentKind"
 TRAINING = "?workflowType=machine_learning"  # else MLflow 3's pages open as those of a chat application
 COMPLETE, FINISHED = "kdbench.complete", "kdbench.finished"  # tags: is the run whole, and of which record is it?
 
 
-class Mirror:
+class MlflowRuns:
     """The runs of one suite. Raises whatever MLflow raises."""
 
     def __init__(self, suite: str, results: Path, uri: str) -> None:
@@ -143,8 +143,8 @@ class Mirror:
         for path in files:
             if path.is_file():
                 self.client.log_artifact(run_id, str(path))
-        told = {"mlflow.note.content": about(record), FINISHED: finished_of(record), COMPLETE: "yes"}
-        for name, value in {**tags_of(record), **told}.items():
+        tags = {"mlflow.note.content": description(record), FINISHED: finished_of(record), COMPLETE: "yes"}
+        for name, value in {**tags_of(record), **tags}.items():
             self.client.set_tag(run_id, name, value)
         self.client.set_terminated(run_id, "FINISHED" if record["status"] in ("done", "skipped") else "FAILED")
 
@@ -156,6 +156,28 @@ class Mirror:
             if path.is_file():
                 self.client.log_artifact(run_id, str(path))
         self.client.set_terminated(run_id)
+
+
+def completed_runs(client: Any, suite: str) -> list[str]:
+    """Ids of the whole runs of a suite's experiment."""
+    experiment = client.get_experiment_by_name(suite)
+    found: list[str] = []
+    token: str | None = None
+    while experiment is not None:
+        page = client.search_runs([experiment.experiment_id], f"tags.`{COMPLETE}` = 'yes'", page_token=token)
+        found += [run.info.run_id for run in page]
+        token = page.token
+        if not token:
+            break
+    return found
+
+
+def download_record(client: Any, run_id: str, folder: Path) -> Record:
+    """The record that a run holds; it is put into a folder of the run's own below `folder`."""
+    place = folder / run_id
+    place.mkdir()
+    record: Record = json.loads(Path(client.download_artifacts(run_id, "record.json", str(place))).read_text())
+    return record
 
 
 def make_database(uri: str) -> None:
@@ -187,7 +209,7 @@ def run_name(record: Record) -> str:
     return f"{record['teacher']} -> {record['student']} · {record['label']} · {record['seed']}"
 
 
-def about(record: Record) -> str:
+def description(record: Record) -> str:
     """The run's description, Markdown: how it went, and what makes use of it."""
     key, top1 = record["key"], record["scores"].get("test_top1")
     if record["status"] != "done" or top1 is None:

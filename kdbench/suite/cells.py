@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from kdbench.suite.load import Suite
-from kdbench.suite.objectives import Phases, objective
+from kdbench.suite.objectives import ObjectiveSpec, objective
 from kdbench.suite.spec import Batches, DatasetSpec, ModelSpec, TeacherSpec, TeacherTrain, Train
 
 # The one method that the engine knows by name: plain labels. Teachers learn from it, and gains are counted against it.
@@ -35,7 +35,7 @@ class Cell:
     student: ModelSpec
     train: Train
     teacher_train: TeacherTrain
-    phases: Phases
+    phases: ObjectiveSpec
     seed: int
     validation: float
     place: str = field(default="", compare=False)  # where its pair stands in the suite, for messages
@@ -155,7 +155,7 @@ def cohorts_of(cells: Iterable[Cell]) -> list[list[Cell]]:
     return list(groups.values())
 
 
-def objective_identity(phases: Phases) -> Any:
+def objective_identity(phases: ObjectiveSpec) -> Any:
     """As it stands in a record: a table of methods, or a list of phases. What is off (None) is left out."""
     parts = [{"epochs": epochs, "terms": _without_none(terms)} for epochs, terms in phases]
     return json.loads(json.dumps(parts if len(parts) > 1 else parts[0]["terms"]))

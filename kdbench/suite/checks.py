@@ -51,7 +51,7 @@ def check_models(document: Document) -> Iterator[tuple[Place, str]]:
         if isinstance(name, str) and name.split(".")[0] not in known_models():
             yield place, unknown("model", name, known_models())
         checkpoint = spec.get("checkpoint") if isinstance(spec, dict) else None
-        if isinstance(checkpoint, str) and Path(checkpoint).is_file():  # where it is not, `check` has said so
+        if isinstance(checkpoint, str) and Path(checkpoint).is_file():  # a missing file is a mistake that `check` finds
             try:
                 read_weights(Path(checkpoint))
             except UserError as error:

@@ -1,8 +1,8 @@
 """A suite file: YAML -> checked, frozen `Suite`.
 
 Everything that can be wrong is looked for before anything is built (`checks.py`), and all mistakes are told at once,
-each with its file, line and place. What the file may hold is in `specs.py`, an objective in `terms.py`; how cells are
-keyed is in `cells.py`.
+each with its file, line and place. What the file may hold is in `spec.py`, an objective in `objectives.py`; how
+cells are keyed is in `cells.py`.
 """
 
 import json
@@ -13,7 +13,7 @@ from typing import Any
 
 from kdbench.errors import UserError
 from kdbench.suite.checks import check, check_models
-from kdbench.suite.objectives import Phases, objective
+from kdbench.suite.objectives import ObjectiveSpec, objective
 from kdbench.suite.plugins import load_methods, load_plugin
 from kdbench.suite.spec import DatasetSpec, ModelSpec, SuiteFile, TeacherSpec, TeacherTrain, Train, parse
 from kdbench.suite.yaml_lines import Document, Place, read_yaml
@@ -31,7 +31,7 @@ class Suite:
     datasets: tuple[DatasetSpec, ...]
     pairs: tuple[tuple[TeacherSpec, ModelSpec, Train], ...]
     places: tuple[str, ...]
-    objectives: dict[str, Phases]
+    objectives: dict[str, ObjectiveSpec]
     seeds: tuple[int, ...]
     validation: float
     teacher_train: TeacherTrain

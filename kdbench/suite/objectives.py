@@ -8,10 +8,10 @@ from kdbench.suite.spec import Common, Ramp, mistakes, parse
 
 Terms = dict[str, dict[str, Any]]  # method -> {"weight": w, "standardise": ..., every setting}
 Phase = tuple[int | None, Terms]  # for so many epochs; the last phase (usually the only one) for all that are left
-Phases = tuple[Phase, ...]
+ObjectiveSpec = tuple[Phase, ...]  # a row of the leaderboard
 
 
-def objective(row: dict[str, Any]) -> Phases:
+def objective(row: dict[str, Any]) -> ObjectiveSpec:
     """A row of `methods` with every setting filled in.
 
     `{kd: 0.9}` or `{kd: {weight: 0.9, temperature: 4}}`, or `{phases: [{epochs: 30, fitnet: 100}, {kd: 1}]}`.

@@ -8,9 +8,8 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from kdbench.data import DATASETS
-from kdbench.errors import unknown
 from kdbench.layout import is_reserved
-from kdbench.registry import plain
+from kdbench.registry import message_of
 from kdbench.suite.yaml_lines import Place
 from kdbench.vision.batches import AUGMENTS
 
@@ -215,7 +214,7 @@ class SuiteFile(Frozen):
 
     @field_validator("name")
     @classmethod
-    def _plain_name(cls, name: str) -> str:
+    def _not_reserved(cls, name: str) -> str:
         if is_reserved(name):
             raise ValueError(f"{name!r} is taken by kdbench's own folder")
         return name
@@ -233,18 +232,10 @@ def mistakes(model: type[BaseModel], data: Any, place: Place) -> Iterator[tuple[
     except ValidationError as error:
         for problem in error.errors():
             loc = tuple(part for part in problem["loc"] if part != "[key]")
-            if problem["type"] == "extra_forbidden":
-                owner = _fields_at(model, loc[:-1])
-                yield (*place, *loc), unknown("entry", loc[-1], owner)
-            elif problem["type"] == "missing":
-                yield (*place, *loc), "is missing"
-            elif problem["type"] == "string_pattern_mismatch":
-                yield (*place, *loc), f"must be a plain file name (letters, digits, . _ -), not {problem['input']!r}"
-            elif problem["type"] == "too_short":
-                if not problem["input"]:  # pydantic also counts the entries that are wrong as missing
-                    yield (*place, *loc), "is empty; it needs at least one entry"
-            else:
-                yield (*place, *loc), plain(problem)
+            if problem["type"] != "too_short":
+                yield (*place, *loc), message_of(problem, "entry", _fields_at(model, loc[:-1]))
+            elif not problem["input"]:  # pydantic also counts the entries that are wrong as missing
+                yield (*place, *loc), "is empty; it needs at least one entry"
 
 
 def _fields_at(model: type[BaseModel], loc: Place) -> list[str]:

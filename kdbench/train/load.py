@@ -6,7 +6,6 @@
   normalisation is part of the net, and so are layers that a method leaves in the student (SimKD).
 """
 
-import json
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -16,10 +15,11 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from kdbench.data import task_of
-from kdbench.errors import UserError
+from kdbench.errors import UserError, first_line
 from kdbench.layout import RESULTS, Layout, suite_of_record
 from kdbench.method.contract import Field, InputSpec, Task
 from kdbench.nets import Net, build_net
+from kdbench.results.mlflow_runs import download_record
 from kdbench.results.records import Record, read_record
 from kdbench.suite.plugins import load_methods
 from kdbench.suite.spec import ModelSpec
@@ -77,10 +77,10 @@ def fetch(name: str, uri: str, folder: Path) -> tuple[Record, Path]:
         experiments = [experiment.experiment_id for experiment in client.search_experiments()]
         found = client.search_runs(experiments, f"tags.`kdbench.key` = '{name}'")
         run = found[0].info.run_id if found else client.get_run(name).info.run_id
-        record = json.loads(Path(client.download_artifacts(run, "record.json", str(folder))).read_text())
+        record = download_record(client, run, folder)
         weights = client.download_artifacts(run, f"{record['key']}.safetensors", str(folder))
     except Exception as error:
-        raise UserError(f"MLflow ({uri}) has no student {name!r}: {str(error).strip().splitlines()[0]}") from error
+        raise UserError(f"MLflow ({uri}) has no student {name!r}: {first_line(error)}") from error
     return record, Path(weights)
 
 

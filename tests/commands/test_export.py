@@ -13,7 +13,7 @@ import kdbench
 from kdbench.commands.export import export
 from kdbench.data import load_splits
 from kdbench.errors import UserError
-from kdbench.results.mlflow_thread import Mirror
+from kdbench.results.mlflow_runs import MlflowRuns
 from kdbench.train.evaluation import evaluate_one
 from kdbench.train.load import load_deployed, load_student, task_of_record
 
@@ -113,7 +113,7 @@ def test_from_mlflow(results: Path) -> None:
     key, uri = record_of(results, "student")["key"], f"sqlite:///{results / 'mlflow.db'}"
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        run = Mirror("tiny", results, uri).find(key)[0].info.run_id
+        run = MlflowRuns("tiny", results, uri).find(key)[0].info.run_id
         by_run, by_key = (load_student(name, tracking_uri=uri) for name in (run, key))
         with pytest.raises(UserError, match="has no student"):
             load_student("nonsense", tracking_uri=uri)

@@ -16,7 +16,7 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from kdbench.grid.recorder import Recorder
-from kdbench.results.mlflow_runs import Mirror, make_database
+from kdbench.results.mlflow_runs import MlflowRuns, make_database
 from kdbench.results.mlflow_thread import addresses_of, behind
 
 RECORD = {
@@ -48,7 +48,7 @@ def empty_store(tmp_path_factory):
 def mirror(empty_store, tmp_path):
     """Makes one mirror after another of the same store, as one process after another would."""
     (tmp_path / "mlflow.db").write_bytes(empty_store.read_bytes())
-    return lambda: Mirror("s", tmp_path, f"sqlite:///{tmp_path / 'mlflow.db'}")
+    return lambda: MlflowRuns("s", tmp_path, f"sqlite:///{tmp_path / 'mlflow.db'}")
 
 
 def test_a_record_is_shown_once(mirror, tmp_path):

@@ -160,12 +160,12 @@ def whole_files_only(results: Path) -> None:
 
 def test_a_disk_that_is_full_at_any_kind_of_write(kdbench, one_epoch, tmp_path, monkeypatch):
     """Exit 1 with one line, nothing half written; the next run goes on, until the next kind of file finds no room."""
+    from kdbench import files
     from kdbench.grid.cohort import Pace
-    from kdbench.results import records
 
     assert kdbench("run", one_epoch, results=tmp_path / "whole")[0] == 0
     monkeypatch.setattr(Pace, "due", lambda self: True)  # a checkpoint after every step
-    sync, write, refused, full = os.fsync, records._write_aside, [], [False]
+    sync, write, refused, full = os.fsync, files._write_aside, [], [False]
     kinds = {"teachers/checkpoints/*.ckpt", "results/teachers/*.safetensors", "results/teachers/*.json"}
     kinds |= {"tiny/checkpoints/*.ckpt", "tiny/students/*.safetensors", "tiny/records/*.json", "results/tiny/*.md"}
 
@@ -180,8 +180,8 @@ def test_a_disk_that_is_full_at_any_kind_of_write(kdbench, one_epoch, tmp_path, 
             raise OSError(errno.ENOSPC, "No space left on device")
         sync(handle)
 
-    monkeypatch.setattr(records, "_write_aside", write_aside)
-    monkeypatch.setattr(records.os, "fsync", fsync)
+    monkeypatch.setattr(files, "_write_aside", write_aside)
+    monkeypatch.setattr(files.os, "fsync", fsync)
     codes = []
     while not codes or codes[-1] != 0:
         code, _, err = kdbench("run", one_epoch)
@@ -197,8 +197,8 @@ def test_a_disk_that_is_full_at_any_kind_of_write(kdbench, one_epoch, tmp_path, 
 @pytest.mark.slow
 def test_a_disk_that_is_full_at_any_write(kdbench, one_epoch, tmp_path, monkeypatch):
     """Every write in turn fails: exit 1 with one line, nothing half written; with room again the run goes on."""
+    from kdbench import files
     from kdbench.grid.cohort import Pace
-    from kdbench.results import records
 
     monkeypatch.setattr(Pace, "due", lambda self: True)
     sync, calls, failing = os.fsync, 0, 0
@@ -210,7 +210,7 @@ def test_a_disk_that_is_full_at_any_write(kdbench, one_epoch, tmp_path, monkeypa
             raise OSError(errno.ENOSPC, "No space left on device")
         sync(handle)
 
-    monkeypatch.setattr(records.os, "fsync", fsync)
+    monkeypatch.setattr(files.os, "fsync", fsync)
     assert kdbench("run", one_epoch, results=tmp_path / "whole")[0] == 0
     writes = calls
     assert writes > 20
