@@ -8,14 +8,13 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from grids import grid, record
+from grids import grid, record, write_leaderboard
 from PIL import Image
 from scipy import stats
 
 from kdbench.method.contract import Outputs
 from kdbench.report.per_class import class_words, per_class
 from kdbench.report.table import frame_of, with_missing
-from kdbench.report.write import write_leaderboard
 from kdbench.results.merge import slim
 from kdbench.train.evaluation import class_accuracies, evaluate
 from kdbench.vision.batches import Images, load_splits
@@ -74,7 +73,7 @@ def test_gains_are_paired_and_corrected(tmp_path: Path) -> None:
     assert text.startswith("better on 1 of 3: cat +")
     assert "worse on 1 of 3: dog|<b> -" in text
     assert text.endswith("; the others not distinguishable from the student alone")
-    _, markdown = write_leaderboard(cells, records, tmp_path / "out", "grid", plots=False)
+    _, markdown = write_leaderboard(cells, records, tmp_path / "out", plots=False)
     assert "By class, kd: better on 1 of 3: cat" in markdown
     assert "dog\\|&lt;b>" in markdown
     assert len(pd.read_csv(tmp_path / "out" / "per_class.csv")) == 6
