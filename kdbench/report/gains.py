@@ -91,4 +91,4 @@ def gains_of(scores: pd.DataFrame, alone: Collection[str], reference: str) -> Ga
 
 def by_seed(scores: pd.DataFrame, label: str) -> "pd.Series[float]":
     """The scores of one row; empty when there is none."""
-    return scores.loc[label, :].dropna() if label in scores.index else NOTHING
+    return pd.Series(scores.loc[label], dtype=float).dropna() if label in scores.index else NOTHING

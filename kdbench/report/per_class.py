@@ -34,7 +34,7 @@ def per_class(frame: pd.DataFrame, records: Iterable[Record], metric: Metric) ->
     names = {record["key"]: record.get("classes") or [] for record in records}
     parts: list[pd.DataFrame] = []
     done = frame[frame["key"].isin(known) & (frame["status"] == "done")] if known else frame[:0]
-    for group, part in done.groupby(GROUP, sort=False):
+    for group, part in done.groupby(GROUP, sort=False) if len(done) else []:
         alone = _by_seed(part[part["alone"].astype(bool)], known)
         rows = []
         for label, own in part.groupby("label", sort=False):

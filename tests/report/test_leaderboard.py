@@ -13,7 +13,8 @@ from grids import drawn, grid, record, write_leaderboard
 from kdbench.api import leaderboard
 from kdbench.errors import UserError
 from kdbench.files import write_json
-from kdbench.report.table import frame_of, sources, table_of, with_missing
+from kdbench.report.frame import frame_of, sources_of, with_missing
+from kdbench.report.table import make_board
 from kdbench.results import merge as gather
 
 
@@ -123,11 +124,11 @@ def test_mixed_versions_are_warned_of(tmp_path):
     _, cells = grid(tmp_path, ["student", "kd"])
     records = drawn(cells, {})
     records[0]["versions"] = {**records[0]["versions"], "torch": "3", "commit": "def-dirty"}
-    found, warnings = sources(with_missing(frame_of(records), cells))
-    assert found["torch"] == ["2", "3"]
-    assert any("differ in torch: 2, 3" in line for line in warnings)
-    assert any("uncommitted" in line for line in warnings)
-    assert not sources(with_missing(frame_of(records[1:]), cells))[1]
+    found = sources_of(with_missing(frame_of(records), cells))
+    assert found.made_by["torch"] == ["2", "3"]
+    assert any("differ in torch: 2, 3" in line for line in found.warnings)
+    assert any("uncommitted" in line for line in found.warnings)
+    assert not sources_of(with_missing(frame_of(records[1:]), cells)).warnings
 
 
 def test_two_folders_of_pictures_are_two_comparisons(tmp_path):
@@ -147,7 +148,7 @@ def test_teachers_that_differ_in_their_checkpoint_are_two_comparisons(tmp_path):
     _, cells = grid(tmp_path, ["student"], pairs=1, seeds=1)
     _, cells = grid(tmp_path, ["student"], pairs, seeds=1)
     assert len({cell.key for cell in cells}) == 4
-    table = table_of(with_missing(frame_of(drawn(cells, {})), cells))
+    table = make_board("grid", cells, drawn(cells, {})).table
     names = ["", " [one.pt]", " [two.pt]", " [two.pt] (2)"]
     assert list(table["teacher"]) == [f"cifar_resnet56{name}" for name in names]
 
@@ -242,5 +243,5 @@ def test_command(kdbench, tmp_path):
 def test_the_table_does_not_change_with_the_order_of_records(tmp_path):
     _, cells = grid(tmp_path)
     records = drawn(cells, {"kd": 1})
-    one, two = (table_of(with_missing(frame_of(r), cells)) for r in (records, records[::-1]))
+    one, two = (make_board("grid", cells, r).table for r in (records, records[::-1]))
     pd.testing.assert_frame_equal(one, two)

@@ -27,14 +27,17 @@ OPTIONS: dict[str, dict[str, Any]] = {
 
 
 def cells_and_records(name: str) -> tuple[list[Cell], list[Record]]:
-    """Cells have the keys of their records: what a key is made of may change, a table must not."""
+    """Cells have the keys they had then: what a key is made of may change, a table must not.
+
+    `records.json` tells the key of a missing cell too.
+    """
     records = json.loads((BEFORE / name / "records.json").read_text())
     keys = {place_of(record): record["key"] for record in records}
     cells = cells_of(load_suite(BEFORE / name / "suite.yaml"))
     for cell in cells:
         place = cell.dataset.name, cell.teacher.short, cell.student.short, cell.label, cell.seed
-        cell.__dict__["key"] = keys.get(place, f"no record of {cell.title}")  # where `cached_property` keeps it
-    return cells, records
+        cell.__dict__["key"] = keys[place]  # where `cached_property` keeps it
+    return cells, [record for record in records if record["status"] != "missing"]
 
 
 def place_of(record: Record) -> tuple[Any, ...]:
