@@ -30,15 +30,15 @@ def html(board: Board, links: Mapping[str, str] | None = None) -> str:
         "headline": headline(board),
         "warnings": board.sources.warnings,
         "rests_on": rests_on(board).replace("**", ""),
-        "pairs": [_pair(board, pair, runs) for pair in board.pairs],
-        "ranking": None if board.ranking is None else _ranking(board.ranking),
+        "pairs": [_pair_data(board, pair, runs) for pair in board.pairs],
+        "ranking": None if board.ranking is None else _ranking_data(board.ranking),
     }
     text = json.dumps(finite(data), allow_nan=False, separators=(",", ":"), ensure_ascii=False)
     safe = text.replace("<", "\\u003c").replace("\u2028", "\\u2028").replace("\u2029", "\\u2029")
     return Path(__file__).with_name("page.html").read_text().replace("/*DATA*/null", safe, 1)
 
 
-def _pair(board: Board, pair: Pair, runs: Runs) -> dict[str, Any]:
+def _pair_data(board: Board, pair: Pair, runs: Runs) -> dict[str, Any]:
     first = pair.rows[0]
     done = next(iter(pair.done), None)
     return {
@@ -50,7 +50,7 @@ def _pair(board: Board, pair: Pair, runs: Runs) -> dict[str, Any]:
         "teacher_top1": _round(done.teacher_score) if done else None,
         "teacher_ms": _round(done.teacher_size.cpu_ms_b1) if done else None,
         "rows": [
-            _row(row, pair, runs.get((pair.title, row.label), []))
+            _row_data(row, pair, runs.get((pair.title, row.label), []))
             | {"classes": board.class_words.get((pair.title, row.label))}
             for row in pair.rows
         ],
@@ -64,7 +64,7 @@ def thinned(curve: list[float]) -> list[tuple[int, float]]:
     return [(n + 1, round(curve[n], 2)) for n in range(len(curve)) if (len(curve) - 1 - n) % stride == 0]
 
 
-def _row(row: Row, pair: Pair, runs: list[Any]) -> dict[str, Any]:
+def _row_data(row: Row, pair: Pair, runs: list[Any]) -> dict[str, Any]:
     numbers = {
         "top1": row.score, "std": row.std, "best": row.best, "chosen": row.chosen, "nll": row.scores.test_nll,
         "ece": row.scores.test_ece, "agree": row.scores.teacher_agreement, "memory": row.cost.peak_memory_mb,
@@ -75,12 +75,12 @@ def _row(row: Row, pair: Pair, runs: list[Any]) -> dict[str, Any]:
     return {
         "objective": row.label, "n": row.n, "cells": row.cells, "alone": row.alone, "settings": row.settings,
         "reason": row.reason, **{name: _round(value) for name, value in numbers.items()},
-        "student": _gain(row.gain), "reference": _gain(row.reference_gain),
+        "student": _gain_data(row.gain), "reference": _gain_data(row.reference_gain),
         "hours": _round(row.cost.alone_seconds / 3600), "runs": runs,
     }  # fmt: skip
 
 
-def _gain(gain: Gain | None) -> dict[str, Any]:
+def _gain_data(gain: Gain | None) -> dict[str, Any]:
     if gain is None:
         return {"gain": None, "low": None, "high": None, "p": None, "n": None, "claim": 0, "says": ""}
     numbers = {"gain": gain.mean, "low": gain.low, "high": gain.high, "p": gain.p_holm, "n": gain.n}
@@ -98,7 +98,7 @@ def _runs(board: Board, links: Mapping[str, str]) -> Runs:
     return found
 
 
-def _ranking(ranking: Ranking) -> dict[str, Any]:
+def _ranking_data(ranking: Ranking) -> dict[str, Any]:
     ranks = sorted((round(rank, 3), name) for name, (rank, _) in ranking.ranks.items())
     return {"ranks": ranks, "critical": ranking.critical, "pairs": ranking.pairs, "p": ranking.p}
 

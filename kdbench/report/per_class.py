@@ -38,10 +38,11 @@ def per_class(frame: pd.DataFrame, records: Iterable[Record], metric: Metric) ->
         alone = _by_seed(part[part["alone"].astype(bool)], known)
         rows = []
         for label, own in part.groupby("label", sort=False):
-            ours, itself = _by_seed(own, known), own["alone"].astype(bool).any()
+            ours = _by_seed(own, known)
+            base = {} if own["alone"].astype(bool).any() else alone
             columns = {
                 **dict(zip(GROUP, group, strict=True)), "objective": str(label),
-                **_means(ours, names[own["key"].iloc[0]], metric), **_gain(_differences(ours, {} if itself else alone)),
+                **_means(ours, names[own["key"].iloc[0]], metric), **_tested(_differences(ours, base)),
             }  # fmt: skip
             rows.append(pd.DataFrame(columns))
         made = pd.concat(rows, ignore_index=True)
@@ -77,7 +78,7 @@ def _differences(ours: BySeed, alone: BySeed) -> Floats:
     return np.array([ours[seed] - alone[seed] for seed in common]).reshape(len(common), len(next(iter(ours.values()))))
 
 
-def _gain(differences: Floats) -> dict[str, Any]:
+def _tested(differences: Floats) -> dict[str, Any]:
     """Differences [seeds, classes] -> mean, interval and p-value of every class."""
     n, count = differences.shape
     nothing = np.full(count, np.nan)

@@ -112,8 +112,8 @@ def same_training(recipe: Mapping[str, Any]) -> bool:
     slow = benchmark["slow_students"]
     wanted = benchmark["train"] | ({"lr": slow["lr"]} if student in slow["students"] else {})
     teacher = recipe["teacher"]
-    taught = "checkpoint" in teacher["model"] or _without(teacher.get("train", {})) == benchmark["train"]
-    return _without(recipe["train"]) == wanted and taught
+    same_teacher = "checkpoint" in teacher["model"] or _without(teacher.get("train", {})) == benchmark["train"]
+    return _without(recipe["train"]) == wanted and same_teacher
 
 
 def _without(train: Mapping[str, Any]) -> dict[str, Any]:
