@@ -22,8 +22,9 @@ from kdbench.grid.progress import Bar
 from kdbench.grid.recorder import Recorder
 from kdbench.grid.run import run_plan
 from kdbench.layout import RESULTS, Layout
-from kdbench.report.table import frame_of
-from kdbench.report.write import write_leaderboard
+from kdbench.report.frame import frame_of
+from kdbench.report.table import make_board
+from kdbench.report.write import write_board
 from kdbench.results.merge import from_folders, from_mlflow, from_results, merged
 from kdbench.results.mlflow_thread import PATIENCE, Tracker, behind, default_uri
 from kdbench.results.records import Records
@@ -112,16 +113,15 @@ def _plan(path: Path, options: Options) -> Plan:
 def make_leaderboard(
     path: Path, options: Options, also: Sequence[Path] = (), mlflow: str | None = None, **shown: Any
 ) -> tuple[pd.DataFrame, str]:
-    """`also`: other results folders; `mlflow`: a store to take records from; `shown`: as for `write_leaderboard`."""
+    """`also`: other results folders; `mlflow`: a store to take records from; `shown`: as for `make_board`."""
     suite = load_suite(path, options.plugins, models=False)
     wanted = cells_of(suite, options.only)
     records = from_results(options.results, suite.name, (c.key for c in wanted))
     records = merged(records, from_folders(also, suite.name))
     records = merged(records, from_mlflow(mlflow, suite.name) if mlflow else [])
     known = {c.key for c in wanted}
-    return write_leaderboard(
-        wanted, (r for key, r in records.items() if key in known), options.results / suite.name, suite.name, **shown
-    )
+    board = make_board(suite.name, wanted, (r for key, r in records.items() if key in known), **shown)
+    return board.table, write_board(board, options.results / suite.name)
 
 
 def choose_device(name: str) -> torch.device:
@@ -166,7 +166,8 @@ def run_suite(
                     tracker.close(0)
                     raise
             records = Records(options.results, made.name).read_many(c.key for c in made.cells)
-            table, text = write_leaderboard(made.cells, records.values(), folder.path, made.name)
+            board = make_board(made.name, made.cells, records.values())
+            text = write_board(board, folder.path)
             if tracker is not None:
                 bar.now("completing MLflow")
                 tracker.complete(records.values(), lambda record: [folder.student(record["key"])])
@@ -176,7 +177,7 @@ def run_suite(
     for cell in made.cells:
         status = records[cell.key]["status"] if cell.key in records else "missing"
         counts[status] = counts.get(status, 0) + 1
-    return Outcome(table, text, counts, len(todo), ended)
+    return Outcome(board.table, text, counts, len(todo), ended)
 
 
 def progress_line(made: Plan, device: torch.device) -> str:

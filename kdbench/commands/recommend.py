@@ -3,14 +3,15 @@
 import argparse
 import math
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 
 from kdbench.api import Options
 from kdbench.commands.given import options_of
 from kdbench.errors import UserError
-from kdbench.report.table import GROUP, Row, claims, frame_of, rows_of, table_of, title, with_missing
+from kdbench.report.frame import GROUP, title
+from kdbench.report.rows import Row
+from kdbench.report.table import Board, make_board
 from kdbench.report.text import human, number
 from kdbench.results.records import Records
 from kdbench.suite.cells import cells_of
@@ -27,72 +28,67 @@ def recommendation(
 ) -> str:
     """A few lines per data set: which student and method to ship, how surely it is better, and what delivers it."""
     made = load_suite(suite, options.plugins, models=False)
-    records = Records(options.results, made.name).read_many(c.key for c in cells_of(made))
-    frame = with_missing(frame_of(records.values()), cells_of(made))
-    table = table_of(frame)
-    rows = [row for _, part in rows_of(table) for row in part if row["n"]]
+    cells = cells_of(made)
+    board = make_board(made.name, cells, Records(options.results, made.name).read_many(c.key for c in cells).values())
+    rows = [row for row in board.rows if row.n]
     if not rows:
         raise UserError(f"{made.name}: no cell is done in {options.results}; first: kdbench run {suite}")
     parts = []
-    for dataset in dict.fromkeys(row["dataset"] for row in rows):
-        here = [row for row in rows if row["dataset"] == dataset]
+    for dataset in dict.fromkeys(row.dataset for row in rows):
+        here = [row for row in rows if row.dataset == dataset]
         good = [row for row in here if _allowed(row, max_latency_ms, max_params)]
-        parts.append("\n".join(_advice(good, frame, options.results) if good else _none(dataset, here)))
+        parts.append("\n".join(_advice(board, good, options.results) if good else _none(dataset, here)))
     return "\n\n".join(parts)
 
 
 def _allowed(row: Row, max_latency_ms: float | None, max_params: float | None) -> bool:
-    limits = ((max_latency_ms, row.get("student_cpu_ms_b1")), (max_params, row.get("student_params")))
-    return all(limit is None or (value is not None and value <= limit) for limit, value in limits)
+    """A size that is not known (NaN) is within no limit."""
+    limits = ((max_latency_ms, row.size.cpu_ms_b1), (max_params, row.size.params))
+    return all(limit is None or value <= limit for limit, value in limits)
 
 
-def _none(dataset: Any, rows: list[Row]) -> list[str]:
-    nearest = min(rows, key=lambda row: row.get("student_cpu_ms_b1", math.inf))
-    what = f"{number(nearest.get('student_cpu_ms_b1'))} ms and {human(nearest.get('student_params'))} parameters"
-    return [f"{dataset}: no student is within the limits; the fastest, {nearest['student']}, takes {what}."]
+def _none(dataset: str, rows: list[Row]) -> list[str]:
+    nearest = min(rows, key=lambda row: row.size.cpu_ms_b1 if math.isfinite(row.size.cpu_ms_b1) else math.inf)
+    what = f"{number(nearest.size.cpu_ms_b1)} ms and {human(nearest.size.params)} parameters"
+    return [f"{dataset}: no student is within the limits; the fastest, {nearest.student}, takes {what}."]
 
 
-def _advice(rows: list[Row], frame: pd.DataFrame, results: Path) -> list[str]:
-    held_out = all(math.isfinite(row.get("validation_top1", math.nan)) for row in rows)
-    by = "validation_top1" if held_out else "test_top1"
-    best = max(rows, key=lambda row: row[by])
+def _advice(board: Board, rows: list[Row], results: Path) -> list[str]:
+    task = board.task
+    held_out = all(math.isfinite(row.validation) for row in rows)
+    best = max(rows, key=lambda row: row.validation if held_out else row.score)
     chosen = "held-out pictures" if held_out else "the test pictures, so its score is a little too good"
-    cells = _cells(frame, best)
-    spread = f" ± {best['std']:.2f}" if math.isfinite(best["std"]) else ""
-    latency, params = number(best.get("student_cpu_ms_b1")), human(best.get("student_params"))
-    size = f"{latency} ms a picture on one CPU thread, {params} parameters"
+    spread = f" ± {best.std:.2f}" if math.isfinite(best.std) else ""
+    size = f"{number(best.size.cpu_ms_b1)} ms a picture on one CPU thread, {human(best.size.params)} parameters"
     lines = [
-        f"{title(best[name] for name in GROUP)}",
-        f"Ship {best['student']} trained with {best['objective']}: {best['test_top1']:.2f}%{spread} top-1 over "
-        f"{best['n']} seed{'s' * (best['n'] > 1)}; {size}. Chosen on {chosen}.",
-        *_how_sure(best, rows),
+        title((best.dataset, best.teacher, best.student)),
+        f"Ship {best.student} trained with {best.label}: {best.score:.2f}{task.unit}{spread} {task.title} over "
+        f"{best.n} seed{'s' * (best.n > 1)}; {size}. Chosen on {chosen}.",
+        *_how_sure(best),
     ]
-    ordered = cells.sort_values(by)
-    key = ordered["key"].iloc[-1 if held_out else len(cells) // 2]
+    ordered = _cells(board.frame, best).sort_values(task.validation if held_out else task.test)
+    key = ordered["key"].iloc[-1 if held_out else len(ordered) // 2]
     which = "the seed best on held-out pictures" if held_out else "the seed in the middle"
     return [*lines, f"Deliver it ({which}): kdbench export {key} --format onnx --results {results}"]
 
 
 def _cells(frame: pd.DataFrame, row: Row) -> pd.DataFrame:
-    same = (frame["status"] == "done") & (frame["label"] == row["objective"])
-    for name in GROUP:
-        same &= frame[name] == row[name]
+    """The finished cells of a row."""
+    same = (frame["status"] == "done") & (frame["label"] == row.label)
+    for name, value in zip(GROUP, (row.dataset, row.teacher, row.student), strict=True):
+        same &= frame[name] == value
     return frame[same]
 
 
-def _how_sure(best: Row, rows: list[Row]) -> list[str]:
-    if best["alone"]:
+def _how_sure(best: Row) -> list[str]:
+    if best.alone:
         return ["No method did better than plain training: there is nothing to gain from a teacher here."]
-    gain = best.get("gain", math.nan)
-    if not math.isfinite(gain):
+    gain = best.gain
+    if gain is None or not math.isfinite(gain.mean):
         return ["The student alone was not run on the same seeds, so its gain is not known."]
-    span = (
-        f" (95% interval {best['gain_low']:+.2f} to {best['gain_high']:+.2f})"
-        if math.isfinite(best["gain_low"])
-        else ""
-    )
-    lines = [f"Against the plain student: {gain:+.2f} points{span}: {best['gain_says']}."]
-    if claims(best) != 1:
+    span = f" (95% interval {gain.low:+.2f} to {gain.high:+.2f})" if gain.has_interval else ""
+    lines = [f"Against the plain student: {gain.mean:+.2f} points{span}: {gain.says}."]
+    if gain.claim != 1:
         lines.append(
             "As far as these runs can tell, plain training does as well and needs no teacher; more seeds would tell."
         )

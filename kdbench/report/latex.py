@@ -1,46 +1,52 @@
 """The leaderboard as a LaTeX table."""
 
 import math
+from collections.abc import Iterable
 
-from kdbench.report.table import Groups, Row
+from kdbench.report.rows import Pair, Row
+from kdbench.report.table import Board
 from kdbench.report.text import number
 
 
-def latex(groups: Groups, suite: str) -> str:
+def latex(board: Board) -> str:
     """A booktabs table, objectives x pairs: best bold, second underlined, the spread small. Needs `booktabs`."""
-    names = list(dict.fromkeys(r["objective"] for _, rows in groups for r in rows))
-    columns = [_latex_column(rows) for _, rows in groups]
-    heads = [[escape(part) for part in _parts(name)] for name, _ in groups]
+    pairs = board.pairs
+    labels = list(dict.fromkeys(row.label for row in board.rows))
+    columns = [_column(pair) for pair in pairs]
+    firsts = [pair.rows[0] for pair in pairs]
+    about = f"{board.task.title} after the last epoch, mean and deviation over seeds"
     lines = [
-        f"% {suite}: top-1 after the last epoch, mean and deviation over seeds; needs \\usepackage{{booktabs}}",
-        f"\\begin{{tabular}}{{l{'r' * len(groups)}}}",
+        f"% {board.suite}: {about}; needs \\usepackage{{booktabs}}",
+        f"\\begin{{tabular}}{{l{'r' * len(pairs)}}}",
         "\\toprule",
-        *(" & ".join([what, *(head[place] for head in heads)]) + " \\\\" for place, what in enumerate(
-            ("Data", "Teacher", "Student"))),
+        _line("Data", (escape(row.dataset) for row in firsts)),
+        _line("Teacher", (escape(row.teacher) for row in firsts)),
+        _line("Student", (escape(row.student) for row in firsts)),
         "\\midrule",
-        *(" & ".join([escape(name), *(column.get(name, "--") for column in columns)]) + " \\\\" for name in names),
+        *(_line(escape(label), (column.get(label, "--") for column in columns)) for label in labels),
         "\\bottomrule",
         "\\end{tabular}",
-    ]  # fmt: skip
+    ]
     return "\n".join(lines) + "\n"
 
 
-def _parts(name: str) -> list[str]:
-    dataset, pair = name.split(": ", 1)
-    return [dataset, *pair.split(" → ", 1)]
+def _line(head: str, parts: Iterable[str]) -> str:
+    return " & ".join([head, *parts]) + " \\\\"
 
 
-def _latex_column(rows: list[Row]) -> dict[str, str]:
-    done = [r for r in rows if r["n"] and math.isfinite(r.get("test_top1", math.nan))]
-    shown = {r["objective"]: number(r["test_top1"]) for r in done}
+def _column(pair: Pair) -> dict[str, str]:
+    done = [row for row in pair.done if math.isfinite(row.score)]
+    shown = {row.label: number(row.score) for row in done}
     places = sorted(set(map(float, shown.values())), reverse=True)  # as printed: what looks equal is marked alike
-    found = {}
-    for row in done:
-        text = shown[row["objective"]]
-        mark = {0: "\\textbf{%s}", 1: "\\underline{%s}"}.get(places.index(float(text)), "%s")
-        spread = f" {{\\tiny $\\pm$ {row['std']:.2f}}}" if math.isfinite(row["std"]) else ""
-        found[row["objective"]] = mark % text + spread
-    return found
+    return {row.label: _marked(shown[row.label], places) + _spread(row) for row in done}
+
+
+def _marked(text: str, places: list[float]) -> str:
+    return {0: "\\textbf{%s}", 1: "\\underline{%s}"}.get(places.index(float(text)), "%s") % text
+
+
+def _spread(row: Row) -> str:
+    return f" {{\\tiny $\\pm$ {row.std:.2f}}}" if math.isfinite(row.std) else ""
 
 
 def escape(text: str) -> str:

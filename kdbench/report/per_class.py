@@ -14,8 +14,9 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
+from kdbench.method.metric import Metric
+from kdbench.report.frame import GROUP, title
 from kdbench.report.statistics import ALPHA, Floats, holm
-from kdbench.report.table import GROUP, title
 from kdbench.results.records import Record
 
 ClassWords = dict[tuple[str, str], str]  # (title, objective) -> what is certain of single classes
@@ -23,57 +24,61 @@ ClassWords = dict[tuple[str, str], str]  # (title, objective) -> what is certain
 MOST_NAMED = 3  # classes named in a sentence, on either side
 
 
-def per_class(frame: pd.DataFrame, records: Iterable[Record]) -> pd.DataFrame:
-    """One row per data set, pair, objective and class: mean top-1 in percent, and its gain over the student alone.
+def per_class(frame: pd.DataFrame, records: Iterable[Record], metric: Metric) -> pd.DataFrame:
+    """One row per data set, pair, objective and class: mean score, and its gain over the student alone.
 
     `gain`, `low`, `high` (95% t interval), `n` (common seeds), `p`, `p_holm`; NaN where the data can't give it. Empty
     when no record tells its classes.
     """
-    known = {record["key"]: found for record in records if (found := _scores(record)) is not None}
+    known = {record["key"]: found for record in records if (found := _scores(record, metric)) is not None}
     names = {record["key"]: record.get("classes") or [] for record in records}
     parts: list[pd.DataFrame] = []
     done = frame[frame["key"].isin(known) & (frame["status"] == "done")] if known else frame[:0]
-    for group, part in done.groupby(GROUP, sort=False):
-        rows = [
-            _row(dict(zip(GROUP, group, strict=True)), part, str(label), own, known, names)
-            for label, own in part.groupby("label", sort=False)
-        ]
+    for group, part in done.groupby(GROUP, sort=False) if len(done) else []:
+        alone = _by_seed(part[part["alone"].astype(bool)], known)
+        rows = []
+        for label, own in part.groupby("label", sort=False):
+            ours = _by_seed(own, known)
+            base = {} if own["alone"].astype(bool).any() else alone
+            columns = {
+                **dict(zip(GROUP, group, strict=True)), "objective": str(label),
+                **_means(ours, names[own["key"].iloc[0]], metric), **_tested(_differences(ours, base)),
+            }  # fmt: skip
+            rows.append(pd.DataFrame(columns))
         made = pd.concat(rows, ignore_index=True)
         parts.append(made.assign(p_holm=holm(made["p"].tolist())))
     return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame()
 
 
-def _scores(record: Record) -> Floats | None:
-    """Top-1 of every class, [K]; NaN for a class without test pictures. None where the record does not say."""
-    given = record.get("test_top1_per_class")
+def _scores(record: Record, metric: Metric) -> Floats | None:
+    """Score of every class, [K]; NaN for a class without test pictures. None where the record does not say."""
+    given = record.get(metric.per_class)
     if record["status"] != "done" or given is None or len(given) == 0 or len(given) != record.get("num_classes"):
         return None
     return np.asarray(given, dtype=np.float64)
 
 
-def _row(
-    group: dict[str, Any],
-    part: pd.DataFrame,
-    label: str,
-    own: pd.DataFrame,
-    known: dict[str, Floats],
-    names: dict[str, list[str]],
-) -> pd.DataFrame:
-    ours = {seed: known[key] for seed, key in zip(own["seed"], own["key"], strict=True)}
-    base = part[part["alone"].astype(bool)]
-    alone = {seed: known[key] for seed, key in zip(base["seed"], base["key"], strict=True)}
-    count = len(next(iter(ours.values())))
-    named = names[own["key"].iloc[0]]
-    rows = pd.DataFrame({
-        **group, "objective": label, "class": range(count),
-        "name": named if len(named) == count else [str(number) for number in range(count)],
-        "top1": np.mean(list(ours.values()), axis=0),
-    })  # fmt: skip
-    common = [] if own["alone"].astype(bool).any() else [seed for seed in ours if seed in alone]
-    return rows.assign(**_gain(np.array([ours[seed] - alone[seed] for seed in common]).reshape(len(common), count)))
+BySeed = dict[int, Floats]  # seed -> score of every class, [K]
 
 
-def _gain(differences: Floats) -> dict[str, Any]:
+def _by_seed(cells: pd.DataFrame, known: dict[str, Floats]) -> BySeed:
+    return {seed: known[key] for seed, key in zip(cells["seed"], cells["key"], strict=True)}
+
+
+def _means(ours: BySeed, names: list[str], metric: Metric) -> dict[str, Any]:
+    mean = np.mean(list(ours.values()), axis=0)
+    count = len(mean)
+    named = names if len(names) == count else [str(number) for number in range(count)]
+    return {"class": range(count), "name": named, metric.name: mean}
+
+
+def _differences(ours: BySeed, alone: BySeed) -> Floats:
+    """[common seeds, K]"""
+    common = [seed for seed in ours if seed in alone]
+    return np.array([ours[seed] - alone[seed] for seed in common]).reshape(len(common), len(next(iter(ours.values()))))
+
+
+def _tested(differences: Floats) -> dict[str, Any]:
     """Differences [seeds, classes] -> mean, interval and p-value of every class."""
     n, count = differences.shape
     nothing = np.full(count, np.nan)
@@ -89,11 +94,11 @@ def _gain(differences: Floats) -> dict[str, Any]:
     return {**found, **{name: np.where(spread, values, np.nan) for name, values in ends.items()}}
 
 
-def class_words(classes: pd.DataFrame) -> dict[tuple[str, str], str]:
+def class_words(classes: pd.DataFrame) -> ClassWords:
     """(pair's title, objective) -> what is certain of its classes, in words."""
     if not len(classes):
         return {}
-    found = {}
+    found: ClassWords = {}
     for (*group, label), rows in classes.groupby([*GROUP, "objective"], sort=False):
         tested = rows[rows["p_holm"].notna()]
         sure = tested[tested["p_holm"] < ALPHA].sort_values("gain")

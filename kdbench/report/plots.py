@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas as pd
 from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -19,8 +18,10 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator
 
 from kdbench.files import write_atomic
+from kdbench.method.metric import Metric
+from kdbench.report.rows import Pair, Row
 from kdbench.report.statistics import Ranking
-from kdbench.report.table import Groups, Row, claims, ranking_of
+from kdbench.report.table import Board
 
 MOST_PAIRS = 4  # figures of single pairs; a large suite's others are on the page
 STYLE: Any = {"svg.fonttype": "none", "svg.hashsalt": "kdbench", "font.size": 9, "axes.spines.top": False,
@@ -28,22 +29,21 @@ STYLE: Any = {"svg.fonttype": "none", "svg.hashsalt": "kdbench", "font.size": 9,
 COLOURS = {1: "#1b7f3b", 0: "#777777", -1: "#b3261e"}  # better, not distinguishable, worse
 
 
-def write_plots(
-    table: pd.DataFrame, groups: Groups, curves: dict[str, dict[str, list[float]]], folder: Path
-) -> list[Path]:
+def write_plots(board: Board, folder: Path) -> list[Path]:
     """Write every plot that the results allow; returns the files."""
     for path in [*folder.glob("*.png"), *folder.glob("*.svg")]:  # of an earlier state of the suite
         path.unlink()
     written: list[Path] = []
-    groups = [(name, [r for r in rows if math.isfinite(r.get("test_top1", math.nan))]) for name, rows in groups]
-    groups = [(name, rows) for name, rows in groups if rows]
+    pairs = [Pair(pair.title, [row for row in pair.rows if math.isfinite(row.score)]) for pair in board.pairs]
+    pairs = [pair for pair in pairs if pair.rows]
     with rc_context(STYLE):
-        for number, (name, rows) in enumerate(groups[:MOST_PAIRS], 1):
-            written += save(pair_figure(name, rows, curves.get(name, {})), folder / f"{number:02d}-{slug(name)}")
-        if groups:
-            written += save(latency_figure(groups), folder / "accuracy-latency")
-        if (ranking := ranking_of(table)) is not None:
-            written += save(ranking_figure(ranking), folder / "critical-difference")
+        for number, pair in enumerate(pairs[:MOST_PAIRS], 1):
+            figure = pair_figure(pair, board.curves.get(pair.title, {}), board.task)
+            written += save(figure, folder / f"{number:02d}-{slug(pair.title)}")
+        if pairs:
+            written += save(latency_figure(pairs, board.task), folder / "accuracy-latency")
+        if board.ranking is not None:
+            written += save(ranking_figure(board.ranking), folder / "critical-difference")
     return written
 
 
@@ -64,67 +64,64 @@ def save(figure: Figure, path: Path) -> list[Path]:
     return files
 
 
-def pair_figure(name: str, rows: list[Row], curves: dict[str, list[float]]) -> Figure:
-    figure = Figure(figsize=(12, max(3.4, 0.22 * len(rows) + 1.4)))
-    figure.suptitle(short(name, 140))
+def pair_figure(pair: Pair, curves: dict[str, list[float]], metric: Metric) -> Figure:
+    figure = Figure(figsize=(12, max(3.4, 0.22 * len(pair.rows) + 1.4)))
+    figure.suptitle(short(pair.title, 140))
     left, middle, right = figure.subplots(1, 3)
-    plot_gains(left, rows)
-    plot_costs(middle, rows)
-    plot_curves(right, rows, curves)
+    plot_gains(left, pair.rows)
+    plot_costs(middle, pair)
+    plot_curves(right, pair.rows, curves, metric)
     return figure
 
 
 def plot_gains(axes: Axes, rows: list[Row]) -> None:
     """Gain over the student alone with its 95% interval; colour: what the corrected test says."""
-    shown = sorted((r for r in rows if math.isfinite(r.get("gain", math.nan))), key=lambda r: r["gain"])
-    for place, row in enumerate(shown):
-        _whisker(axes, row, place)
+    gains = [(short(row.label), row.gain) for row in rows if row.gain and math.isfinite(row.gain.mean)]
+    gains.sort(key=lambda named: named[1].mean)
+    for place, (_, gain) in enumerate(gains):
+        colour = COLOURS[gain.claim]
+        if gain.has_interval:
+            axes.plot([gain.low, gain.high], [place, place], color=colour, linewidth=1.6)
+        axes.plot(gain.mean, place, "o", color=colour, markersize=4)
     axes.axvline(0, color="black", linewidth=0.8)
-    axes.set_yticks(range(len(shown)), [f"{short(r['objective'])} (n = {r['gain_n']:.0f})" for r in shown])
+    axes.set_yticks(range(len(gains)), [f"{name} (n = {gain.n})" for name, gain in gains])
     axes.set_xlabel("gain over the student alone, points (95% interval)")
 
 
-def plot_costs(axes: Axes, rows: list[Row]) -> None:
+def plot_costs(axes: Axes, pair: Pair) -> None:
     """Gain against the time of a run, as a multiple of the student alone's; the front is drawn."""
-    base = next((r for r in rows if r["alone"]), {}).get("cost_alone_seconds") or math.nan
-    points = [(r["cost_alone_seconds"] / base, r["gain"], r) for r in rows if math.isfinite(r.get("gain", math.nan))]
-    points = [point for point in points if math.isfinite(point[0])]
+    points = [(pair.cost_ratio(row, "alone_seconds"), row.gained, row) for row in pair.rows]
+    points = [point for point in points if math.isfinite(point[0]) and math.isfinite(point[1])]
     for x, y, row in points:
-        axes.plot(x, y, "o", color=COLOURS[claims(row)], markersize=5)
-    _front(axes, [(1.0, 0.0, "student alone")] + [(x, y, str(r["objective"])) for x, y, r in points])
+        axes.plot(x, y, "o", color=COLOURS[row.claim], markersize=5)
+    _front(axes, [(1.0, 0.0, "student alone")] + [(x, y, row.label) for x, y, row in points])
     axes.axhline(0, color="black", linewidth=0.8)
     axes.set(xlabel="time of a run, x the student alone's", ylabel="gain, points")
 
 
-def plot_curves(axes: Axes, rows: list[Row], curves: dict[str, list[float]]) -> None:
-    """Mean test accuracy after every epoch: the five best and the student alone by name, the others grey."""
-    best = sorted(rows, key=lambda r: -r["test_top1"])[:5]
-    named = [r["objective"] for r in rows if r in best or r["alone"]]
+def plot_curves(axes: Axes, rows: list[Row], curves: dict[str, list[float]], metric: Metric) -> None:
+    """Mean test score after every epoch: the five best and the student alone by name, the others grey."""
+    best = sorted(rows, key=lambda row: -row.score)[:5]
+    named = [row.label for row in rows if row in best or row.alone]
     for label, curve in curves.items():
         style: dict[str, Any] = {"label": short(label), "linewidth": 1.4} if label in named else {"color": "#bbbbbb"}
         axes.plot(range(1, len(curve) + 1), curve, **{"linewidth": 0.7, **style})
-    axes.set(xlabel="epoch", ylabel="test top-1, %")
+    axes.set(xlabel="epoch", ylabel=metric.axis)
     if curves:
         axes.legend(frameon=False, fontsize=7)
 
 
-def latency_figure(groups: Groups) -> Figure:
-    """Accuracy against latency on one CPU thread, a panel per data set: every student's best row, and the teachers."""
-    datasets = list(dict.fromkeys(rows[0]["dataset"] for _, rows in groups))[:6]
+def latency_figure(pairs: list[Pair], metric: Metric) -> Figure:
+    """Score against latency on one CPU thread, a panel per data set: every student's best row, and the teachers."""
+    datasets = list(dict.fromkeys(pair.rows[0].dataset for pair in pairs))[:6]
     figure = Figure(figsize=(4.6 * min(len(datasets), 3), 3.6 * math.ceil(len(datasets) / 3)))
     panels = np.atleast_1d(figure.subplots(math.ceil(len(datasets) / 3), min(len(datasets), 3), squeeze=False)).ravel()
     for axes, dataset in zip(panels, datasets, strict=False):
-        points: list[tuple[float, float, str]] = []
-        for _, rows in groups:
-            if rows[0]["dataset"] == dataset:
-                points += _latency_points(rows)
+        here = [pair.rows for pair in pairs if pair.rows[0].dataset == dataset]
+        points = [point for rows in here for point in _latency_points(rows)]
         points = [p for p in points if math.isfinite(p[0]) and math.isfinite(p[1])]
-        axes.set(title=dataset, xlabel="ms of one picture, one CPU thread", ylabel="test top-1, %", xscale="log")
-        times = [p[0] for p in points] or [1.0]
-        wide = max(times) > 10 * min(times)
-        axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)) if wide else MaxNLocator(5))
-        axes.xaxis.set_minor_locator(NullLocator())
-        axes.xaxis.set_major_formatter("{x:g}")  # 1, 2, 5 and not powers of ten
+        axes.set(title=dataset, xlabel="ms of one picture, one CPU thread", ylabel=metric.axis, xscale="log")
+        _plain_numbers(axes, [p[0] for p in points] or [1.0])
         axes.plot([p[0] for p in points], [p[1] for p in points], "o", color=COLOURS[0], markersize=4)
         _front(axes, points)
     for axes in panels[len(datasets) :]:
@@ -132,17 +129,19 @@ def latency_figure(groups: Groups) -> Figure:
     return figure
 
 
+def _plain_numbers(axes: Axes, times: list[float]) -> None:
+    """1, 2, 5 on a logarithmic axis, and not powers of ten."""
+    wide = max(times) > 10 * min(times)
+    axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)) if wide else MaxNLocator(5))
+    axes.xaxis.set_minor_locator(NullLocator())
+    axes.xaxis.set_major_formatter("{x:g}")
+
+
 def _latency_points(rows: list[Row]) -> list[tuple[float, float, str]]:
-    best = max(rows, key=lambda r: r["test_top1"])
-    alone = [r for r in rows if r["alone"] and r is not best]
-    shown = [(r, f"{r['student']}, {r['objective']}") for r in (best, *alone)]
-    points = [(r.get("student_cpu_ms_b1", math.nan), r["test_top1"], name) for r, name in shown]
-    teacher = (
-        best.get("teacher_cpu_ms_b1", math.nan),
-        best.get("teacher_top1", math.nan),
-        f"{best['teacher']} (teacher)",
-    )
-    return [*points, teacher]
+    best = max(rows, key=lambda row: row.score)
+    alone = [row for row in rows if row.alone and row is not best]
+    points = [(row.size.cpu_ms_b1, row.score, f"{row.student}, {row.label}") for row in (best, *alone)]
+    return [*points, (best.teacher_size.cpu_ms_b1, best.teacher_score, f"{best.teacher} (teacher)")]
 
 
 def ranking_figure(ranking: Ranking) -> Figure:
@@ -181,13 +180,6 @@ def cliques(ranks: list[float], critical: float) -> list[tuple[int, int]]:
         if last > first and (not runs or last > runs[-1][1]):
             runs.append((first, last))
     return runs
-
-
-def _whisker(axes: Axes, row: Row, place: int) -> None:
-    low, high, colour = row["gain_low"], row["gain_high"], COLOURS[claims(row)]
-    if math.isfinite(low):
-        axes.plot([low, high], [place, place], color=colour, linewidth=1.6)
-    axes.plot(row["gain"], place, "o", color=colour, markersize=4)
 
 
 def front(points: list[tuple[float, float, str]]) -> list[tuple[float, float, str]]:

@@ -5,7 +5,6 @@ that pair; the difference is computed only where our training is that of the ben
 protocol: our last epoch against a last epoch, our best test epoch against a best test epoch.
 """
 
-import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -26,7 +25,7 @@ from kdbench.suite.plugins import load_methods
 HERE = Path(__file__).resolve().parents[1]
 FOLDERS = (Layout(HERE.parent / RESULTS).published, HERE / "published_data")  # a checkout's, an installed package's
 COLUMNS = ("teacher", "student", "method", "top1", "std", "runs", "setting", "protocol", "note", "source")
-PROTOCOLS = {"last": ("last epoch", "test_top1"), "best": ("best test epoch", "test_top1_best")}
+PROTOCOLS = {"last": "last epoch", "best": "best test epoch"}
 
 
 @dataclass(frozen=True)
@@ -114,44 +113,44 @@ def same_training(recipe: Mapping[str, Any]) -> bool:
     slow = benchmark["slow_students"]
     wanted = benchmark["train"] | ({"lr": slow["lr"]} if student in slow["students"] else {})
     teacher = recipe["teacher"]
-    taught = "checkpoint" in teacher["model"] or _without(teacher.get("train", {})) == benchmark["train"]
-    return _without(recipe["train"]) == wanted and taught
+    same_teacher = "checkpoint" in teacher["model"] or _without(teacher.get("train", {})) == benchmark["train"]
+    return _without(recipe["train"]) == wanted and same_teacher
 
 
 def _without(train: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in train.items() if name != "precision"}
 
 
-def add_published(table: pd.DataFrame) -> pd.DataFrame:
-    """The leaderboard with columns `published`, `published_protocol`, `published_source` and `ours - published`.
+@dataclass(frozen=True)
+class Beside:
+    """What stands beside a row of ours: NaN and empty where the literature has nothing for it."""
 
-    Reads of each row `recipe` (the settings of one of its cells, as JSON) and its mean `test_top1`, `test_top1_best`.
-    The difference is NaN where our training, the pair or the protocol is another, and for unstated protocols.
+    number: float = math.nan
+    difference: float = math.nan  # ours - theirs; NaN where the training, the pair or the protocol is another
+    protocol: str = ""
+    source: str = ""
+
+    @property
+    def columns(self) -> dict[str, float | str]:
+        return {"published": self.number, "ours - published": self.difference,
+                "published_protocol": self.protocol, "published_source": self.source}  # fmt: skip
+
+
+def beside(identity: Mapping[str, Any], last: float, best: float) -> Beside:
+    """The literature's number for a row. `identity`: of one of its cells; `last`, `best`: our mean score after the last
+    epoch, and at the best test epoch (NaN without a finished cell).
     """
-    rows: list[dict[str, Any]] = [_beside(row) for row in table.to_dict("records")]
-    added = pd.DataFrame(rows, index=table.index, columns=list(_NOTHING))
-    return pd.concat([table.drop(columns=[*_NOTHING], errors="ignore"), added], axis=1)
-
-
-_NOTHING = {"published": math.nan, "ours - published": math.nan, "published_protocol": "", "published_source": ""}
-
-
-def _beside(row: Mapping[Any, Any]) -> dict[str, Any]:
-    text = row.get("recipe")
-    if not isinstance(text, str) or not text:  # no cell of this row is done
-        return dict(_NOTHING)
-    recipe = json.loads(text)
-    teacher, student = recipe["teacher"]["model"], recipe["student"]
+    teacher, student = identity["teacher"]["model"], identity["student"]
     plain = all(set(net) <= {"model", "pretrained", "checkpoint"} for net in (teacher, student))
-    found = published_for(recipe["dataset"]["name"], teacher["model"], student["model"], recipe["objective"])
+    found = published_for(identity["dataset"]["name"], teacher["model"], student["model"], identity["objective"])
     if found is None or not plain:
-        return dict(_NOTHING)
-    protocol, column = PROTOCOLS.get(found.protocol, ("unstated", ""))
-    same = same_training(recipe)
-    ours = row.get(column, math.nan) if same else math.nan
-    return {
-        "published": found.top1,
-        "ours - published": ours - found.top1,
-        "published_protocol": protocol if same else f"{protocol}; other training than ours",
-        "published_source": found.source,
-    }
+        return Beside()
+    same = same_training(identity)
+    ours = {"last": last, "best": best}.get(found.protocol, math.nan) if same else math.nan
+    protocol = PROTOCOLS.get(found.protocol, "unstated")
+    return Beside(
+        number=found.top1,
+        difference=ours - found.top1,
+        protocol=protocol if same else f"{protocol}; other training than ours",
+        source=found.source,
+    )

@@ -1,99 +1,107 @@
-"""Numbers as text, and the headline: what was compared, what won by how much and how surely, what it costs."""
+"""The headline: what was compared, what won by how much and how surely, what it costs."""
 
 import math
+from collections.abc import Iterable
 
 import pandas as pd
 
+from kdbench.report.gains import STUDENT
+from kdbench.report.rows import Pair, Row
 from kdbench.report.statistics import EQUAL, wins_ties_losses
-from kdbench.report.table import Groups, Row, claims, ranking_of
+from kdbench.report.table import Board
 from kdbench.report.text import chance, human, number
 
 
-def headline(table: pd.DataFrame, groups: Groups) -> list[str]:
+def headline(board: Board) -> list[str]:
     """Three sentences: what was compared, what won by how much and how surely, what it costs."""
-    if not any(r["n"] for _, rows in groups for r in rows):
+    if not any(pair.done for pair in board.pairs):
         return ["No cell is done yet."]
-    best = winner(table)
-    won = _won(groups, best) if len(groups) > 1 else _won_one(groups[0][1], best)
-    return [_compared(table, groups), won, _costs(groups, best)]
+    best = winner(board)
+    if best is None:
+        won = f"There is no result beside {STUDENT}."
+    elif len(board.pairs) == 1:
+        won = _won_one(board, board.pairs[0], best)
+    else:
+        won = _won(board.pairs, best)
+    return [_compared(board), won, _costs(board.pairs, best)]
 
 
-def winner(table: pd.DataFrame) -> str | None:
+def winner(board: Board) -> str | None:
     """The objective with the highest mean on one pair; over several, with the best average rank (else mean gain)."""
-    good = table[(table["n"] > 0) & ~table["alone"]] if "test_top1" in table else table[:0]
-    if not len(good):
-        return None
-    ranking = ranking_of(table)
-    if ranking:
-        names = [name for name in ranking.ranks if name in set(good["objective"])]
-        if names:
-            return min(names, key=lambda name: ranking.ranks[name][0])
-    means = good.groupby("objective", sort=False)["gain" if good.get("gain") is not None else "test_top1"].mean()
-    means = means.fillna(good.groupby("objective")["test_top1"].mean())
-    return str(means.idxmax()) if means.notna().any() else None
+    good = [row for row in board.rows if row.n and not row.alone]
+    labels = list(dict.fromkeys(row.label for row in good))
+    if board.ranking is not None:
+        ranks = board.ranking.ranks
+        if names := [name for name in ranks if name in labels]:
+            return min(names, key=lambda name: ranks[name][0])
+    means = {label: _mean_gain([row for row in good if row.label == label]) for label in labels}
+    return max(means, key=lambda label: means[label], default=None)
 
 
-def _compared(table: pd.DataFrame, groups: Groups) -> str:
-    seeds = sorted({int(n) for n in table.loc[table["n"] > 0, "n"]})
+def _mean_gain(rows: list[Row]) -> float:
+    gain = mean(row.gained for row in rows)
+    return gain if math.isfinite(gain) else mean(row.score for row in rows)
+
+
+def mean(values: Iterable[float]) -> float:
+    """Of those that are known; NaN without any."""
+    return float(pd.Series(list(values), dtype=float).mean())
+
+
+def _compared(board: Board) -> str:
+    rows = board.rows
+    seeds = sorted({row.n for row in rows if row.n})
     many = f"{seeds[0]}" if len(seeds) == 1 else f"{seeds[0]} to {seeds[-1]}"
-    done, cells = int(table["n"].sum()), int(table["cells"].sum())
-    objectives = table["objective"].nunique()
-    where = f"on {groups[0][0]}" if len(groups) == 1 else f"on {len(groups)} pairs of data set, teacher and student"
-    plural = "seed" if many == "1" else "seeds"
+    done, cells = sum(row.n for row in rows), sum(row.cells for row in rows)
+    pairs = board.pairs
+    where = f"on {pairs[0].title}" if len(pairs) == 1 else f"on {len(pairs)} pairs of data set, teacher and student"
     return (
-        f"{objectives} objectives were compared {where}, with {many} {plural} each ({done} of {cells} cells are done)."
+        f"{len({row.label for row in rows})} objectives were compared {where}, with {many} "
+        f"{'seed' if many == '1' else 'seeds'} each ({done} of {cells} cells are done)."
     )
 
 
-def _won_one(rows: list[Row], best: str | None) -> str:
-    row = next((r for r in rows if r["objective"] == best), None)
-    base = next((r for r in rows if r["alone"] and r["n"]), None)
-    if row is None:
-        return "There is no result beside the student alone."
-    top = f"{best} has the highest mean, {number(row['test_top1'])}%"
+def _won_one(board: Board, pair: Pair, best: str) -> str:
+    row = next(r for r in pair.rows if r.label == best)
+    unit, base = board.task.unit, pair.alone
+    top = f"{best} has the highest mean, {number(row.score)}{unit}"
     if base is None:
-        return f"{top}; the student alone was not run, so there is no gain to speak of."
-    if not math.isfinite(row.get("gain", math.nan)):
-        return f"{top}; it has no seed in common with the student alone."
-    if row["gain"] < 0:
-        return (
-            f"Nothing beats the student alone ({number(base['test_top1'])}%): {best} comes nearest, {row['gain']:+.2f}."
-        )
-    gain = f"{top}, {row['gain']:+.2f} points against the student alone ({number(base['test_top1'])}%)"
-    if not math.isfinite(row["gain_low"]):
-        return f"{gain}: {row['gain_says']}."
-    span = f"95% interval {row['gain_low']:+.2f} to {row['gain_high']:+.2f}"
-    return f"{gain}, {span}: {row['gain_says']} (p {chance(row['gain_p_holm'])} after correction over the table)."
+        return f"{top}; {STUDENT} was not run, so there is no gain to speak of."
+    gain = row.gain
+    if gain is None or not math.isfinite(gain.mean):
+        return f"{top}; it has no seed in common with {STUDENT}."
+    against = f"{STUDENT} ({number(base.score)}{unit})"
+    if gain.mean < 0:
+        return f"Nothing beats {against}: {best} comes nearest, {gain.mean:+.2f}."
+    gained = f"{top}, {gain.mean:+.2f} points against {against}"
+    if not gain.has_interval:
+        return f"{gained}: {gain.says}."
+    span = f"95% interval {gain.low:+.2f} to {gain.high:+.2f}"
+    return f"{gained}, {span}: {gain.says} (p {chance(gain.p_holm)} after correction over the table)."
 
 
-def _won(groups: Groups, best: str | None) -> str:
-    if best is None:
-        return "There is no result beside the student alone."
-    ours = {name: r for name, rows in groups for r in rows if r["objective"] == best and r["n"]}
-    gains = {name: r.get("gain", math.nan) for name, r in ours.items()}
+def _won(pairs: list[Pair], best: str) -> str:
+    ours = {pair.title: row for pair in pairs for row in pair.done if row.label == best}
+    gains = {name: row.gained for name, row in ours.items()}
     known = [gain for gain in gains.values() if math.isfinite(gain)]
     if not known:
         return f"{best} ranks best; there is no student alone to count its gain against."
     wins, ties, losses = wins_ties_losses(gains)
-    sure = sum(claims(row) == 1 for row in ours.values())
+    sure = sum(row.claim == 1 for row in ours.values())
     return (
-        f"{best} does best over the pairs: {sum(known) / len(known):+.2f} points against the student alone on average; "
+        f"{best} does best over the pairs: {sum(known) / len(known):+.2f} points against {STUDENT} on average; "
         f"{wins} wins, {ties} ties (within {EQUAL} points), {losses} losses; on {sure} of {len(known)} pairs its gain "
         "stands after correction over the table."
     )
 
 
-def _costs(groups: Groups, best: str | None) -> str:
-    steps, hours, adapters = [], [], []
-    for _, rows in groups:
-        base = next((r for r in rows if r["alone"] and r["n"]), {})
-        row = next((r for r in rows if r["objective"] == best and r["n"]), {})
-        steps.append(row.get("cost_step_ms", math.nan) / (base.get("cost_step_ms") or math.nan))
-        hours.append(row.get("cost_alone_seconds", math.nan) / (base.get("cost_alone_seconds") or math.nan))
-        adapters.append(row.get("cost_adapter_params", math.nan))
-    step, hour, adapter = (pd.Series(values, dtype=float).mean() for values in (steps, hours, adapters))
+def _costs(pairs: list[Pair], best: str | None) -> str:
+    ours = [(pair, row) for pair in pairs for row in pair.done if row.label == best]
+    step = mean(pair.cost_ratio(row, "step_ms") for pair, row in ours)
+    run = mean(pair.cost_ratio(row, "alone_seconds") for pair, row in ours)
+    adapter = mean(row.cost.adapter_params for _, row in ours)
     if not math.isfinite(step):
-        return "What that costs in training can't be said: the student alone, or its times, are missing."
+        return f"What that costs in training can't be said: {STUDENT}, or its times, are missing."
     extra = f", and {human(adapter)} parameters of its own while training" if adapter else ""
-    all_in = f"with the teacher's forward a run takes {hour:.2f}x the time{extra}"
-    return f"Its training step takes {step:.2f}x the student alone's; {all_in}."
+    all_in = f"with the teacher's forward a run takes {run:.2f}x the time{extra}"
+    return f"Its training step takes {step:.2f}x {STUDENT}'s; {all_in}."

@@ -1,83 +1,42 @@
-"""Writes every rendering of a leaderboard into the suite's folder."""
+"""Writes every rendering of a board into the suite's folder."""
 
-import importlib
-import json
-from collections.abc import Iterable
+from collections.abc import Mapping
 from pathlib import Path
 
 import pandas as pd
 
-from kdbench.errors import UserError
 from kdbench.files import write_atomic
 from kdbench.layout import SuiteFolder
-from kdbench.report.table import GROUP, REFERENCE, Names, curves_of, frame_of, rows_of, table_of, with_missing
+from kdbench.report.html import html
+from kdbench.report.latex import latex
+from kdbench.report.markdown import markdown
+from kdbench.report.table import Board
 from kdbench.results.mlflow_thread import addresses_of
-from kdbench.results.records import Record
-from kdbench.suite.cells import Cell
 
 
-def write_leaderboard(
-    cells: list[Cell],
-    records: Iterable[Record],
-    folder: Path,
-    suite: str,
-    *,
-    reference: str = REFERENCE,
-    published: bool = False,
-    plots: bool = True,
-    links: dict[str, str] | None = None,
-) -> tuple[pd.DataFrame, str]:
+def write_board(board: Board, folder: Path, *, plots: bool = True, links: Mapping[str, str] | None = None) -> str:
     """Write `leaderboard.{md,csv,tex,html}` (one row per objective), `cells.{csv,parquet}`, `per_class.csv`, `plots/`.
 
-    `reference`: the row that gains are also counted against; `published`: put the literature's numbers beside ours;
-    `links`: key -> address of the cell's MLflow run (default: those the mirror noted). Returns table and Markdown.
+    `links`: key -> address of the cell's MLflow run (default: those noted in the folder). Returns the Markdown.
     """
-    from kdbench.report import html as page
-    from kdbench.report import latex
-    from kdbench.report import markdown as report
-    from kdbench.report import per_class as classes
-
-    records = list(records)
-    frame = with_missing(frame_of(records), cells)
-    table = table_of(frame, reference)
-    if published:
-        table = with_published(table, cells)
-    groups, curves = rows_of(table), curves_of(frame, records)
-    links = links or addresses_of(folder)
-    by_class = classes.per_class(frame, records)
-    words = classes.class_words(by_class)
-    text = report.markdown(table, groups, frame, suite, reference, words)
-    place = SuiteFolder(folder)
+    text, place = markdown(board), SuiteFolder(folder)
     files = {
         place.leaderboard("md"): text,
-        place.leaderboard("csv"): table.to_csv(index=False),
-        place.leaderboard("tex"): latex.latex(groups, suite),
-        place.leaderboard("html"): page.html(table, groups, frame, curves, suite, reference, links, words),
-        place.cells("csv"): frame.to_csv(index=False),
+        place.leaderboard("csv"): board.table.to_csv(index=False),
+        place.leaderboard("tex"): latex(board),
+        place.leaderboard("html"): html(board, links or addresses_of(folder)),
+        place.cells("csv"): board.frame.to_csv(index=False),
     }
-    if len(by_class):
-        files[place.per_class] = by_class.to_csv(index=False)
+    if len(board.per_class):
+        files[place.per_class] = board.per_class.to_csv(index=False)
     for path, content in files.items():
         write_atomic(path, content.encode())
-    write_parquet(frame, place.cells("parquet"))
+    write_parquet(board.frame, place.cells("parquet"))
     if plots:
-        from kdbench.report.plots import write_plots
+        from kdbench.report.plots import write_plots  # matplotlib takes half a second to import
 
-        write_plots(table, groups, curves, place.plots)
-    return table, text
-
-
-def with_published(table: pd.DataFrame, cells: Iterable[Cell]) -> pd.DataFrame:
-    """The table with the literature's numbers beside ours. Raises UserError where they are not installed."""
-    names = Names()
-    recipes = {(*names(cell), cell.label): json.dumps(cell.identity) for cell in cells}
-    places = table[[*GROUP, "objective"]].itertuples(index=False, name=None)
-    told = table.assign(recipe=[recipes.get(place, "") for place in places])
-    try:
-        published = importlib.import_module("kdbench.report.published")
-    except ModuleNotFoundError as error:
-        raise UserError("this installation holds no published numbers (kdbench.report.published)") from error
-    return published.add_published(told).drop(columns="recipe")
+        write_plots(board, place.plots)
+    return text
 
 
 def write_parquet(frame: pd.DataFrame, path: Path) -> None:

@@ -8,7 +8,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import pytest
-from grids import grid, record
+from grids import grid, record, write_leaderboard
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -16,7 +16,6 @@ from kdbench.api import Options
 from kdbench.commands.recommend import recommendation
 from kdbench.errors import UserError
 from kdbench.files import finite, write_json
-from kdbench.report.write import write_leaderboard
 from kdbench.results.merge import slim
 
 STATUSES = ["done", "done", "done", "diverged", "failed", "skipped", "missing"]
@@ -56,7 +55,7 @@ def test_no_grid_is_too_odd(cells: list[Any], data: st.DataObject) -> None:
     records = data.draw(records_of(cells))
     with TemporaryDirectory() as folder:
         out = Path(folder)
-        table, text = write_leaderboard(cells, [slim(made) for made in records], out, "grid", plots=False)
+        table, text = write_leaderboard(cells, [slim(made) for made in records], out, plots=False)
         page = json.loads(re.search(r'id="data">(.*?)</script>', (out / "leaderboard.html").read_text())[1])  # type: ignore[index]
         assert len(table) == 6
         assert sum(len(pair["rows"]) for pair in page["pairs"]) == 6
@@ -84,7 +83,7 @@ def test_advice_and_plots_on_odd_grids(cells: list[Any], data: st.DataObject, tm
     folder = tmp_path_factory.mktemp("odd")
     path, _ = grid(folder, ["student", "kd", "rkd"], pairs=2, seeds=3)
     records = data.draw(records_of(cells))
-    write_leaderboard(cells, records, folder / "out", "grid")
+    write_leaderboard(cells, records, folder / "out")
     for made in records:
         write_json(folder / "grid" / "records" / f"{made['key']}.json", finite(made))
     if not any(made["status"] == "done" for made in records):

@@ -9,13 +9,12 @@ import pytest
 import torch
 import yaml
 from conftest import TINY
-from grids import grid, record
+from grids import grid, record, write_leaderboard
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import kdbench as package
 from kdbench.grid.progress import Bar
-from kdbench.report.write import write_leaderboard
 from kdbench.results.checkpoints import Checkpoints
 from kdbench.results.records import Records, Shape
 from kdbench.suite.cells import cells_of
@@ -98,7 +97,7 @@ def test_any_value_in_a_record_leaves_a_leaderboard(tmp_path, value, name, inner
         (folder / f"{cell.key}.json").write_text(json.dumps(made))
     found = Records(tmp_path, "grid").read_many(cell.key for cell in cells)
     assert len(found) >= len(cells) - 1
-    text = write_leaderboard(cells, found.values(), tmp_path / "grid", "grid", plots=False)[1]
+    text = write_leaderboard(cells, found.values(), tmp_path / "grid", plots=False)[1]
     assert "nan" not in text.lower()
 
 

@@ -8,13 +8,13 @@ import time
 import pandas as pd
 import pytest
 import torch
-from grids import drawn, grid, record
+from grids import drawn, grid, record, write_leaderboard
 
 from kdbench.api import leaderboard
 from kdbench.errors import UserError
 from kdbench.files import write_json
-from kdbench.report.table import frame_of, sources, table_of, with_missing
-from kdbench.report.write import write_leaderboard
+from kdbench.report.frame import frame_of, sources_of, with_missing
+from kdbench.report.table import make_board
 from kdbench.results import merge as gather
 
 
@@ -26,7 +26,7 @@ def test_means_and_gains_by_hand(tmp_path):
     _, cells = grid(tmp_path, ["student", "kd"])
     top1 = {("student", 0): 70, ("student", 1): 71, ("student", 2): 69, ("kd", 0): 71, ("kd", 1): 73, ("kd", 2): 72}
     records = [record(cell, top1[cell.label, cell.seed]) for cell in cells]
-    table, text = write_leaderboard(cells, records, tmp_path / "out", "grid")
+    table, text = write_leaderboard(cells, records, tmp_path / "out")
     kd = row_of(table, "kd")
     assert (kd["test_top1"], kd["std"], kd["gain"], kd["gain_n"]) == (72, 1, 2, 3)
     assert kd["gain_low"] == pytest.approx(2 - 4.302653 / math.sqrt(3), abs=1e-5)
@@ -38,7 +38,7 @@ def test_means_and_gains_by_hand(tmp_path):
 
 def test_holm_is_over_all_tests_of_a_pair(tmp_path):
     _, cells = grid(tmp_path, seeds=8)
-    table, _ = write_leaderboard(cells, drawn(cells, {"kd": 1.0, "rkd": 0.1}), tmp_path / "out", "grid", plots=False)
+    table, _ = write_leaderboard(cells, drawn(cells, {"kd": 1.0, "rkd": 0.1}), tmp_path / "out", plots=False)
     kd, rkd = row_of(table, "kd"), row_of(table, "rkd")
     assert kd["gain_p_holm"] <= 5 * kd["gain_p"]  # 3 rows against the student, 2 against kd
     assert kd["gain_p_holm"] > kd["gain_p"]
@@ -49,7 +49,7 @@ def test_holm_is_over_all_tests_of_a_pair(tmp_path):
 
 def test_one_seed_invents_no_interval(tmp_path):
     _, cells = grid(tmp_path, ["student", "kd"], seeds=1)
-    table, text = write_leaderboard(cells, drawn(cells, {"kd": 5}), tmp_path / "out", "grid", plots=False)
+    table, text = write_leaderboard(cells, drawn(cells, {"kd": 5}), tmp_path / "out", plots=False)
     assert math.isnan(row_of(table, "kd")["gain_low"])
     assert "One seed only, so no interval" in text
     assert not re.search(r"[+-]\d+\.\d+ \[", text)
@@ -59,7 +59,7 @@ def test_one_seed_invents_no_interval(tmp_path):
 @pytest.mark.parametrize("seeds", [1, 3])
 def test_the_headline_names_no_winner_below_the_student_alone(tmp_path, seeds):
     _, cells = grid(tmp_path, ["student", "kd"], seeds=seeds)
-    _, text = write_leaderboard(cells, drawn(cells, {"kd": -5}), tmp_path / "out", "grid", plots=False)
+    _, text = write_leaderboard(cells, drawn(cells, {"kd": -5}), tmp_path / "out", plots=False)
     assert "Nothing beats the student alone (7" in text
     assert "highest mean" not in text
 
@@ -77,7 +77,7 @@ def test_what_did_not_end_well_is_shown_and_never_averaged(tmp_path):
         if (cell.label, cell.seed) == ("rkd", 0):
             made |= {"status": "failed", "reason": "RuntimeError: no", "scores": {}, "curves": {}}
         records.append(made)
-    table, text = write_leaderboard(cells, records, tmp_path / "out", "grid")
+    table, text = write_leaderboard(cells, records, tmp_path / "out")
     assert row_of(table, "kd")["n"] == 2
     assert row_of(table, "kd")["test_top1"] > 60
     for line in ("kd: 1 of 3 cells diverged: loss is nan", "rkd: 1 of 3 cells missing", "rkd: 1 of 3 cells failed",
@@ -91,28 +91,28 @@ def test_what_did_not_end_well_is_shown_and_never_averaged(tmp_path):
 def test_almost_nothing_there(tmp_path, kept):
     _, cells = grid(tmp_path)
     records = drawn(cells, {})[:kept]
-    table, text = write_leaderboard(cells, records, tmp_path / "out", "grid")
+    table, text = write_leaderboard(cells, records, tmp_path / "out")
     assert table["n"].sum() == kept
     assert ("No cell is done yet." in text) == (kept == 0)
 
 
 def test_no_student_alone_no_gain(tmp_path):
     _, cells = grid(tmp_path, ["kd", "rkd"])
-    _, text = write_leaderboard(cells, drawn(cells, {}), tmp_path / "out", "grid")
+    _, text = write_leaderboard(cells, drawn(cells, {}), tmp_path / "out")
     assert "the student alone was not run" in text
 
 
 def test_ties(tmp_path):
     _, cells = grid(tmp_path, pairs=2)
     records = [record(cell, 70.0) for cell in cells]
-    table, text = write_leaderboard(cells, records, tmp_path / "out", "grid")
+    table, text = write_leaderboard(cells, records, tmp_path / "out")
     assert set(table.loc[table["objective"] != "student", "gain"]) == {0.0}
     assert "0 wins, 2 ties (within 0.2 points), 0 losses" in text
 
 
 def test_across_pairs(tmp_path):
     _, cells = grid(tmp_path, pairs=4, seeds=3)
-    _, text = write_leaderboard(cells, drawn(cells, {"kd": 2, "rkd": 1, "sp": -1}, 0.05), tmp_path / "out", "grid")
+    _, text = write_leaderboard(cells, drawn(cells, {"kd": 2, "rkd": 1, "sp": -1}, 0.05), tmp_path / "out")
     assert re.search(r"\| kd +\| +1.00 ± 0.00 \| +\+2.\d\d \| +4/0/0 \|", text)
     assert "kd does best over the pairs" in text
     assert "4 wins, 0 ties" in text
@@ -124,17 +124,17 @@ def test_mixed_versions_are_warned_of(tmp_path):
     _, cells = grid(tmp_path, ["student", "kd"])
     records = drawn(cells, {})
     records[0]["versions"] = {**records[0]["versions"], "torch": "3", "commit": "def-dirty"}
-    found, warnings = sources(with_missing(frame_of(records), cells))
-    assert found["torch"] == ["2", "3"]
-    assert any("differ in torch: 2, 3" in line for line in warnings)
-    assert any("uncommitted" in line for line in warnings)
-    assert not sources(with_missing(frame_of(records[1:]), cells))[1]
+    found = sources_of(with_missing(frame_of(records), cells))
+    assert found.made_by["torch"] == ["2", "3"]
+    assert any("differ in torch: 2, 3" in line for line in found.warnings)
+    assert any("uncommitted" in line for line in found.warnings)
+    assert not sources_of(with_missing(frame_of(records[1:]), cells)).warnings
 
 
 def test_two_folders_of_pictures_are_two_comparisons(tmp_path):
     datasets = [{"name": "folder", "path": "a"}, {"name": "folder", "path": "b"}]
     _, cells = grid(tmp_path, ["student"], datasets=datasets, seeds=1)
-    table, _ = write_leaderboard(cells, drawn(cells, {}), tmp_path / "out", "grid", plots=False)
+    table, _ = write_leaderboard(cells, drawn(cells, {}), tmp_path / "out", plots=False)
     assert list(table["dataset"]) == ["folder", "folder (2)"]
 
 
@@ -148,7 +148,7 @@ def test_teachers_that_differ_in_their_checkpoint_are_two_comparisons(tmp_path):
     _, cells = grid(tmp_path, ["student"], pairs=1, seeds=1)
     _, cells = grid(tmp_path, ["student"], pairs, seeds=1)
     assert len({cell.key for cell in cells}) == 4
-    table = table_of(with_missing(frame_of(drawn(cells, {})), cells))
+    table = make_board("grid", cells, drawn(cells, {})).table
     names = ["", " [one.pt]", " [two.pt]", " [two.pt] (2)"]
     assert list(table["teacher"]) == [f"cifar_resnet56{name}" for name in names]
 
@@ -157,7 +157,7 @@ def test_outputs(tmp_path):
     _, cells = grid(tmp_path, pairs=2)
     records = drawn(cells, {"kd": 3, "rkd": 1})
     out = tmp_path / "out"
-    table, _ = write_leaderboard(cells, records, out, "grid")
+    table, _ = write_leaderboard(cells, records, out)
     assert len(pd.read_csv(out / "leaderboard.csv")) == len(table) == 8
     tidy = pd.read_csv(out / "cells.csv")
     assert len(tidy) == len(cells)
@@ -175,7 +175,7 @@ def test_names_longer_than_a_plot(tmp_path):
     taught = {"model": "cifar_resnet20", "taught_by": "cifar_resnet56", "objective": objective}
     methods = {"student": {"ce": 1}, "kd, " * 30: {"ce": 0.1, "kd": 1}}
     _, cells = grid(tmp_path, pairs=[{"teacher": taught, "student": "cifar_resnet8"}], methods=methods)
-    write_leaderboard(cells, drawn(cells, {"kd, " * 30: 3}), tmp_path / "out", "grid")
+    write_leaderboard(cells, drawn(cells, {"kd, " * 30: 3}), tmp_path / "out")
     latency = (tmp_path / "out/plots/accuracy-latency.svg").read_text()
     assert "cifar_resnet20 (taught by cifar_resnet5…" in latency
 
@@ -183,7 +183,7 @@ def test_names_longer_than_a_plot(tmp_path):
 def test_latex_marks_best_and_second(tmp_path):
     _, cells = grid(tmp_path, seeds=2)
     top1 = {"student": 70, "kd": 73, "rkd": 72, "sp": 73}
-    write_leaderboard(cells, [record(c, top1[c.label]) for c in cells], tmp_path / "out", "grid", plots=False)
+    write_leaderboard(cells, [record(c, top1[c.label]) for c in cells], tmp_path / "out", plots=False)
     text = (tmp_path / "out" / "leaderboard.tex").read_text()
     assert "kd & \\textbf{73.00} {\\tiny $\\pm$ 0.00} \\\\" in text
     assert "sp & \\textbf{73.00}" in text
@@ -212,14 +212,14 @@ def test_ten_thousand_records(tmp_path):
     _, cells = grid(tmp_path, pairs=4, seeds=125)
     records = [gather.slim(r) for r in drawn(cells, {"kd": 0.3})]
     start = time.process_time()
-    write_leaderboard(cells, records, tmp_path / "out", "grid", plots=False)
+    write_leaderboard(cells, records, tmp_path / "out", plots=False)
     assert time.process_time() - start < 6
 
 
 def test_published_numbers_stand_beside_ours(tmp_path):
     """The comparable recipe is the CRD benchmark's; this grid trains otherwise, so no difference is formed."""
     _, cells = grid(tmp_path, ["student", "kd"], pairs=3, datasets=["cifar100"])
-    table, text = write_leaderboard(cells, drawn(cells, {}), tmp_path / "out", "grid", published=True, plots=False)
+    table, text = write_leaderboard(cells, drawn(cells, {}), tmp_path / "out", published=True, plots=False)
     kd = row_of(table[table["student"] == "cifar_resnet20"], "kd")
     assert kd["published"] == 70.66  # Tian et al. 2020, table 1
     assert math.isnan(kd["ours - published"])
@@ -243,5 +243,5 @@ def test_command(kdbench, tmp_path):
 def test_the_table_does_not_change_with_the_order_of_records(tmp_path):
     _, cells = grid(tmp_path)
     records = drawn(cells, {"kd": 1})
-    one, two = (table_of(with_missing(frame_of(r), cells)) for r in (records, records[::-1]))
+    one, two = (make_board("grid", cells, r).table for r in (records, records[::-1]))
     pd.testing.assert_frame_equal(one, two)

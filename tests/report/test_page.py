@@ -8,10 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from grids import drawn, grid
+from grids import drawn, grid, write_leaderboard
 
 from kdbench.report.html import thinned
-from kdbench.report.write import write_leaderboard
 
 CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
 DRIVER = shutil.which("chromedriver")
@@ -33,7 +32,7 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
             made |= {"status": "skipped", "reason": "needs maps", "scores": {}, "profile": {}, "cost": {}}
     records[1] |= {"status": "failed", "reason": EVIL, "scores": {}, "curves": {}}
     links = {made["key"]: f"http://127.0.0.1:5000/#/runs/{made['key']}" for made in records}
-    write_leaderboard(cells, records, folder, "grid", plots=False, links=links)
+    write_leaderboard(cells, records, folder, plots=False, links=links)
     return folder / "leaderboard.html"
 
 
@@ -169,7 +168,7 @@ def test_dark(browser: Any) -> None:
 
 def test_the_page_without_a_result(tmp_path: Path, driver: Any) -> None:
     _, cells = grid(tmp_path)
-    write_leaderboard(cells, [], tmp_path, "grid", plots=False)
+    write_leaderboard(cells, [], tmp_path, plots=False)
     driver.get_log("browser")
     driver.get((tmp_path / "leaderboard.html").as_uri())
     assert driver.find_element("id", "headline").text == "No cell is done yet."

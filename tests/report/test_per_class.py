@@ -8,14 +8,14 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from grids import grid, record
+from grids import grid, record, write_leaderboard
 from PIL import Image
 from scipy import stats
 
 from kdbench.method.contract import Outputs
+from kdbench.method.metric import TOP1
+from kdbench.report.frame import frame_of, with_missing
 from kdbench.report.per_class import class_words, per_class
-from kdbench.report.table import frame_of, with_missing
-from kdbench.report.write import write_leaderboard
 from kdbench.results.merge import slim
 from kdbench.train.evaluation import evaluate_one
 from kdbench.vision.batches import Images, load_splits
@@ -55,7 +55,7 @@ def with_classes(folder: Path, top1: dict[str, Any], seeds: int, **changes: Any)
 
 
 def found_in(cells: list[Any], records: list[Any]) -> pd.DataFrame:
-    return per_class(with_missing(frame_of(records), cells), records)
+    return per_class(with_missing(frame_of(records), cells), records, TOP1)
 
 
 def test_gains_are_paired_and_corrected(tmp_path: Path) -> None:
@@ -75,7 +75,7 @@ def test_gains_are_paired_and_corrected(tmp_path: Path) -> None:
     assert text.startswith("better on 1 of 3: cat +")
     assert "worse on 1 of 3: dog|<b> -" in text
     assert text.endswith("; the others not distinguishable from the student alone")
-    _, markdown = write_leaderboard(cells, records, tmp_path / "out", "grid", plots=False)
+    _, markdown = write_leaderboard(cells, records, tmp_path / "out", plots=False)
     assert "By class, kd: better on 1 of 3: cat" in markdown
     assert "dog\\|&lt;b>" in markdown
     assert len(pd.read_csv(tmp_path / "out" / "per_class.csv")) == 6
@@ -94,7 +94,7 @@ def test_nothing_is_invented(tmp_path: Path) -> None:
     records[3] |= {"test_top1_per_class": [None, 40.0]}  # a class without test pictures
     found = found_in(cells, [slim(one) for one in records])
     assert set(found["objective"]) == {"student", "kd"}
-    assert class_words(per_class(with_missing(frame_of([]), cells), [])) == {}
+    assert class_words(per_class(with_missing(frame_of([]), cells), [], TOP1)) == {}
 
 
 def test_tables_without_true_differences_claim_a_class_in_at_most_5_percent(tmp_path: Path) -> None:
@@ -104,7 +104,7 @@ def test_tables_without_true_differences_claim_a_class_in_at_most_5_percent(tmp_
     for _ in range(400):
         for one in records:
             one["test_top1_per_class"] = draw.binomial(100, 0.7, 20).astype(float)
-        found = per_class(frame, records)
+        found = per_class(frame, records, TOP1)
         wrong += bool((found["p_holm"] < 0.05).any())
     assert wrong / 400 <= 0.05 + 1.645 * math.sqrt(0.05 * 0.95 / 400)
 

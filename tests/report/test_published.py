@@ -6,13 +6,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
 import pytest
 
 from kdbench.errors import UserError
 from kdbench.report import published
-from kdbench.report.published import add_published, load, published_for, recipes, same_training
-from kdbench.report.table import frame_of, table_of
+from kdbench.report.published import load, published_for, recipes, same_training
+from kdbench.report.table import make_board
 from kdbench.suite.cells import cells_of, objective_identity
 from kdbench.suite.load import load_suite, objective
 from kdbench.vision.nets import known_models
@@ -110,11 +109,14 @@ def test_every_recipe_stands_for_rows_of_its_source() -> None:
 # --- beside ours -----------------------------------------------------------------------------------------------------
 
 
-@pytest.fixture
-def board(suite_file: Callable[..., Path]) -> Callable[..., dict[str, dict[str, Any]]]:
-    """The leaderboard with published numbers, label -> row, of cells that all scored 70.0 (last), 71.0 (best)."""
+Table = dict[str, dict[str, Any]]  # label -> row of the table
 
-    def make(**changes: Any) -> dict[str, dict[str, Any]]:
+
+@pytest.fixture
+def board(suite_file: Callable[..., Path]) -> Callable[..., Table]:
+    """The leaderboard with published numbers, of cells that all scored 70.0 (last), 71.0 (best)."""
+
+    def make(done: bool = True, **changes: Any) -> Table:
         benchmark = recipes()["cifar100"]["train"]
         suite = {
             "datasets": ["cifar100"],
@@ -122,19 +124,20 @@ def board(suite_file: Callable[..., Path]) -> Callable[..., dict[str, dict[str, 
             "methods": {"student": {"ce": 1}, "dkd": {"ce": 1, "dkd": {"beta": 2}}, "rld": {"ce": 1, "rld": 1}},
             "train": benchmark, **changes,
         }  # fmt: skip
+        cells = cells_of(load_suite(suite_file(**suite)))
         records = [
             {"key": c.key, "dataset": c.dataset.name, "teacher": c.teacher.short, "student": c.student.short,
              "label": c.label, "seed": c.seed, "status": "done", "settings": c.identity,
              "scores": {"test_top1": 70.0, "test_top1_best": 71.0}}
-            for c in cells_of(load_suite(suite_file(**suite)))
+            for c in cells
         ]  # fmt: skip
-        table = add_published(table_of(frame_of(records)))
+        table = make_board("tiny", cells, records if done else [], published=True).table
         return {row["objective"]: row for row in table.to_dict("records")}
 
     return make
 
 
-def test_each_paper_is_met_with_its_own_protocol(board: Callable[..., dict[str, dict[str, Any]]]) -> None:
+def test_each_paper_is_met_with_its_own_protocol(board: Callable[..., Table]) -> None:
     rows = board()
     assert rows["student"]["ours - published"] == pytest.approx(70.0 - 69.06)
     assert rows["student"]["published_protocol"] == "last epoch"
@@ -149,9 +152,7 @@ def test_each_paper_is_met_with_its_own_protocol(board: Callable[..., dict[str, 
     {"train": {"epochs": 6}}, {"validation": 0.1}, {"teacher_train": {"epochs": 300}},
     {"train": {"lr": 0.1}}, {"train": {"augment": "flip"}},
 ])  # fmt: skip
-def test_other_training_has_no_difference(
-    board: Callable[..., dict[str, dict[str, Any]]], change: dict[str, Any]
-) -> None:
+def test_other_training_has_no_difference(board: Callable[..., Table], change: dict[str, Any]) -> None:
     if "train" in change:
         schedule = {"kind": "cosine"} if "epochs" in change["train"] else recipes()["cifar100"]["train"]["schedule"]
         change = {"train": {**recipes()["cifar100"]["train"], **change["train"], "schedule": schedule}}
@@ -161,22 +162,24 @@ def test_other_training_has_no_difference(
     assert row["published_protocol"] == "last epoch; other training than ours"
 
 
-def test_slow_students_have_their_own_rate(board: Callable[..., dict[str, dict[str, Any]]]) -> None:
+def test_slow_students_have_their_own_rate(board: Callable[..., Table]) -> None:
     pair = {"teacher": "cifar_wrn_40_2", "student": "cifar_shufflenetv1"}
     assert math.isnan(board(pairs=[pair])["student"]["ours - published"])
     slow = board(pairs=[{**pair, "train": {"lr": 0.01}}])["student"]
     assert slow["ours - published"] == pytest.approx(70.0 - 70.50)
 
 
-def test_another_net_under_a_known_name_is_not_compared(board: Callable[..., dict[str, dict[str, Any]]]) -> None:
+def test_another_net_under_a_known_name_is_not_compared(board: Callable[..., Table]) -> None:
     narrow = {"model": "cifar_resnet20", "widths": [4, 4, 8, 8]}
     row = board(pairs=[{"teacher": "cifar_resnet56", "student": narrow}])["student"]
     assert math.isnan(row["published"])
 
 
-def test_rows_without_a_finished_cell_and_an_empty_table() -> None:
-    assert add_published(pd.DataFrame({"objective": ["kd"], "recipe": [""]}))["published_source"].tolist() == [""]
-    assert "ours - published" in add_published(pd.DataFrame())
+def test_rows_without_a_finished_cell_and_an_empty_table(board: Callable[..., Table]) -> None:
+    row = board(done=False)["student"]
+    assert row["published"] == 69.06
+    assert math.isnan(row["ours - published"])
+    assert make_board("none", [], [], published=True).table.empty
 
 
 def test_precision_may_differ() -> None:
