@@ -18,7 +18,7 @@ class SDD(Method):
     """mean over pictures and regions of w * loss (Wei et al., section 3), ramped up over the first `warmup`.
 
     Regions: the whole, and the cells of `grids` (2: four quarters); their logits are the classifier's on the mean of
-    the pooled map over the region. `loss`: kd, dkd (SD-DKD), nkd, or nkd_unmasked, the slip that SD-NKD's table rests on.
+    the pooled map over the region. `loss`: kd, dkd (SD-DKD), nkd, or nkd_unmasked, the slip SD-NKD's table rests on.
     w = 2 where the teacher is right on the region and wrong on the whole, or the reverse; else 1. `alpha`, `beta` are
     DKD's, `gamma` NKD's, which has T = 1. Weight 1 beside 1 CE; the authors choose grids of (2,) or (2, 4) per pair.
     """

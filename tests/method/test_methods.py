@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from kdbench.method.contract import VIEWS, Batch, Inapplicable, Outputs, Task, is_rule
 from kdbench.method.register import METHODS
 from kdbench.seeding import seeded
+from kdbench.suite.cells import cells_of
 from kdbench.suite.load import ModelSpec, load_suite, objective
 from kdbench.suite.plugins import load_methods
 from kdbench.train.evaluation import autocast
@@ -258,7 +259,7 @@ def test_exceptions_are_registered() -> None:
 
 def test_all_methods_occur_in_their_suite() -> None:
     suite = load_suite(Path(__file__).parents[2] / "suites" / "all-methods.yaml")
-    assert {name for phases in suite.objectives.values() for _, terms in phases for name in terms} == set(METHODS)
+    assert {name for c in cells_of(suite) for name in c.methods} == set(METHODS)
 
 
 def test_list_says_which_apply_to_a_pair(kdbench: Callable[..., tuple[int, str, str]]) -> None:
