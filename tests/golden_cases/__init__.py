@@ -50,7 +50,9 @@ def golden_folder() -> Path:
 
 @cache
 def load_cases() -> list[dict[str, Any]]:
-    return json.loads((golden_folder() / "golden.json").read_text())["cases"]
+    """Those that public code gave, and those that `derive.py` worked out from the formulas."""
+    files = [path for name in ("golden.json", "ours.json") if (path := golden_folder() / name).is_file()]
+    return [case for path in files for case in json.loads(path.read_text())["cases"]]
 
 
 @cache
