@@ -16,11 +16,11 @@ class ITRD(Method):
     c_i: correlation of feature i between student (through a linear projector) and teacher over the batch, G: cosines
     of the batch's pictures, G_st = G_s * G_t. The student's are those of the projected embedding; where both widths
     are equal, of the embedding itself, while the correlation stays with the projected one (the authors' code). There
-    the sum over B pictures is divided by B, the variance by B - 1. The code's defaults are alpha 1.5, mutual 0.05; its
-    README's example (WRN-40-2 to WRN-16-2) has alpha 1.01, mutual 1.
+    the sum over B pictures is divided by B, the variance by B - 1. The authors' commands have alpha 1.01 where both
+    nets are of a kind, else 1.5 (default), and mutual 1 (their code's own default, 0.05, is in no command).
     """
 
-    def __init__(self, corr: NonNegative = 2.0, mutual: NonNegative = 0.05, alpha: Positive = 1.5) -> None:
+    def __init__(self, corr: NonNegative = 2.0, mutual: NonNegative = 1.0, alpha: Positive = 1.5) -> None:
         super().__init__()
         self.corr, self.mutual, self.alpha = corr, mutual, alpha
         self.adapter: nn.Module = nn.Identity()

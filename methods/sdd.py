@@ -20,7 +20,8 @@ class SDD(Method):
     Regions: the whole, and the cells of `grids` (2: four quarters); their logits are the classifier's on the mean of
     the pooled map over the region. `loss`: kd, dkd (SD-DKD), nkd, or nkd_unmasked, the slip SD-NKD's table rests on.
     w = 2 where the teacher is right on the region and wrong on the whole, or the reverse; else 1. `alpha`, `beta` are
-    DKD's, `gamma` NKD's, which has T = 1. Weight 1 beside 1 CE; the authors choose grids of (2,) or (2, 4) per pair.
+    DKD's, `gamma` NKD's, which has T = 1. Weight 1 beside 1 CE; the authors choose grids of (2,) or (2, 4) and beta 2,
+    6 or 8 per pair. A grid finer than the map repeats its places, as their pooling does (MobileNetV2's is 2 x 2).
     """
 
     def __init__(
@@ -39,7 +40,7 @@ class SDD(Method):
 
     def build(self, student: Outputs, teacher: Outputs, task: Task) -> None:
         for side, outputs in (("student", student), ("teacher", teacher)):
-            needs_class_maps(outputs, max(self.grids, default=1), side)
+            needs_class_maps(outputs, min(self.grids, default=1), side)
 
     def forward(self, student: Outputs, teacher: Outputs, batch: Batch) -> dict[str, Tensor]:
         loss = self.over_regions(self.regions(student), self.regions(teacher), batch.target)
