@@ -64,7 +64,7 @@ def accuracy(row: Row, reference: str) -> dict[str, str]:
         "chosen": number(row.get("test_top1_chosen")),
     }
     for name in row:
-        if name in ("published", "ours - published", "published_protocol"):
+        if name in ("published", "ours - published", "published_teacher", "published_protocol"):
             shown[name.replace("_", " ")] = row[name] if isinstance(row[name], str) else number(row[name])
     return shown
 

@@ -2,7 +2,9 @@
 
 A published row stands for an objective (`recipes.yaml`) on a pair. It is shown for rows of ours with that objective on
 that pair; the difference is computed only where our training is that of the benchmark too, and with the row's own
-protocol: our last epoch against a last epoch, our best test epoch against a best test epoch.
+protocol: our last epoch against a last epoch, our best test epoch against a best test epoch. A teacher that we trained
+by the benchmark's recipe may differ from theirs by luck, so its published accuracy stands beside ours; one that came as
+a checkpoint must be theirs, which its accuracy shows.
 """
 
 import json
@@ -26,6 +28,7 @@ from kdbench.suite.plugins import load_methods
 HERE = Path(__file__).resolve().parents[1]
 FOLDERS = (Layout(HERE.parent / RESULTS).published, HERE / "published_data")  # a checkout's, an installed package's
 COLUMNS = ("teacher", "student", "method", "top1", "std", "runs", "setting", "protocol", "note", "source")
+NEAR = 0.1  # points: a public checkpoint has its published accuracy but for rounding and the device's arithmetic
 PROTOCOLS = {"last": ("last epoch", "test_top1"), "best": ("best test epoch", "test_top1_best")}
 
 
@@ -85,6 +88,17 @@ def published_for(dataset: str, teacher: str, student: str, terms: Any) -> Publi
     return None
 
 
+def published_teacher(dataset: str, teacher: str) -> float:
+    """The accuracy of the benchmark's own teacher, NaN where there is none."""
+    benchmark = recipes().get(dataset)
+    if benchmark is None or not teacher.startswith(benchmark["prefix"]):
+        return math.nan
+    table = load(dataset).query("method == 'teacher'")
+    named = table[(table["teacher"] == teacher.removeprefix(benchmark["prefix"]))]
+    found = named[(named["setting"] == benchmark["setting"]) & named["source"].str.contains(benchmark["teachers"])]
+    return float(found.iloc[0]["top1"]) if len(found) else math.nan
+
+
 def _stands_for(benchmark: dict[str, Any], row: dict[str, Any], names: list[str]) -> bool:
     """Is `row` the first entry of its method that fits the pair?"""
     pair = " -> ".join(names)
@@ -112,20 +126,27 @@ def same_training(recipe: Mapping[str, Any]) -> bool:
         return False
     student = recipe["student"]["model"].removeprefix(benchmark["prefix"])
     slow = benchmark["slow_students"]
-    wanted = benchmark["train"] | ({"lr": slow["lr"]} if student in slow["students"] else {})
+    wanted = _without(benchmark["train"])
     teacher = recipe["teacher"]
-    taught = "checkpoint" in teacher["model"] or _without(teacher.get("train", {})) == benchmark["train"]
-    return _without(recipe["train"]) == wanted and taught
+    taught = "checkpoint" in teacher["model"] or _without(teacher.get("train", {})) == wanted
+    return _without(recipe["train"]) == wanted | ({"lr": slow["lr"]} if student in slow["students"] else {}) and taught
+
+
+def other_checkpoint(recipe: Mapping[str, Any], ours: float, theirs: float) -> bool:
+    """Did the teacher come from a file, and is its accuracy `ours` (NaN: not known) not that of the benchmark's?"""
+    return "checkpoint" in recipe["teacher"]["model"] and not abs(ours - theirs) <= NEAR
 
 
 def _without(train: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in train.items() if name != "precision"}
+    """What counts of a recipe: not the precision, nor what is off."""
+    return {name: value for name, value in train.items() if name != "precision" and value is not None}
 
 
 def add_published(table: pd.DataFrame) -> pd.DataFrame:
-    """The leaderboard with columns `published`, `published_protocol`, `published_source` and `ours - published`.
+    """The leaderboard with columns `published*` (a number, its protocol, source and teacher) and `ours - published`.
 
-    Reads of each row `recipe` (the settings of one of its cells, as JSON) and its mean `test_top1`, `test_top1_best`.
+    Reads of each row `recipe` (the settings of one of its cells, as JSON), its mean `test_top1`, `test_top1_best` and
+    `teacher_top1`.
     The difference is NaN where our training, the pair or the protocol is another, and for unstated protocols.
     """
     rows: list[dict[str, Any]] = [_beside(row) for row in table.to_dict("records")]
@@ -133,7 +154,8 @@ def add_published(table: pd.DataFrame) -> pd.DataFrame:
     return pd.concat([table.drop(columns=[*_NOTHING], errors="ignore"), added], axis=1)
 
 
-_NOTHING = {"published": math.nan, "ours - published": math.nan, "published_protocol": "", "published_source": ""}
+_NUMBERS = ("published", "ours - published", "published_teacher")
+_NOTHING = {**dict.fromkeys(_NUMBERS, math.nan), "published_protocol": "", "published_source": ""}
 
 
 def _beside(row: Mapping[Any, Any]) -> dict[str, Any]:
@@ -147,11 +169,17 @@ def _beside(row: Mapping[Any, Any]) -> dict[str, Any]:
     if found is None or not plain:
         return dict(_NOTHING)
     protocol, column = PROTOCOLS.get(found.protocol, ("unstated", ""))
-    same = same_training(recipe)
+    taught = published_teacher(recipe["dataset"]["name"], teacher["model"])
+    same, other = same_training(recipe), ""
+    if not same:
+        other = "; other training than ours"
+    elif other_checkpoint(recipe, row.get("teacher_top1", math.nan), taught):
+        same, other = False, "; another teacher than ours"
     ours = row.get(column, math.nan) if same else math.nan
     return {
         "published": found.top1,
         "ours - published": ours - found.top1,
-        "published_protocol": protocol if same else f"{protocol}; other training than ours",
+        "published_teacher": taught,
+        "published_protocol": protocol + other,
         "published_source": found.source,
     }

@@ -1,5 +1,6 @@
 """The literature's numbers: the files, which row stands for which objective, and when a difference is computed."""
 
+import io
 import json
 import math
 from collections.abc import Callable
@@ -8,6 +9,7 @@ from typing import Any
 
 import pandas as pd
 import pytest
+import torch
 
 from kdbench.errors import UserError
 from kdbench.report import published
@@ -78,6 +80,11 @@ def test_all_13_pairs_have_the_benchmarks_rows_and_one_teacher_each() -> None:
     ("resnet32x4 -> shufflenetv2", {"ce": 1, "dkd": {"beta": 8}}, 77.07, "best"),
     ("resnet32x4 -> resnet8x4", {"ce": 1, "dist": {"weight": 2}}, 76.31, "best"),
     ("vgg13 -> vgg8", {"ce": 1, "at": {"weight": 1000, "stages": [-4, -3, -2, -1]}}, 71.43, "last"),
+    ("vgg13 -> vgg8", {"ce": 1, "ttm": 45}, 74.33, "unstated"),
+    ("resnet32x4 -> resnet8x4", {"ce": 1, "itrd": {"alpha": 1.01}}, 76.69, "unstated"),
+    ("vgg13 -> mobilenetv2", {"ce": 1, "sdd": {"beta": 6, "grids": [2, 4]}}, 70.25, "unstated"),
+    ("resnet110 -> resnet20",
+     {"ce": 0.1, "kd": {"weight": 12, "temperature": 4, "standardise": "sample"}}, 71.48, "best"),
 ])  # fmt: skip
 def test_the_number_of_an_objective(pair: str, row: dict[str, Any], top1: float, protocol: str) -> None:
     found = number(pair, row)
@@ -114,7 +121,7 @@ def test_every_recipe_stands_for_rows_of_its_source() -> None:
 def board(suite_file: Callable[..., Path]) -> Callable[..., dict[str, dict[str, Any]]]:
     """The leaderboard with published numbers, label -> row, of cells that all scored 70.0 (last), 71.0 (best)."""
 
-    def make(**changes: Any) -> dict[str, dict[str, Any]]:
+    def make(teacher_top1: float = 72.0, **changes: Any) -> dict[str, dict[str, Any]]:
         benchmark = recipes()["cifar100"]["train"]
         suite = {
             "datasets": ["cifar100"],
@@ -125,7 +132,7 @@ def board(suite_file: Callable[..., Path]) -> Callable[..., dict[str, dict[str, 
         records = [
             {"key": c.key, "dataset": c.dataset.name, "teacher": c.teacher.short, "student": c.student.short,
              "label": c.label, "seed": c.seed, "status": "done", "settings": c.identity,
-             "scores": {"test_top1": 70.0, "test_top1_best": 71.0}}
+             "scores": {"test_top1": 70.0, "test_top1_best": 71.0, "teacher_top1": teacher_top1}}
             for c in cells_of(load_suite(suite_file(**suite)))
         ]  # fmt: skip
         table = add_published(table_of(frame_of(records)))
@@ -159,6 +166,31 @@ def test_other_training_has_no_difference(
     assert row["published"] == 69.06
     assert math.isnan(row["ours - published"])
     assert row["published_protocol"] == "last epoch; other training than ours"
+
+
+def test_a_checkpoint_must_be_the_benchmarks_own_teacher(
+    board: Callable[..., dict[str, dict[str, Any]]], tmp_path: Path
+) -> None:
+    (tmp_path / "teacher.pth").write_bytes(pickle_of_nothing())
+    pairs = [{"teacher": {"model": "cifar_resnet56", "checkpoint": str(tmp_path / "teacher.pth")},
+              "student": "cifar_resnet20"}]  # fmt: skip
+    theirs, another = (board(top1, pairs=pairs)["student"] for top1 in (72.36, 70.0))
+    assert theirs["ours - published"] == pytest.approx(70.0 - 69.06)
+    assert math.isnan(another["ours - published"])
+    assert another["published_protocol"] == "last epoch; another teacher than ours"
+
+
+def test_the_published_teachers_accuracy_stands_beside_ours(board: Callable[..., dict[str, dict[str, Any]]]) -> None:
+    """A teacher that we trained by the recipe is compared, but nobody need guess whether it was as good."""
+    row = board(70.0)["student"]
+    assert (row["teacher_top1"], row["published_teacher"]) == (70.0, 72.34)
+    assert math.isfinite(row["ours - published"])
+
+
+def pickle_of_nothing() -> bytes:
+    buffer = io.BytesIO()
+    torch.save({"fc.bias": torch.zeros(100)}, buffer)
+    return buffer.getvalue()
 
 
 def test_slow_students_have_their_own_rate(board: Callable[..., dict[str, dict[str, Any]]]) -> None:
