@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from kdbench.method.contract import Batch, Method, Outputs, Task
 from kdbench.method.register import METHODS
 from kdbench.suite.plugins import load_methods
+from kdbench.vision.batches import pictures
 
 CaseFunction = Callable[["Golden"], Tensor]
 _FUNCTIONS: dict[str, CaseFunction] = {}
@@ -113,11 +114,12 @@ class Golden:
 
     def batch(self, progress: float = 1.0) -> Batch:
         target = self.array("target")
-        return Batch(torch.zeros(len(target), 3, 4, 4, dtype=self.dtype), target, self.array("index"), progress)
+        images, done = torch.zeros(len(target), 3, 4, 4, dtype=self.dtype), torch.tensor(progress, dtype=torch.float64)
+        return Batch(images, target, self.array("index"), done)
 
     def task(self, **changes: Any) -> Task:
         classes = self.array("s_logits").shape[1]
-        return Task(**{"num_classes": classes, "num_train": 40, "input_size": (3, 4, 4), **changes})
+        return Task(**{"num_classes": classes, "num_train": 40, "inputs": pictures(4, 4), **changes})
 
     def method(
         self, name: str, student: Outputs, teacher: Outputs, task: Task | None = None, **settings: Any

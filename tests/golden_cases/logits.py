@@ -94,7 +94,7 @@ def mlkd_class(g: Golden) -> Tensor:
 
 
 def two_views(g: Golden, masks: str) -> Tensor:
-    s, t = (replace(g.outputs(side), second=Outputs(g.array(f"{side}_logits2"))) for side in "st")
+    s, t = (replace(g.outputs(side), views={"second": Outputs(g.array(f"{side}_logits2"))}) for side in "st")
     mlkd = g.value("mlkd", s, t, temperatures=(g.hyper["T"], 3.0, 5.0, 2.0, 6.0), masks=masks)
     return g.hyper["ce"] * (g.value("ce", s, t) + g.value("ce_second", s, t)) + g.hyper["kd"] * mlkd
 

@@ -23,7 +23,7 @@ def itrd_equal(g: Golden) -> Tensor:
 
 @golden("dml")
 def dml(g: Golden) -> Tensor:
-    s = replace(g.outputs("s"), peer=Outputs(g.array("s_logits2")))
+    s = replace(g.outputs("s"), views={"peer": Outputs(g.array("s_logits2"))})
     return g.value("dml", s, g.outputs("t"))
 
 
@@ -43,13 +43,13 @@ def hidden(g: Golden) -> Tensor:
 
 @golden("function_matching")
 def function_matching(g: Golden) -> Tensor:
-    s, t = (replace(g.outputs(x), mixed=Outputs(g.array(f"{x}_logits2"))) for x in ("s", "t"))
+    s, t = (replace(g.outputs(x), views={"mixed": Outputs(g.array(f"{x}_logits2"))}) for x in ("s", "t"))
     return g.value("function_matching", s, t, **g.hyper)
 
 
 @golden("fixed_teacher")
 def fixed_teacher(g: Golden) -> Tensor:
-    t = replace(g.outputs("t"), plain=Outputs(g.array("t_logits2")))
+    t = replace(g.outputs("t"), views={"plain": Outputs(g.array("t_logits2"))})
     return g.value("fixed_teacher", g.outputs("s"), t, **g.hyper)
 
 

@@ -4,12 +4,13 @@ import pytest
 import torch
 from torch import Tensor
 
-from kdbench.method.contract import Batch, Outputs, Task
+from kdbench.method.contract import Batch, Outputs
 from kdbench.method.register import METHODS
+from kdbench.vision.batches import picture_task
 
 B = 2
-TASK = Task(10, 100, (3, 32, 32))
-BATCH = Batch(torch.zeros(B, 3, 8, 8), torch.zeros(B, dtype=torch.int64), torch.arange(B), 0.5)
+TASK = picture_task(10, 8)
+BATCH = Batch(torch.zeros(B, 3, 8, 8), torch.zeros(B, dtype=torch.int64), torch.arange(B))
 
 
 def maps(*shapes: tuple[int, int], seed: int, dead: int = 0) -> tuple[Tensor, ...]:

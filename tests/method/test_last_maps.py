@@ -6,10 +6,11 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from kdbench.method.contract import Inapplicable, Outputs, Task
+from kdbench.nets import Net, build_net
 from kdbench.suite.load import ModelSpec, objective
 from kdbench.train.objective import Objective, blank_outputs, needs_of, student_needs_of
-from kdbench.train.student import Deployed
-from kdbench.vision.nets import Net, build_net
+from kdbench.train.student import Delivered
+from kdbench.vision.batches import picture_task
 
 # Every net of the CRD benchmark's thirteen pairs, thinner or shorter where that changes no stage.
 NETS = {
@@ -21,11 +22,11 @@ NETS = {
     "shufflenetv1": {"model": "cifar_shufflenetv1"},
     "shufflenetv2": {"model": "cifar_shufflenetv2"},
 }
-TASK = Task(10, 100, (3, 32, 32), 10, 4, torch.zeros(100, dtype=torch.int64))
+TASK, SMALL = picture_task(10, 32), picture_task(10, 16)
 
 
 def net_of(kind: str, task: Task = TASK) -> Net:
-    return build_net(ModelSpec(**NETS[kind]), task.num_classes, task.input_size, kind).eval()
+    return build_net(ModelSpec(**NETS[kind]), task, kind).eval()
 
 
 def built(name: str, teacher: Net, student: Net, task: Task = TASK) -> Objective:
@@ -54,7 +55,7 @@ def test_the_pooled_map_is_what_the_classifier_reads_the_mean_of(kind: str) -> N
 
 def test_tokens_have_no_pooled_map() -> None:
     options = {"img_size": 16, "patch_size": 4, "depth": 1, "embed_dim": 12, "num_heads": 2}
-    net = build_net(ModelSpec(model="vit_tiny_patch16_224", **options), 10, (3, 16, 16), 0)
+    net = build_net(ModelSpec(model="vit_tiny_patch16_224", **options), SMALL, 0)
     with pytest.raises(Inapplicable, match="gives tokens"):
         net(torch.rand(2, 3, 16, 16), ("pooled_map",))
 
@@ -67,21 +68,19 @@ def as_published(student: Net, made: Objective, pictures: Tensor, grid: int) -> 
 
 
 def test_a_student_with_a_larger_map_than_its_teacher_is_scored_on_the_function_it_was_trained_as() -> None:
-    task = Task(10, 100, (3, 16, 16), 10, 4, torch.zeros(100, dtype=torch.int64))
-    teacher, student = net_of("vgg", task), net_of("resnet", task)  # maps of 2 x 2 and 4 x 4
-    made = built("simkd", teacher, student, task).train()
+    teacher, student = net_of("vgg", SMALL), net_of("resnet", SMALL)  # maps of 2 x 2 and 4 x 4
+    made = built("simkd", teacher, student, SMALL).train()
     pictures = torch.rand(64, 3, 16, 16)
     with torch.no_grad():
         for _ in range(10):  # running statistics of the maps that it trains on
             made(student(pictures, ("features",)), teacher(pictures, needs_of(["simkd"])), None)
-        deployed = Deployed(student, made.eval())(pictures).logits
+        deployed = Delivered(student, made.eval())(pictures).logits
         torch.testing.assert_close(deployed, as_published(student, made, pictures, grid=2))
 
 
 def test_a_teacher_with_a_larger_map_is_pooled_to_its_student_s() -> None:
-    task = Task(10, 100, (3, 16, 16), 10, 4, torch.zeros(100, dtype=torch.int64))
-    teacher, student = net_of("resnet", task), net_of("vgg", task)
-    made = built("simkd", teacher, student, task)
+    teacher, student = net_of("resnet", SMALL), net_of("vgg", SMALL)
+    made = built("simkd", teacher, student, SMALL)
     pictures = torch.rand(4, 3, 16, 16)
     said: Outputs = student(pictures, ("features",))
     *_, losses = made.eval()(said, teacher(pictures, needs_of(["simkd"])), None)
