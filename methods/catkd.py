@@ -8,12 +8,13 @@ from kdbench.method.contract import Count
 from kdbench.method.functional import class_maps, to_grid, unit
 from kdbench.method.stages import needs_class_maps
 
-NEEDS = ("features", "embedding", "classifier")
+NEEDS = ("pooled_map", "embedding", "classifier")
 
 
 @register_method("catkd", needs=NEEDS, paper="https://arxiv.org/abs/2304.12777", year=2023, family="maps")
 class CATKD(Method):
-    """MSE of the class activation maps (Guo et al., section 3): the classifier at every place of the last feature map.
+    """MSE of the class activation maps (Guo et al., section 3): the classifier at every place of the map
+    that is pooled for it.
 
     Maps are average-pooled to `grid` x `grid` and each class's map is divided by its norm; `normalise: false` leaves
     that out, as the authors do for nets of one kind (weights from 0.7, resnet56, to 15, resnet32x4). With it weights
@@ -33,7 +34,8 @@ class CATKD(Method):
 
     def maps(self, outputs: Outputs) -> Tensor:  # [B, K, grid, grid]
         assert outputs.classifier is not None
-        return class_maps(outputs.features[-1], outputs.classifier, self.grid)
+        assert outputs.pooled_map is not None
+        return class_maps(outputs.pooled_map, outputs.classifier, self.grid)
 
     def distance(self, s: Tensor, t: Tensor) -> Tensor:
         """Between class maps of any size, [B, K, H, W]."""

@@ -20,9 +20,10 @@ class HKD(Method):
     """Sum over stages of w_i J_i, J = sum over two kernels of mean_ij (P - Q)(log P - log Q).
 
     Rows of P (teacher) and Q (student) are kernel values over their sum; kernels: (cosine + 1)/2 and 1/(1 + distance)
-    (Passalis et al., section 3). `weights: code` (default, SemCKD's table, weight 1): w = `init` for the first stage,
-    1 for the others; `decayed`: w_i = `init` * `decay`^i, as evidently meant. `on: embedding` compares the embeddings
-    alone, unweighted. The authors first teach an auxiliary teacher of the student's shape; give it as the teacher.
+    (Passalis et al., section 3). `weights: code` (default, SemCKD's table: 1 CE + 1 KD, T = 4, + 1 of this): w = `init`
+    for the first stage, 1 for the others; `decayed`: w_i = `init` * `decay`^i, as evidently meant. `on: embedding`
+    compares the embeddings alone, unweighted. The authors first teach an auxiliary teacher of the student's shape (in
+    SemCKD's table by PKT); give it as the teacher.
     """
 
     def __init__(

@@ -25,10 +25,10 @@ EPS = 1e-12
 class IRG(Method):
     """With E(x) the squared distances between the rows over their largest, and two `stages` (Liu et al., section 3):
 
-    `form: edges` (default, SemCKD's table, weight 0.005): `edge` MSE(E(s), E(t)) + `vertex` MSE(s, t) of the
-    embeddings (where their widths agree) + `transform` (MSE(E(s_1), E(s_2)) - MSE(E(t_1), E(t_2)))^2 of the stages.
-    `form: pictures` (KD-Zoo, nearer to the paper; its weights: 0.1, 5, 5): the vertices are logits; edges are
-    averaged over both stages and the embedding; the transformation is one number per picture, the squared
+    `form: edges` (default, SemCKD's table: 1 CE + 1 KD, T = 4, + 0.005 of this): `edge` MSE(E(s), E(t)) + `vertex`
+    MSE(s, t) of the embeddings (where their widths agree) + `transform` (MSE(E(s_1), E(s_2)) - MSE(E(t_1), E(t_2)))^2
+    of the stages. `form: pictures` (KD-Zoo, nearer to the paper; its weights: 0.1, 5, 5): the vertices are logits;
+    edges are averaged over both stages and the embedding; the transformation is one number per picture, the squared
     distance between its two stages (brought to the smaller channels and grid) over the batch's largest.
     """
 

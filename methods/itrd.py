@@ -14,12 +14,13 @@ class ITRD(Method):
     (Miles et al., section 3).
 
     c_i: correlation of feature i between student (through a linear projector) and teacher over the batch, G: cosines
-    of the batch's pictures, G_st = G_s * G_t. As in the authors' code the sum over B pictures is divided by B, the
-    variance by B - 1. The code's defaults are alpha 1.5, mutual 0.05; its README's example (WRN-40-2 to WRN-16-2) has
-    alpha 1.01, mutual 1.
+    of the batch's pictures, G_st = G_s * G_t. The student's are those of the projected embedding; where both widths
+    are equal, of the embedding itself, while the correlation stays with the projected one (the authors' code). There
+    the sum over B pictures is divided by B, the variance by B - 1. The authors' commands have alpha 1.01 where both
+    nets are of a kind, else 1.5 (default), and mutual 1 (their code's own default, 0.05, is in no command).
     """
 
-    def __init__(self, corr: NonNegative = 2.0, mutual: NonNegative = 0.05, alpha: Positive = 1.5) -> None:
+    def __init__(self, corr: NonNegative = 2.0, mutual: NonNegative = 1.0, alpha: Positive = 1.5) -> None:
         super().__init__()
         self.corr, self.mutual, self.alpha = corr, mutual, alpha
         self.adapter: nn.Module = nn.Identity()
@@ -30,9 +31,9 @@ class ITRD(Method):
 
     def forward(self, student: Outputs, teacher: Outputs, batch: Batch) -> dict[str, Tensor]:
         s, t = embeddings(student, teacher)
-        s = self.adapter(s)
-        apart = ((scores(s) * scores(t)).mean(0) - 1).abs().pow(2 * self.alpha).sum()
-        g_s, g_t = gram(unit(s)), gram(unit(t))
+        projected = self.adapter(s)
+        apart = ((scores(projected) * scores(t)).mean(0) - 1).abs().pow(2 * self.alpha).sum()
+        g_s, g_t = gram(unit(s if s.shape == t.shape else projected)), gram(unit(t))
         return {
             "itrd_correlation": self.corr * apart.clamp(min=1e-12).log2(),
             "itrd_mutual": self.mutual * (energy(g_s) - energy(g_s * g_t)),

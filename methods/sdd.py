@@ -10,7 +10,7 @@ from kdbench.method.contract import Count, NonNegative, Positive, Share
 from kdbench.method.functional import class_maps, decoupled_kl, normalised_ce, soft_kl, warm_up
 from kdbench.method.stages import needs_class_maps
 
-NEEDS = ("features", "embedding", "classifier")
+NEEDS = ("pooled_map", "embedding", "classifier")
 
 
 @register_method("sdd", needs=NEEDS, paper="https://arxiv.org/abs/2403.13512", year=2024, family="logits")
@@ -18,9 +18,10 @@ class SDD(Method):
     """mean over pictures and regions of w * loss (Wei et al., section 3), ramped up over the first `warmup`.
 
     Regions: the whole, and the cells of `grids` (2: four quarters); their logits are the classifier's on the mean of
-    the last map over the region. `loss`: kd, dkd (SD-DKD), nkd, or nkd_unmasked, the slip that SD-NKD's table rests on.
+    the pooled map over the region. `loss`: kd, dkd (SD-DKD), nkd, or nkd_unmasked, the slip SD-NKD's table rests on.
     w = 2 where the teacher is right on the region and wrong on the whole, or the reverse; else 1. `alpha`, `beta` are
-    DKD's, `gamma` NKD's, which has T = 1. Weight 1 beside 1 CE; the authors choose grids of (2,) or (2, 4) per pair.
+    DKD's, `gamma` NKD's, which has T = 1. Weight 1 beside 1 CE; the authors choose grids of (2,) or (2, 4) and beta 2,
+    6 or 8 per pair. A grid finer than the map repeats its places, as their pooling does (MobileNetV2's is 2 x 2).
     """
 
     def __init__(
@@ -39,7 +40,7 @@ class SDD(Method):
 
     def build(self, student: Outputs, teacher: Outputs, task: Task) -> None:
         for side, outputs in (("student", student), ("teacher", teacher)):
-            needs_class_maps(outputs, max(self.grids, default=1), side)
+            needs_class_maps(outputs, min(self.grids, default=1), side)
 
     def forward(self, student: Outputs, teacher: Outputs, batch: Batch) -> dict[str, Tensor]:
         loss = self.over_regions(self.regions(student), self.regions(teacher), batch.target)
@@ -48,7 +49,8 @@ class SDD(Method):
     def regions(self, outputs: Outputs) -> Tensor:
         """Logits of every region, [B, K, N], the whole picture first."""
         assert outputs.classifier is not None
-        maps = outputs.features[-1]
+        assert outputs.pooled_map is not None
+        maps = outputs.pooled_map
         return torch.cat([class_maps(maps, outputs.classifier, grid).flatten(2) for grid in (1, *self.grids)], dim=-1)
 
     def over_regions(self, s: Tensor, t: Tensor, target: Tensor) -> Tensor:

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 # `second`, `mixed` and `plain` are logits on other views of the batch; `peer` is a second student that learns too.
 VIEWS = ("second", "mixed", "plain")
 NEEDS = (
-    *("logits", "embedding", "features", "preacts", "norms", "attention", "classifier", "token_logits"),
+    *("logits", "embedding", "features", "preacts", "norms", "attention", "classifier", "token_logits", "pooled_map"),
     *(*VIEWS, "peer"),
 )
 
@@ -134,6 +134,7 @@ class Outputs:
     norms: tuple[Tensor, ...] = ()  # each [2, C]: weight and bias of the batch norm before that last activation
     classifier: tuple[Tensor, Tensor] | None = None  # weight [K, D] and bias [K] of the last layer
     token_logits: Tensor | None = None  # [B, K]: the distillation token's head; `logits` average both
+    pooled_map: Tensor | None = None  # [B, D, H, W], what is pooled for the classifier: after the last norm or conv
     # The same network's logits on Batch.views of that name; `peer`: those of a trainable twin of the student.
     views: "dict[str, Outputs]" = field(default_factory=dict)
 

@@ -66,19 +66,18 @@ def same_width(student: Tensor, teacher: Tensor) -> None:
 
 
 def needs_class_maps(outputs: Outputs, grid: int, side: str) -> None:
-    """Raises Inapplicable unless the net averages its last map [B, D, H, W] for its classifier, H and W >= `grid`."""
-    if not outputs.features:
-        raise Inapplicable(f"needs feature maps; the {side} gives none")
+    """Raises Inapplicable unless the net's classifier reads the mean of its `pooled_map`, `grid` x `grid` or more."""
+    assert outputs.pooled_map is not None
     assert outputs.classifier is not None
     assert outputs.embedding is not None
-    maps, width = outputs.features[-1], outputs.classifier[0].shape[1]
+    maps, width = outputs.pooled_map, outputs.classifier[0].shape[1]
     if maps.shape[1] != width:
         found = f"the {side}'s reads {width} channels, the map has {maps.shape[1]}"
-        raise Inapplicable(f"needs a classifier on the last stage's map; {found}")
+        raise Inapplicable(f"needs a classifier on the last map; {found}")
     if min(maps.shape[-2:]) < grid:
         size = " x ".join(map(str, maps.shape[-2:]))
         raise Inapplicable(f"needs last maps of at least {grid} x {grid}; the {side}'s are {size}")
-    # A norm or a class token between map and classifier does not show in shapes: where there are values, look at them.
+    # A norm between map and classifier does not show in shapes: where there are values, look at them.
     mean = maps.mean((2, 3))
     if not maps.is_meta and (mean - outputs.embedding).abs().max() > 1e-2 * mean.abs().max() + 1e-6:
-        raise Inapplicable(f"needs a classifier on the mean of the last stage's map; the {side}'s reads something else")
+        raise Inapplicable(f"needs a classifier on the mean of the last map; the {side}'s reads something else")

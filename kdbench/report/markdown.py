@@ -51,7 +51,7 @@ def accuracy(row: Row, board: Board) -> dict[str, str]:
     }
     if (beside := row.published) is not None:
         shown |= {"published": number(beside.number), "ours - published": number(beside.difference),
-                  "published protocol": beside.protocol}  # fmt: skip
+                  "published teacher": number(beside.teacher), "published protocol": beside.protocol}  # fmt: skip
     return shown
 
 

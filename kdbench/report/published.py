@@ -2,7 +2,9 @@
 
 A published row stands for an objective (`recipes.yaml`) on a pair. It is shown for rows of ours with that objective on
 that pair; the difference is computed only where our training is that of the benchmark too, and with the row's own
-protocol: our last epoch against a last epoch, our best test epoch against a best test epoch.
+protocol: our last epoch against a last epoch, our best test epoch against a best test epoch. A teacher that we trained
+by the benchmark's recipe may differ from theirs by luck, so its published accuracy stands beside ours; one that came as
+a checkpoint must be theirs, which its accuracy shows.
 """
 
 import math
@@ -25,6 +27,7 @@ from kdbench.suite.plugins import load_methods
 HERE = Path(__file__).resolve().parents[1]
 FOLDERS = (Layout(HERE.parent / RESULTS).published, HERE / "published_data")  # a checkout's, an installed package's
 COLUMNS = ("teacher", "student", "method", "top1", "std", "runs", "setting", "protocol", "note", "source")
+NEAR = 0.1  # points: a public checkpoint has its published accuracy but for rounding and the device's arithmetic
 PROTOCOLS = {"last": "last epoch", "best": "best test epoch"}
 
 
@@ -84,6 +87,17 @@ def published_for(dataset: str, teacher: str, student: str, terms: Any) -> Publi
     return None
 
 
+def published_teacher(dataset: str, teacher: str) -> float:
+    """The accuracy of the benchmark's own teacher, NaN where there is none."""
+    benchmark = recipes().get(dataset)
+    if benchmark is None or not teacher.startswith(benchmark["prefix"]):
+        return math.nan
+    table = load(dataset).query("method == 'teacher'")
+    named = table[(table["teacher"] == teacher.removeprefix(benchmark["prefix"]))]
+    found = named[(named["setting"] == benchmark["setting"]) & named["source"].str.contains(benchmark["teachers"])]
+    return float(found.iloc[0]["top1"]) if len(found) else math.nan
+
+
 def _stands_for(benchmark: dict[str, Any], row: dict[str, Any], names: list[str]) -> bool:
     """Is `row` the first entry of its method that fits the pair?"""
     pair = " -> ".join(names)
@@ -111,14 +125,21 @@ def same_training(recipe: Mapping[str, Any]) -> bool:
         return False
     student = recipe["student"]["model"].removeprefix(benchmark["prefix"])
     slow = benchmark["slow_students"]
-    wanted = benchmark["train"] | ({"lr": slow["lr"]} if student in slow["students"] else {})
+    wanted = _without(benchmark["train"])
     teacher = recipe["teacher"]
-    same_teacher = "checkpoint" in teacher["model"] or _without(teacher.get("train", {})) == benchmark["train"]
-    return _without(recipe["train"]) == wanted and same_teacher
+    same_teacher = "checkpoint" in teacher["model"] or _without(teacher.get("train", {})) == wanted
+    slower = {"lr": slow["lr"]} if student in slow["students"] else {}
+    return _without(recipe["train"]) == wanted | slower and same_teacher
+
+
+def other_checkpoint(recipe: Mapping[str, Any], ours: float, theirs: float) -> bool:
+    """Did the teacher come from a file, and is its accuracy `ours` (NaN: not known) not that of the benchmark's?"""
+    return "checkpoint" in recipe["teacher"]["model"] and not abs(ours - theirs) <= NEAR
 
 
 def _without(train: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in train.items() if name != "precision"}
+    """What counts of a recipe: not the precision, nor what is off."""
+    return {name: value for name, value in train.items() if name != "precision" and value is not None}
 
 
 @dataclass(frozen=True)
@@ -129,28 +150,34 @@ class Beside:
     difference: float = math.nan  # ours - theirs; NaN where the training, the pair or the protocol is another
     protocol: str = ""
     source: str = ""
+    teacher: float = math.nan  # the published teacher's accuracy
 
     @property
     def columns(self) -> dict[str, float | str]:
-        return {"published": self.number, "ours - published": self.difference,
+        return {"published": self.number, "ours - published": self.difference, "published_teacher": self.teacher,
                 "published_protocol": self.protocol, "published_source": self.source}  # fmt: skip
 
 
-def beside(identity: Mapping[str, Any], last: float, best: float) -> Beside:
+def beside(identity: Mapping[str, Any], last: float, best: float, teacher_top1: float = math.nan) -> Beside:
     """The literature's number for a row. `identity`: of one of its cells; `last`, `best`: our mean score after the last
-    epoch, and at the best test epoch (NaN without a finished cell).
+    epoch, and at the best test epoch (NaN without a finished cell); `teacher_top1`: our teacher's.
     """
     teacher, student = identity["teacher"]["model"], identity["student"]
     plain = all(set(net) <= {"model", "pretrained", "checkpoint"} for net in (teacher, student))
     found = published_for(identity["dataset"]["name"], teacher["model"], student["model"], identity["objective"])
     if found is None or not plain:
         return Beside()
-    same = same_training(identity)
+    theirs = published_teacher(identity["dataset"]["name"], teacher["model"])
+    same, other = same_training(identity), ""
+    if not same:
+        other = "; other training than ours"
+    elif other_checkpoint(identity, teacher_top1, theirs):
+        same, other = False, "; another teacher than ours"
     ours = {"last": last, "best": best}.get(found.protocol, math.nan) if same else math.nan
-    protocol = PROTOCOLS.get(found.protocol, "unstated")
     return Beside(
         number=found.top1,
         difference=ours - found.top1,
-        protocol=protocol if same else f"{protocol}; other training than ours",
+        protocol=PROTOCOLS.get(found.protocol, "unstated") + other,
         source=found.source,
+        teacher=theirs,
     )

@@ -176,7 +176,9 @@ def _rows_of(part: pd.DataFrame, reference: str, metric: Metric, identities: Ide
             cost=Cost.of(mean, "cost_"),
             gain=gains.alone.get(str(label)),
             reference_gain=gains.reference.get(str(label)),
-            published=None if identities is None else beside(identities[place], score, best),
+            published=None
+            if identities is None
+            else beside(identities[place], score, best, mean.get(metric.teacher, NAN)),
         )
 
 

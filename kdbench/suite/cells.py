@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from kdbench.suite.load import Suite
-from kdbench.suite.objectives import ObjectiveSpec, objective
-from kdbench.suite.spec import Batches, DatasetSpec, ModelSpec, TeacherSpec, TeacherTrain, Train
+from kdbench.suite.objectives import ObjectiveSpec, for_pair, objective
+from kdbench.suite.spec import Batches, DatasetSpec, ModelSpec, TeacherSpec, TeacherTrain, Train, title_of
 
 # The one method that the engine knows by name: plain labels. Teachers learn from it, and gains are counted against it.
 BASELINE = "ce"
@@ -118,7 +118,7 @@ class Cell:
 
     @property
     def pair(self) -> str:
-        return f"{self.teacher.short} -> {self.student.short}"
+        return title_of(self.teacher, self.student)
 
     @property
     def title(self) -> str:
@@ -138,9 +138,10 @@ def cells_of(suite: Suite, only: str | None = None) -> list[Cell]:
     """All cells in the order of the suite; with `only`, those whose title or label matches the pattern (* and ?)."""
     cells = [
         Cell(suite.name, label, dataset, *pair, suite.teacher_train, phases, seed, suite.validation, place)
-        for dataset, (pair, place), seed, (label, phases) in product(
+        for dataset, (pair, place), seed, (label, choices) in product(
             suite.datasets, zip(suite.pairs, suite.places, strict=True), suite.seeds, suite.objectives.items()
         )
+        if (phases := for_pair(choices, title_of(*pair[:2]))) is not None
     ]
     if only is None:
         return cells

@@ -10,8 +10,8 @@ from kdbench.data import DATASETS
 from kdbench.errors import UserError, unknown
 from kdbench.method.contract import Method, is_rule
 from kdbench.method.register import METHODS
-from kdbench.suite.objectives import fill, objective
-from kdbench.suite.spec import ModelSpec, SuiteFile, TeacherSpec, TeacherTrain, Train, mistakes
+from kdbench.suite.objectives import by_pair, fill, for_pair, objective
+from kdbench.suite.spec import ModelSpec, Pair, SuiteFile, TeacherSpec, TeacherTrain, Train, mistakes, parse
 from kdbench.suite.yaml_lines import Document, Place
 
 
@@ -33,7 +33,7 @@ def check(document: Document) -> Iterator[tuple[Place, str]]:
         yield from _check_model(document, pair.get("student"), ("pairs", number, "student"))
     for number, dataset in enumerate(_list(data, "datasets")):
         yield from _check_dataset(dataset, ("datasets", number))
-    yield from _check_objectives(data)
+    yield from _check_objectives(document)
     for name in ("datasets", "pairs", "seeds"):
         texts = [json.dumps(entry, sort_keys=True) for entry in _list(data, name)]
         for number, text in enumerate(texts):
@@ -131,24 +131,60 @@ def _check_dataset(spec: Any, place: Place) -> Iterator[tuple[Place, str]]:
             yield place, f"{setting}: {text}"
 
 
-def _check_objectives(data: dict[str, Any]) -> Iterator[tuple[Place, str]]:
-    rows = data.get("methods")
+def _check_objectives(document: Document) -> Iterator[tuple[Place, str]]:
+    rows = document.data.get("methods")
     if not isinstance(rows, dict):
         return
-    seen: dict[str, str] = {}
+    pairs = _pair_titles(document.data)
+    seen: dict[tuple[str, str], str] = {}
     for label, row in rows.items():
         place: Place = ("methods", label)
         if not label.strip() or "|" in label or not label.isprintable():
             yield place, "a row's label must be some printable text without '|'"
         if not isinstance(row, dict):
             continue
-        wrong = list(_check_row(row, place, _epochs(data, "train"), "train"))
+        wrong = list(_check_row_by_pair(row, place, document, pairs))
         yield from wrong
-        if not wrong:
-            text = json.dumps(objective(row), sort_keys=True)
-            if text in seen:
-                yield place, f"is the same objective as {seen[text]!r}"
-            seen.setdefault(text, label)
+        same = {}
+        for pair in pairs if not wrong else ():
+            chosen = for_pair(by_pair(row), pair)
+            if chosen is not None:
+                text = json.dumps(objective(chosen), sort_keys=True)
+                if seen.setdefault((pair, text), label) != label:
+                    same[seen[pair, text]] = pair
+        for other, pair in same.items():
+            on = f" on {pair}" if {"by_pair"} & {*row, *rows[other]} else ""
+            yield place, f"is the same objective as {other!r}{on}"
+
+
+def _pair_titles(data: dict[str, Any]) -> list[str]:
+    """`teacher -> student` of every pair; one that is malformed (as `check` says elsewhere) has none."""
+    wholes = [pair for pair in _list(data, "pairs") if not list(mistakes(Pair, pair, ()))]
+    return [parse(Pair, pair).title for pair in wholes] or ["?"]
+
+
+def _check_row_by_pair(
+    row: dict[str, Any], place: Place, document: Document, pairs: list[str]
+) -> Iterator[tuple[Place, str]]:
+    epochs = _epochs(document.data, "train")
+    if "by_pair" not in row:
+        yield from _check_row(row, place, epochs, "train")
+        return
+    choices = row["by_pair"]
+    if len(row) > 1 or not isinstance(choices, dict) or not all(isinstance(c, dict) for c in choices.values()):
+        example = '{by_pair: {"cifar_vgg13 -> *": {ce: 1, kd: 2}, "*": {ce: 1, kd: 1}}}'
+        yield place, f"by_pair must be a table of pairs and rows, and stand alone: {example}"
+        return
+    if not choices:
+        yield place, "by_pair is empty; it needs at least one pair"
+    for pattern, choice in choices.items():
+        yield from _check_row(choice, (*place, "by_pair", pattern), epochs, "train")
+    # A suite that extends another may have fewer pairs: then what is left over is no mistake.
+    if document.lines.get(place, ("", 0))[0] == document.lines.get(("pairs",), ("", 0))[0]:
+        for pattern in {*choices} - {for_pair({p: p for p in choices}, pair) for pair in pairs}:
+            fits = any(for_pair({pattern: True}, pair) for pair in pairs)
+            text = "comes after others that take all its pairs" if fits else unknown("pair", pattern, pairs)
+            yield (*place, "by_pair", pattern), text
 
 
 def _check_row(row: dict[str, Any], place: Place, epochs: int | None, train: str) -> Iterator[tuple[Place, str]]:

@@ -13,7 +13,7 @@ from typing import Any
 
 from kdbench.errors import UserError
 from kdbench.suite.checks import check, check_models
-from kdbench.suite.objectives import ObjectiveSpec, objective
+from kdbench.suite.objectives import ByPair, by_pair, objective
 from kdbench.suite.plugins import load_methods, load_plugin
 from kdbench.suite.spec import DatasetSpec, ModelSpec, SuiteFile, TeacherSpec, TeacherTrain, Train, parse
 from kdbench.suite.yaml_lines import Document, Place, read_yaml
@@ -21,7 +21,7 @@ from kdbench.suite.yaml_lines import Document, Place, read_yaml
 
 @dataclass(frozen=True)
 class Suite:
-    """A checked suite. `objectives`: a row's label and its weighted methods, every setting filled in.
+    """A checked suite. `objectives`: a row's label and, by pair, its weighted methods, every setting filled in.
 
     `places`: where each of `pairs` stands, for messages (`suites/x.yaml:12: pairs[1]`).
     """
@@ -31,7 +31,7 @@ class Suite:
     datasets: tuple[DatasetSpec, ...]
     pairs: tuple[tuple[TeacherSpec, ModelSpec, Train], ...]
     places: tuple[str, ...]
-    objectives: dict[str, ObjectiveSpec]
+    objectives: dict[str, ByPair]
     seeds: tuple[int, ...]
     validation: float
     teacher_train: TeacherTrain
@@ -59,7 +59,10 @@ def load_suite(path: Path | str, plugins: tuple[Path, ...] = (), models: bool = 
         datasets=file.datasets,
         pairs=tuple((p.teacher, p.student, parse(Train, {**train, **p.train})) for p in file.pairs),
         places=tuple(document.where(("pairs", number)) for number in range(len(file.pairs))),
-        objectives={label: objective(terms) for label, terms in file.methods.items()},
+        objectives={
+            label: {pairs: objective(terms) for pairs, terms in by_pair(row).items()}
+            for label, row in file.methods.items()
+        },
         seeds=file.seeds,
         validation=file.validation,
         teacher_train=parse(TeacherTrain, {**train, **file.teacher_train}),

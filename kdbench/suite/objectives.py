@@ -1,6 +1,8 @@
 """An objective as a suite gives it: methods with weights and settings, in one phase or several."""
 
-from typing import Any
+from collections.abc import Mapping
+from fnmatch import fnmatchcase
+from typing import Any, TypeVar
 
 from kdbench.method.contract import is_rule
 from kdbench.method.register import METHODS
@@ -9,6 +11,9 @@ from kdbench.suite.spec import Common, Ramp, mistakes, parse
 Terms = dict[str, dict[str, Any]]  # method -> {"weight": w, "standardise": ..., every setting}
 Phase = tuple[int | None, Terms]  # for so many epochs; the last phase (usually the only one) for all that are left
 ObjectiveSpec = tuple[Phase, ...]  # a row of the leaderboard
+ByPair = dict[str, ObjectiveSpec]  # pattern of pairs -> what the row is there; the first that fits is taken
+
+T = TypeVar("T")
 
 
 def objective(row: dict[str, Any]) -> ObjectiveSpec:
@@ -20,6 +25,19 @@ def objective(row: dict[str, Any]) -> ObjectiveSpec:
         return ((None, _terms(row)),)
     parts = [dict(part) for part in row["phases"]]
     return tuple((part.pop("epochs", None), _terms(part)) for part in parts)
+
+
+def by_pair(row: dict[str, Any]) -> dict[str, Any]:
+    """Pattern -> row, of a row of `methods` that may differ by pair.
+
+    `{by_pair: {"cifar_vgg13 -> *": {ce: 1, dkd: {beta: 6}}, "*": {ce: 1, dkd: 1}}}`; any other row holds for all pairs.
+    """
+    return row.get("by_pair", {"*": row})
+
+
+def for_pair(choices: Mapping[str, T], pair: str) -> T | None:
+    """The first of `choices` whose pattern (* and ?) fits `pair`, `teacher -> student`; None: no run there."""
+    return next((choice for pattern, choice in choices.items() if fnmatchcase(pair, pattern)), None)
 
 
 def _terms(terms: dict[str, Any]) -> Terms:

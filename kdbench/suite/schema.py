@@ -25,8 +25,12 @@ def schema() -> dict[str, Any]:
     phase = {**plain_row, "properties": {"epochs": {"type": "integer", "minimum": 1}, **terms}}
     phases = {"phases": {"type": "array", "items": phase, "minItems": 1}}
     row = {"anyOf": [plain_row, {"type": "object", "properties": phases, "required": ["phases"]}]}
-    root["properties"]["methods"] = {"type": "object", "additionalProperties": row, "minProperties": 1}
-    definitions["TeacherSpec"]["properties"]["objective"] = {"$ref": "#/properties/methods/additionalProperties"}
+    same_row = {"$ref": "#/properties/methods/additionalProperties/anyOf/0"}
+    choices = {"by_pair": {"type": "object", "additionalProperties": same_row, "minProperties": 1}}
+    by_pair = {"type": "object", "properties": choices, "required": ["by_pair"], "additionalProperties": False}
+    rows = {"anyOf": [row, by_pair]}
+    root["properties"]["methods"] = {"type": "object", "additionalProperties": rows, "minProperties": 1}
+    definitions["TeacherSpec"]["properties"]["objective"] = same_row
     for name, short in (("ModelSpec", "model"), ("TeacherSpec", "model"), ("DatasetSpec", "name")):
         full = {**definitions[name], "required": [short], "additionalProperties": True}
         definitions[name] = {"anyOf": [{"type": "string"}, full]}

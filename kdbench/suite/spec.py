@@ -179,6 +179,15 @@ class Pair(Frozen):
     student: ModelSpec
     train: dict[str, Any] = {}
 
+    @property
+    def title(self) -> str:
+        return title_of(self.teacher, self.student)
+
+
+def title_of(teacher: TeacherSpec, student: ModelSpec) -> str:
+    """The name of a pair, `cifar_resnet56 -> cifar_resnet20`."""
+    return f"{teacher.short} -> {student.short}"
+
 
 class Ramp(Frozen):
     """A number that follows a schedule over the training: `to` is reached at the share `until` of it."""

@@ -68,6 +68,7 @@ class TimmNet(Net):
             token_logits=self.tap("token_logits").last() if "token_logits" in self.tapped(needs) else None,
             norms=last_norms(self.model) if "norms" in needs else (),
             classifier=self.classifier() if "classifier" in needs else None,
+            pooled_map=self.pooled_map(x) if "pooled_map" in needs else None,
         )
 
     def normalise(self, images: Tensor) -> Tensor:
@@ -92,6 +93,12 @@ class TimmNet(Net):
         if not hasattr(self.model, "forward_intermediates"):
             raise Inapplicable(f"needs feature maps; {type(self.model).__name__} gives none")
         return self.model.forward_intermediates(x, output_fmt="NCHW")
+
+    def pooled_map(self, x: Tensor) -> Tensor:
+        """What `forward_head` takes, as a map [B, D, H, W]. Raises Inapplicable for tokens."""
+        if x.ndim != 4:
+            raise Inapplicable(f"needs a map before the pooling; {type(self.model).__name__} gives tokens")
+        return x.permute(0, 3, 1, 2) if getattr(self.model, "output_fmt", "NCHW") == "NHWC" else x
 
     def attention(self, num_pictures: int) -> tuple[Tensor, ...]:
         return over_whole_pictures(self.tap("attention").all(), num_pictures, type(self.model).__name__)

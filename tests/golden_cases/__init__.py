@@ -51,7 +51,9 @@ def golden_folder() -> Path:
 
 @cache
 def load_cases() -> list[dict[str, Any]]:
-    return json.loads((golden_folder() / "golden.json").read_text())["cases"]
+    """Those that public code gave, and those that `derive.py` worked out from the formulas."""
+    files = [path for name in ("golden.json", "ours.json") if (path := golden_folder() / name).is_file()]
+    return [case for path in files for case in json.loads(path.read_text())["cases"]]
 
 
 @cache
@@ -112,12 +114,8 @@ class Golden:
 
     def batch(self, progress: float = 1.0) -> Batch:
         target = self.array("target")
-        return Batch(
-            torch.zeros(len(target), 3, 4, 4, dtype=self.dtype),
-            target,
-            self.array("index"),
-            torch.tensor(progress, dtype=torch.float64),
-        )
+        images, done = torch.zeros(len(target), 3, 4, 4, dtype=self.dtype), torch.tensor(progress, dtype=torch.float64)
+        return Batch(images, target, self.array("index"), done)
 
     def task(self, **changes: Any) -> Task:
         classes = self.array("s_logits").shape[1]

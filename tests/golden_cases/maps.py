@@ -148,8 +148,8 @@ def semckd(g: Golden) -> Tensor:
 
 @golden("simkd")
 def simkd(g: Golden) -> Tensor:
-    s, t = sides(g, ("s_feat2",), ("t_feat2",))
-    t = replace(t, classifier=g.arrays("cls_t_w", "cls_t_b"), embedding=t.features[0].mean((2, 3)))
+    s, t = g.outputs("s", features=("s_feat2",)), g.outputs("t", pooled_map="t_feat2")
+    t = replace(t, classifier=g.arrays("cls_t_w", "cls_t_b"), embedding=t.pooled_map.mean((2, 3)))
     method = g.method("simkd", s, t, factor=g.hyper["factor"])
     for i, part in enumerate(method.adapter, 1):
         g.set(part.conv, weight=f"simkd_w{i}")

@@ -9,6 +9,8 @@ import pytest
 import torch
 from golden_cases import Golden, case_function, golden_folder, load_cases, why_left_out
 
+from kdbench.method.register import METHODS
+
 CASES = load_cases()
 DTYPES = {"float64": torch.float64, "float32": torch.float32}
 
@@ -51,6 +53,21 @@ def test_no_gradient_reaches_the_teacher():
             value = case_function(case["id"])(golden)
             assert value.requires_grad or not case["grads"], case["id"]
             assert not any(golden.array(name).requires_grad for name in case["inputs"] if name.startswith("t_"))
+
+
+# What has no case of its own, and why none is needed.
+WITHOUT = {"reviewkd_features": "reviewkd, on other maps of the teacher"}
+
+
+@pytest.mark.skipif(golden_folder().name != "golden", reason="other arrays need not cover every method")
+def test_every_method_has_a_golden_case(monkeypatch):
+    used = set()
+    get = type(METHODS).__getitem__
+    monkeypatch.setattr(type(METHODS), "__getitem__", lambda self, name: used.add(name) or get(self, name))
+    for case in CASES:
+        if why_left_out(case["id"]) is None:
+            case_function(case["id"])(Golden(case, torch.float32))
+    assert set(METHODS) - used == set(WITHOUT)
 
 
 def test_left_out_cases_exist():

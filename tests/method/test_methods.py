@@ -18,6 +18,7 @@ from kdbench.method.contract import VIEWS, Batch, Inapplicable, Outputs, Task, i
 from kdbench.method.register import METHODS
 from kdbench.nets import Net, build_net
 from kdbench.seeding import seeded
+from kdbench.suite.cells import cells_of
 from kdbench.suite.load import ModelSpec, load_suite, objective
 from kdbench.suite.plugins import load_methods
 from kdbench.train.evaluation import autocast
@@ -261,7 +262,7 @@ def test_exceptions_are_registered() -> None:
 
 def test_all_methods_occur_in_their_suite() -> None:
     suite = load_suite(Path(__file__).parents[2] / "suites" / "all-methods.yaml")
-    assert {name for phases in suite.objectives.values() for _, terms in phases for name in terms} == set(METHODS)
+    assert {name for c in cells_of(suite) for name in c.methods} == set(METHODS)
 
 
 def test_list_says_which_apply_to_a_pair(kdbench: Callable[..., tuple[int, str, str]]) -> None:

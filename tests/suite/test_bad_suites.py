@@ -93,6 +93,13 @@ MISTAKES = {
     "weight of a rule": ("{ce: 1}", "{ce: 1, kd: 1, dot: 0.5}", 6, "dot is a rule on gradients: it has no loss"),
     "nothing but a rule": ("{ce: 1}", "{dot: {}}", 6, "the objective needs a loss too"),
     "setting of a rule": ("{ce: 1}", "{ce: 1, dot: {delta: 2}}", 6, "methods.student.dot.delta"),
+    "pair of a row": ("{ce: 1}", '{by_pair: {"cifar_resnt14 -> *": {ce: 1}}}', 6, "did you mean 'cifar_resnet14 ->"),
+    "pair that others take": ("{ce: 1}", '{by_pair: {"*": {ce: 1}, "cifar*": {ce: 2}}}', 6, "take all its pairs"),
+    "method of a pair": ("{ce: 1}", '{by_pair: {"*": {cee: 1}}}', 6, "unknown method 'cee'"),
+    "row beside its pairs": ("{ce: 1}", '{by_pair: {"*": {ce: 1}}, kd: 1}', 6, "and stand alone"),
+    "no pairs of a row": ("{ce: 1}", "{by_pair: {}}", 6, "is empty"),
+    "same on a pair": ("  kd: {ce: 0.1, kd: {weight: 0.9, temperature: 4}}", '  other: {by_pair: {"*": {ce: 1.0}}}', 7,
+                       "'student' on cifar_resnet14 -> cifar_resnet8"),
     "standardised maps": ("{ce: 1}", "{ce: 1, at: {standardise: sample}}", 6, "at does not read the teacher's logits"),
 }  # fmt: skip
 

@@ -15,7 +15,7 @@ from kdbench.vision.batches import Images
 SUITES = sorted((Path(__file__).parents[2] / "suites").glob("*.yaml"))
 NAMES = [path.stem for path in SUITES]
 # Whole grids take too long to plan here (fewer rows of the same file are planned and trained below).
-LARGE = {"all-methods", "cifar100", "cifar100-fast", "cifar100-five-stages"}
+LARGE = {"all-methods", "cifar100", "cifar100-fast"}
 
 
 @pytest.mark.parametrize("path", SUITES, ids=NAMES)

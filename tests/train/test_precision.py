@@ -17,7 +17,9 @@ def said(channels: int) -> Outputs:
     torch.manual_seed(channels)
     features = tuple(torch.randn(4, channels, size, size) for size in (16, 8, 4))
     weight, embedding = torch.randn(5, channels), features[-1].mean((2, 3))
-    return Outputs(embedding @ weight.T, embedding, features, classifier=(weight, torch.zeros(5)))
+    return Outputs(
+        embedding @ weight.T, embedding, features, classifier=(weight, torch.zeros(5)), pooled_map=features[-1]
+    )
 
 
 def convolved(row: dict[str, object], precision: str) -> list[torch.Tensor]:
