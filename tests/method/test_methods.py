@@ -56,6 +56,11 @@ NOT_ZERO = {
     "swap_kd": "the teacher is corrected where it is wrong",
     "rld": "the teacher is corrected where it is wrong",
     "fixed_teacher": "the teacher sees another view",
+    "tekap": "the teacher is perturbed",
+    "wkd_l": "the target's part is a cross-entropy, and the entropic plan is not the cheapest",
+    "wkd_l_maps": "likewise",
+    "crld": "each view of the student meets the other view of the teacher",
+    "nd": "the student must point at the mean of its class",
     "ab": "neurons must be beyond a margin that the teacher's need not reach",
 }
 # Whether a classifier reads the mean of a map shows in values only, and the meta device has none.
