@@ -108,7 +108,7 @@ def transport(q: Tensor, p: Tensor, cost: Tensor, left_out: Tensor, entropy: flo
     """
     cost = cost.clamp(min=0) + 1e-8
     kernel = torch.exp(-cost / entropy)
-    u = ~left_out / (q.shape[1] - 1)
+    u = (~left_out).to(q) / (q.shape[1] - 1)
     for _ in range(iterations):
         v = p / (u @ kernel + 1e-8)
         u = q / (v @ kernel + 1e-8)
