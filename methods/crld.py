@@ -15,7 +15,7 @@ class CRLD(Method):
 
     KD: T^2 KL per picture. m_w: the teacher's largest probability on the first view is at least `sure`; m_s: on the
     second, at least `sure_second` (Zhang et al.). The authors' second view has their RandAugment, ours the
-    strong colour changes of `Batch.second`. CE on both views (`ce: 1, ce_second: 1`) beside CRLD at weight 1.
+    strong colour changes of `Batch.views`. CE on both views (`ce: 1, ce_second: 1`) beside CRLD at weight 1.
     """
 
     def __init__(
@@ -31,9 +31,7 @@ class CRLD(Method):
         self.sure, self.sure_second = sure, sure_second
 
     def forward(self, student: Outputs, teacher: Outputs, batch: Batch) -> dict[str, Tensor]:
-        assert student.second is not None
-        assert teacher.second is not None
-        s, t, s2, t2 = student.logits, teacher.logits, student.second.logits, teacher.second.logits
+        (s, s2), (t, t2) = ((x.logits, x.views["second"].logits) for x in (student, teacher))
         within = soft_kl(s, t, self.temperature) + soft_kl(s2, t2, self.temperature)
         cross = soft_kl(s2, t, self.temperature) + soft_kl(s, t2, self.temperature)
         scale = self.temperature**2

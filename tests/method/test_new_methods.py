@@ -16,7 +16,7 @@ import torch
 from scipy.optimize import linprog
 from torch import Tensor
 
-from kdbench.method.contract import Batch, Method, Outputs, Task
+from kdbench.method.contract import Batch, Field, InputSpec, Method, Outputs, Task
 from kdbench.method.register import METHODS
 from kdbench.suite.plugins import load_methods
 
@@ -31,14 +31,14 @@ def draw(*shape: int, seed: int = 0, scale: float = 1.0) -> Tensor:
 
 
 def batch(progress: float = 1.0) -> Batch:
-    return Batch(torch.zeros(PICTURES, 3, 4, 4).double(), TARGET, torch.arange(PICTURES), progress)
+    return Batch(torch.zeros(0), TARGET, torch.arange(PICTURES), torch.tensor(progress, dtype=torch.float64))
 
 
 def made(name: str, student: Outputs, teacher: Outputs, **settings: Any) -> Method:
     method = METHODS[name](**settings)
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        method.build(student, teacher, Task(CLASSES, 40, (3, 4, 4)))
+        method.build(student, teacher, Task(CLASSES, 40, InputSpec((Field("images", (3, 4, 4)),))))
     return method.double().train()
 
 
@@ -51,12 +51,12 @@ def agree(loss: Tensor, arrays: dict[str, Tensor], expression: Expression) -> No
     own = {name: x.detach().clone().requires_grad_() for name, x in arrays.items()}
     value = expression(own)
     assert loss.dtype == torch.float64
-    assert loss.item() == pytest.approx(value.item(), rel=1e-9)
+    assert loss.item() == pytest.approx(value.item(), rel=1e-7)  # shares of the training are in single precision
     found = torch.autograd.grad(loss, list(arrays.values()))
     expected = torch.autograd.grad(value, list(own.values()))
     for name, a, b in zip(arrays, found, expected, strict=True):
         assert b.any(), name
-        torch.testing.assert_close(a, b, rtol=1e-7, atol=1e-9 * b.abs().max().item())
+        torch.testing.assert_close(a, b, rtol=2e-7, atol=1e-8 * b.abs().max().item())
     differences(expression, {name: x.detach() for name, x in own.items()}, dict(zip(arrays, found, strict=True)))
 
 
@@ -163,8 +163,8 @@ def test_tekap() -> None:
 
 def test_crld() -> None:
     arrays = leaves(s=S.clone(), s2=S2.clone())
-    student = Outputs(arrays["s"], second=Outputs(arrays["s2"]))
-    teacher = Outputs(T, second=Outputs(T2))
+    student = Outputs(arrays["s"], views={"second": Outputs(arrays["s2"])})
+    teacher = Outputs(T, views={"second": Outputs(T2)})
     method = made("crld", student, teacher, sure=0.8, sure_second=0.6)
     sure = [[max(row) >= least for row in p_of(x).tolist()] for x, least in ((T, 0.8), (T2, 0.6))]
     assert all(0 < sum(mask) < PICTURES for mask in sure)  # both masks matter
@@ -193,7 +193,7 @@ def heard(**outputs: Any) -> Callable[[int], Any]:
         for part in halves:
             said = {name: cut(value, part) for name, value in outputs.items()}
             logits = said.pop("logits", T[part])
-            yield Outputs(logits, **said), Batch(torch.zeros(3, 3, 4, 4), TARGET[part], torch.arange(6)[part], 0.0)
+            yield Outputs(logits, **said), Batch(torch.zeros(0), TARGET[part], torch.arange(6)[part])
 
     return epoch
 
