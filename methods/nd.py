@@ -6,7 +6,7 @@ from torch import Tensor, nn
 from kdbench import Batch, Method, Outputs, Task, register_method
 from kdbench.method.adapters import BatchNorm
 from kdbench.method.contract import EpochOf, Share
-from kdbench.method.functional import unit
+from kdbench.method.functional import is_class, unit
 from kdbench.method.stages import embeddings
 
 
@@ -38,7 +38,8 @@ class NormAndDirection(Method):
         """The mean embedding of every class; only its direction counts, so sums will do."""
         for teacher, batch in epoch_of(0):
             assert teacher.embedding is not None
-            self.centres = self.centres.index_add(0, batch.target, teacher.embedding)
+            hot = is_class(batch.target, len(self.centres)).to(self.centres)  # a product: its order is always the same
+            self.centres = self.centres + hot.T @ teacher.embedding
         self.centres = unit(self.centres)
 
     def forward(self, student: Outputs, teacher: Outputs, batch: Batch) -> dict[str, Tensor]:
