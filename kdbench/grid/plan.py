@@ -23,7 +23,7 @@ from kdbench.train.trial import training_task
 from kdbench.weights import fitting_weights
 
 # What most methods need, found out with one forward of a net that has it all; the rest is asked for by itself.
-USUAL = frozenset(NEEDS) - {"attention", "token_logits"}
+USUAL = frozenset(NEEDS) - {"attention", "queries", "keys", "values", "token_logits"}
 
 
 @dataclass

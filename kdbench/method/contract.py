@@ -18,7 +18,8 @@ from torch import Tensor, nn
 # `second`, `mixed` and `plain` are logits on other views of the batch; `peer` is a second student that learns too.
 VIEWS = ("second", "mixed", "plain")
 NEEDS = (
-    *("logits", "embedding", "features", "preacts", "norms", "attention", "classifier", "token_logits", "pooled_map"),
+    *("logits", "embedding", "features", "pooled_map", "preacts", "norms", "classifier", "token_logits"),
+    *("attention", "queries", "keys", "values"),
     *(*VIEWS, "peer"),
 )
 
@@ -131,6 +132,10 @@ class Outputs:
     features: tuple[Tensor, ...] = ()  # each [B, C, H, W], shallow to deep, timm's order
     preacts: tuple[Tensor, ...] = ()  # each [B, C, H, W]: the stage's feature map before its last activation
     attention: tuple[Tensor, ...] = ()  # each [B, heads, queries, keys], rows sum to 1 (transformers)
+    # Of every attention layer, each [B, heads, L, d] for L tokens. `attention` is softmax(Q K^T / sqrt(d) + mask).
+    queries: tuple[Tensor, ...] = ()
+    keys: tuple[Tensor, ...] = ()
+    values: tuple[Tensor, ...] = ()
     norms: tuple[Tensor, ...] = ()  # each [2, C]: weight and bias of the batch norm before that last activation
     classifier: tuple[Tensor, Tensor] | None = None  # weight [K, D] and bias [K] of the last layer
     token_logits: Tensor | None = None  # [B, K]: the distillation token's head; `logits` average both

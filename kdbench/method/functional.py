@@ -3,6 +3,8 @@
 Shapes: B batch, K classes, D width of an embedding, C channels, N = H*W positions.
 """
 
+import math
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -147,3 +149,9 @@ def class_maps(features: Tensor, classifier: tuple[Tensor, Tensor], grid: int) -
 def warm_up(progress: Tensor, share: float) -> Tensor | float:
     """0 -> 1 in a line over the first `share` of the training; `progress` []."""
     return (progress / share).clamp(max=1.0).float() if share else 1.0
+
+
+def cosine_decay(progress: Tensor, start: float) -> Tensor:
+    """1 until `start`, then half a cosine down to 0 at the end of the training; `progress` []."""
+    done = ((progress - start) / max(1 - start, 1e-12)).clamp(0, 1)
+    return ((1 + torch.cos(math.pi * done)) / 2).float()

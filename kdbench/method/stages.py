@@ -81,3 +81,16 @@ def needs_class_maps(outputs: Outputs, grid: int, side: str) -> None:
     mean = maps.mean((2, 3))
     if not maps.is_meta and (mean - outputs.embedding).abs().max() > 1e-2 * mean.abs().max() + 1e-6:
         raise Inapplicable(f"needs a classifier on the mean of the last map; the {side}'s reads something else")
+
+
+def same_tokens(student: Tensor, teacher: Tensor) -> None:
+    """Raises Inapplicable unless two attentions [B, heads, L, d] are over equally many tokens."""
+    if student.shape[2] != teacher.shape[2]:
+        counts = f"student has {student.shape[2]}, teacher {teacher.shape[2]}"
+        raise Inapplicable(f"needs attention over equally many tokens; {counts}")
+
+
+def same_heads(student: Tensor, teacher: Tensor) -> None:
+    """Raises Inapplicable unless two attentions [B, heads, L, d] have equally many heads."""
+    if student.shape[1] != teacher.shape[1]:
+        raise Inapplicable(f"needs equally many heads; student has {student.shape[1]}, teacher {teacher.shape[1]}")

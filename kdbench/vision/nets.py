@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from kdbench.method.contract import Inapplicable, Outputs, Task
 from kdbench.nets import Net, OutputTap, Spec, Tap
 from kdbench.vision import cifar as _cifar  # noqa: F401  (registers them into timm)
-from kdbench.vision.taps import AttentionTap, last_norms, over_whole_pictures, tap_preacts
+from kdbench.vision.taps import ATTENTION, AttentionTap, last_norms, over_whole_pictures, tap_preacts
 
 
 class TimmNet(Net):
@@ -64,7 +64,10 @@ class TimmNet(Net):
             embedding=self._embedding.last().flatten(1) if "embedding" in needs else None,
             features=tuple(features),
             preacts=self.tap("preacts").all() if "preacts" in needs else (),
-            attention=self.attention(len(images)) if "attention" in needs else (),
+            attention=self.attention("attention", needs, len(images)),
+            queries=self.attention("queries", needs, len(images)),
+            keys=self.attention("keys", needs, len(images)),
+            values=self.attention("values", needs, len(images)),
             token_logits=self.tap("token_logits").last() if "token_logits" in self.tapped(needs) else None,
             norms=last_norms(self.model) if "norms" in needs else (),
             classifier=self.classifier() if "classifier" in needs else None,
@@ -100,12 +103,15 @@ class TimmNet(Net):
             raise Inapplicable(f"needs a map before the pooling; {type(self.model).__name__} gives tokens")
         return x.permute(0, 3, 1, 2) if getattr(self.model, "output_fmt", "NCHW") == "NHWC" else x
 
-    def attention(self, num_pictures: int) -> tuple[Tensor, ...]:
-        return over_whole_pictures(self.tap("attention").all(), num_pictures, type(self.model).__name__)
+    def attention(self, need: str, needs: Collection[str], num_pictures: int) -> tuple[Tensor, ...]:
+        """One of `ATTENTION`, of every layer; nothing where it is not needed."""
+        if need not in needs:
+            return ()
+        return over_whole_pictures(self.tap(need).all(), num_pictures, type(self.model).__name__)
 
     def tapped(self, needs: Collection[str]) -> list[str]:
         """Which of `needs` are read by a tap. A net without a head of its own for a token has no `token_logits`."""
-        known = ("preacts", "attention", "token_logits") if self.token_head else ("preacts", "attention")
+        known = ("preacts", *ATTENTION, "token_logits") if self.token_head else ("preacts", *ATTENTION)
         return [need for need in known if need in needs]
 
     def tap(self, need: str) -> Tap:
@@ -113,8 +119,10 @@ class TimmNet(Net):
         if need not in self._taps:
             if need == "preacts":
                 self._taps[need] = tap_preacts(self.model)
+            elif need in ATTENTION:
+                self._taps[need] = AttentionTap(ATTENTION[need])
             else:
-                self._taps[need] = AttentionTap() if need == "attention" else OutputTap([self.token_head[0]])
+                self._taps[need] = OutputTap([self.token_head[0]])
         return self._taps[need]
 
 

@@ -1,5 +1,6 @@
 """Taps: hooks that note a tensor as it flows by, and change nothing of the computation."""
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -12,19 +13,20 @@ from kdbench.nets import Tap
 
 
 class AttentionTap(Tap):
-    """Attention maps of a transformer, from the queries, keys and masks that its fused attention is called with.
+    """What `read` makes of the queries, keys, values and masks that a transformer's fused attention is called with.
 
     The net's own computation is left as it is, so a net asked for its attention gives the same bits as one that is
     not: a cohort may not depend on what another member needs. Drop-out is left out of the maps.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, read: Callable[..., Tensor]) -> None:
         super().__init__([])
-        self.listener = AttentionListener([])
+        self.read = read
+        self.listener = AttentionListener([], read)
 
     def __enter__(self) -> "Tap":
         super().__enter__()
-        self.listener = AttentionListener(self.seen)
+        self.listener = AttentionListener(self.seen, self.read)
         self.listener.__enter__()
         return self
 
@@ -34,16 +36,16 @@ class AttentionTap(Tap):
 
 
 class AttentionListener(TorchFunctionMode):
-    """Adds the map of every call of the fused attention to `seen`."""
+    """Adds to `seen` what `read` makes of every call of the fused attention."""
 
-    def __init__(self, seen: list[Tensor]) -> None:
+    def __init__(self, seen: list[Tensor], read: Callable[..., Tensor]) -> None:
         super().__init__()
-        self.seen = seen
+        self.seen, self.read = seen, read
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         if func is F.scaled_dot_product_attention:
-            self.seen.append(attention_map(*args, **kwargs))
+            self.seen.append(self.read(*args, **kwargs))
         return func(*args, **kwargs)
 
 
@@ -66,6 +68,28 @@ def attention_map(
     if attn_mask is not None:
         scores = scores + attn_mask if attn_mask.is_floating_point() else scores.masked_fill(~attn_mask, -torch.inf)
     return scores.softmax(-1)
+
+
+def queries(query: Tensor, *_: Any, scale: float | None = None, **__: Any) -> Tensor:
+    """The queries, scaled so that Q K^T / sqrt(d) is what goes into the softmax."""
+    return query if scale is None else query * (scale * query.shape[-1] ** 0.5)
+
+
+def keys(query: Tensor, key: Tensor, *_: Any, **__: Any) -> Tensor:
+    return key
+
+
+def values(query: Tensor, key: Tensor, value: Tensor, *_: Any, **__: Any) -> Tensor:
+    return value
+
+
+# What a method may need of attention -> how it is read from a call of the fused attention.
+ATTENTION: dict[str, Callable[..., Tensor]] = {
+    "attention": attention_map,
+    "queries": queries,
+    "keys": keys,
+    "values": values,
+}
 
 
 def over_whole_pictures(attention: tuple[Tensor, ...], num_pictures: int, net: str) -> tuple[Tensor, ...]:

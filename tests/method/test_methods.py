@@ -59,7 +59,15 @@ NOT_ZERO = {
     "swap_kd": "the teacher is corrected where it is wrong",
     "rld": "the teacher is corrected where it is wrong",
     "fixed_teacher": "the teacher sees another view",
+    "tekap": "the teacher is perturbed",
+    "nd": "the student must point at the mean of its class",
     "ab": "neurons must be beyond a margin that the teacher's need not reach",
+}
+# Likewise, but on some nets next to 0.
+NEARLY_ZERO = {
+    "crld": "each view of the student meets the other view of the teacher",
+    "wkd_l": "the target's part is a cross-entropy, and the entropic plan is not the cheapest",
+    "wkd_l_maps": "likewise",
 }
 # Whether a classifier reads the mean of a map shows in values only, and the meta device has none.
 SHOWS_IN_VALUES = {"catkd", "sdd", "simkd"}
@@ -243,6 +251,8 @@ def test_zero_where_the_student_equals_the_teacher(name: str, kind: str) -> None
     case = build(name, kind, kind, USUAL)
     if not METHODS[name].needs or list(case.method.parameters()):
         pytest.skip("no teacher, or a trained part in between")
+    if name in NEARLY_ZERO:
+        pytest.skip(NEARLY_ZERO[name])
     same = taught(kind, case.needs[0] | case.needs[1], *USUAL)
     loss, _ = case.run(lambda _: same)
     usual, _ = case.run()
@@ -257,7 +267,7 @@ def test_every_method_applies_somewhere() -> None:
 
 def test_exceptions_are_registered() -> None:
     """A method that goes takes its exceptions with it."""
-    assert {*NOT_ZERO, *SHOWS_IN_VALUES, *FROZEN} <= set(METHODS)
+    assert {*NOT_ZERO, *NEARLY_ZERO, *SHOWS_IN_VALUES, *FROZEN} <= set(METHODS)
 
 
 def test_all_methods_occur_in_their_suite() -> None:
