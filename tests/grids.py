@@ -4,11 +4,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas as pd
 import yaml
 
-from kdbench.report.table import make_board
-from kdbench.report.write import write_board
 from kdbench.results.records import Record
 from kdbench.suite.cells import Cell, cells_of
 from kdbench.suite.load import load_suite
@@ -65,11 +62,3 @@ def drawn(cells: list[Cell], gains: dict[str, float], spread: float = 0.2) -> li
     shared = {cell.seed: draw.normal(0, 1) for cell in cells}
     top1 = [70 + gains.get(c.label, 0.0) + shared[c.seed] + draw.normal(0, spread) for c in cells]
     return [record(cell, float(score)) for cell, score in zip(cells, top1, strict=True)]
-
-
-def write_leaderboard(
-    cells: list[Cell], records: list[Record], folder: Path, *, plots: bool = True, links: Any = None, **shown: Any
-) -> tuple[pd.DataFrame, str]:
-    """All files of the grid's board in `folder`; its table and its Markdown. `shown`: as for `make_board`."""
-    board = make_board("grid", cells, records, **shown)
-    return board.table, write_board(board, folder, plots=plots, links=links)

@@ -8,7 +8,8 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import pytest
-from grids import grid, record, write_leaderboard
+from boards import write_leaderboard
+from grids import grid, record
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 

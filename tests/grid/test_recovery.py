@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
+from boards import write_leaderboard
 from conftest import TINY
-from grids import grid, record, write_leaderboard
+from grids import grid, record
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 

@@ -8,7 +8,8 @@ import time
 import pandas as pd
 import pytest
 import torch
-from grids import drawn, grid, record, write_leaderboard
+from boards import write_leaderboard
+from grids import drawn, grid, record
 
 from kdbench.api import leaderboard
 from kdbench.errors import UserError

@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from grids import drawn, grid, write_leaderboard
+from boards import write_leaderboard
+from grids import drawn, grid
 
 from kdbench.report.html import thinned
 

@@ -8,7 +8,8 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from grids import grid, record, write_leaderboard
+from boards import write_leaderboard
+from grids import grid, record
 from PIL import Image
 from scipy import stats
 
