@@ -11,12 +11,12 @@ import pytest
 import torch
 
 from kdbench.errors import UserError
+from kdbench.nets import known_models
 from kdbench.report import published
 from kdbench.report.published import load, published_for, recipes, same_training
 from kdbench.report.table import make_board
 from kdbench.suite.cells import cells_of, objective_identity
 from kdbench.suite.load import load_suite, objective
-from kdbench.vision.nets import known_models
 
 FILES = ("cifar100", "imagenet", "tiny-imagenet")
 PAIRS = [
