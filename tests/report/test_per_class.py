@@ -13,13 +13,14 @@ from grids import grid, record
 from PIL import Image
 from scipy import stats
 
+from kdbench.data import load_splits
 from kdbench.method.contract import Outputs
 from kdbench.method.metric import TOP1
 from kdbench.report.frame import frame_of, with_missing
 from kdbench.report.per_class import class_words, per_class
 from kdbench.results.merge import slim
 from kdbench.train.evaluation import evaluate_one
-from kdbench.vision.batches import Images, load_splits
+from kdbench.vision.batches import Images
 
 
 class Says(torch.nn.Module):
