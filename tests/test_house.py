@@ -33,7 +33,6 @@ FLOORS = (
 FLOOR = {room: number for number, floor in enumerate(FLOORS) for room in floor}
 
 START = "start-up time: the command may not need it, and it takes a second or more to import"
-LATER = "a circle, until one board is handed to all renderings"
 EXTRA = "an optional package: its absence is an answer"
 # (module, what it imports inside a function) -> why
 INSIDE = {
@@ -41,7 +40,6 @@ INSIDE = {
     ("commands/export.py", "onnxruntime"): EXTRA,
     ("commands/export.py", "onnxscript"): EXTRA,
     ("report/write.py", "pyarrow"): EXTRA,
-    **{("report/write.py", f"kdbench.report.{name}"): LATER for name in ("html", "latex", "markdown", "per_class")},
     ("report/write.py", "kdbench.report.plots"): START,
     ("results/merge.py", "mlflow"): START,
     ("results/mlflow_runs.py", "mlflow"): START,
@@ -63,7 +61,6 @@ BY_NAME = {
     "__init__.py": "kdbench's public names, loaded on first use",
     "cli.py": "a command's module, named by the command",
     "nets.py": "families of nets (timm takes seconds), imported when a net is asked for",
-    "report/write.py": "the published numbers, which an installation may lack",
 }
 
 
