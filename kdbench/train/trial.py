@@ -54,7 +54,7 @@ class Trial:
         narrow_adapters(objective, device, train.precision)
         self.delivered = Delivered(self.net, self.objective)
         self.params = [p for p in [*net.parameters(), *objective.parameters()] if p.requires_grad]
-        self.optimizer = make_optimizer(self.params, train)
+        self.optimizer = make_optimizer(self.params, train, net.model)
         # Two streams: what a method draws must not change the student's drop-out masks, which all objectives share.
         self.student_random = RandomState(device, "student", seed)
         self.method_random = RandomState(device, "method", seed)
