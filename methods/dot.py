@@ -30,19 +30,29 @@ class DOT(Method):
 
     @torch.no_grad()
     def combine(self, params: Tensors, task: Tensors, distilled: Tensors, optimizer: torch.optim.Optimizer) -> Tensors:
-        [group] = optimizer.param_groups
+        group = optimizer.param_groups[0]  # they differ in weight decay only
         v_task, v_kd = (momenta(name, params, optimizer) for name in ("dot_task", "dot_kd"))
         gradients = list(torch._foreach_add(task, distilled))
         torch._foreach_add_(gradients, torch._foreach_sub(v_kd, v_task), alpha=self.delta)
         torch._foreach_mul_(v_task, group["momentum"] - self.delta)
         torch._foreach_add_(v_task, task)
-        torch._foreach_add_(v_task, params, alpha=group["weight_decay"])
+        for decay, places in decays(optimizer, params).items():
+            torch._foreach_add_([v_task[i] for i in places], [params[i] for i in places], alpha=decay)
         torch._foreach_mul_(v_kd, group["momentum"] + self.delta)
         torch._foreach_add_(v_kd, distilled)
         return gradients
 
     def forward(self, student: Outputs, teacher: Outputs, batch: Batch) -> dict[str, Tensor]:
         return {}
+
+
+def decays(optimizer: torch.optim.Optimizer, params: Tensors) -> dict[float, list[int]]:
+    """Weight decay -> the places in `params` of those that have it."""
+    places: dict[float, list[int]] = {}
+    of = {parameter: group["weight_decay"] for group in optimizer.param_groups for parameter in group["params"]}
+    for place, parameter in enumerate(params):
+        places.setdefault(of[parameter], []).append(place)
+    return places
 
 
 def momenta(name: str, params: Tensors, optimizer: torch.optim.Optimizer) -> list[Tensor]:

@@ -24,7 +24,8 @@ class FactorTransfer(Method):
     `form: code` (default, the published tables'): a(F) = unit(mean_c |F|^p1) over the N positions; `paper`: the whole
     factor, flattened and unit. The paraphraser is the encoder of an autoencoder of the teacher's maps (eq. 1), of
     `rate` times its channels, trained `paraphraser_epochs` before the student and then frozen. `factors: maps` takes
-    the maps themselves as factors. Weight in the CRD table: 200.
+    the maps themselves as factors. Weight in the CRD table: 200; `paraphraser_lr` 0.05 where vgg8 is the student. Its
+    decoder is a transposed convolution there, here a convolution of the same shape: another start, the same functions.
     """
 
     def __init__(

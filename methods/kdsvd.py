@@ -20,7 +20,8 @@ class KDSVD(Method):
     each of the teacher's meets the student's (of the first k + 3) with the largest |cosine| (Lee et al., sections
     3.1-3.3). A singular vector's sign is arbitrary; here the sum of its components is made non-negative.
     `matrix: channels` (default, the CRD benchmark's code) decomposes [H*W, C] and needs equal channels; `rows`
-    (mdistiller) decomposes [C*H, W], a different quantity. Weight in mdistiller: 1.
+    (mdistiller) decomposes [C*H, W], a different quantity. Weight 1 is mdistiller's, for `rows`; no table is published
+    for `channels`.
     """
 
     def __init__(

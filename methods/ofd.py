@@ -26,6 +26,10 @@ class Overhaul(Method):
     s and t are maps before the activation; d_p is the squared difference, 0 where the target is not positive and the
     student lies below it. m_c is the expected negative response of channel c, from the teacher's batch norm (eq. 4).
     Of maps on different grids the larger is average-pooled. Weight on CIFAR-100: 0.001.
+
+    The authors' code, and mdistiller's, leave the teacher in train mode: its batch norm uses the batch's statistics,
+    and the published numbers rest on that. Here a teacher serves all objectives of a cohort and stays in eval mode.
+    Connectors start from PyTorch's default, theirs from N(0, 2 / (k^2 C_out)); the batch norm after them takes it off.
     """
 
     def __init__(self, stages: tuple[Stage, ...] = (-3, -2, -1)) -> None:

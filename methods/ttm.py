@@ -32,7 +32,7 @@ class TTM(Method):
 class WTTM(TTM):
     """TTM with the KL of each picture times sum_k softmax(t)_k^g: more where the teacher is unsure (section 4).
 
-    With another CRD-like loss the authors use weight 4 and g = 0.2.
+    The one setting that the authors print is weight 4, g = 0.2, beside CRD.
     """
 
     def __init__(self, exponent: Share = 0.2) -> None:

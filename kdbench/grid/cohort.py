@@ -119,7 +119,7 @@ class Worker:
                 return members, cells[number:]
             try:
                 members.append((cell, self.trial(cell, splits, teacher)))
-            except CannotWrite:
+            except (Stopped, CannotWrite):
                 raise
             except Inapplicable as reason:
                 self.events.finished(record_of(cell, self.device, "skipped", str(reason)), None)
@@ -166,11 +166,16 @@ class Worker:
         net = build_net(cell.student, splits.task, "student", cell.seed)
         checkpoints = self.checkpoints(cell)
         try:
-            return start_trial(cell, net, splits, teacher.net, self.device, checkpoints.load(cell.key))
+            trial = start_trial(
+                cell, net, splits, teacher.net, self.device, checkpoints.load(cell.key), self.stop_if_asked
+            )
         except Misfit:
             self.events.say(f"{cell.title}: its checkpoint is of another version; it starts again")
             checkpoints.remove(cell.key)
             return self.trial(cell, splits, teacher)
+        if trial.seconds["prepare"] and not trial.done:  # it may have taken an hour
+            checkpoints.save(cell.key, trial.state())
+        return trial
 
     def hooks(self, members: Sequence[tuple[Cell, Trial]]) -> Hooks:
         """What the loop is to tell and to ask while students train."""
@@ -219,6 +224,9 @@ class Worker:
     def waiting(self, owner: str) -> None:
         """Another process has what this one needs next."""
         self.events.now(f"waiting for {owner}")
+        self.stop_if_asked()
+
+    def stop_if_asked(self) -> None:
         if self.stop():
             raise Stopped
 

@@ -55,6 +55,7 @@ class Recipe(Frozen):
     momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
     nesterov: bool = False
     weight_decay: Number = 5e-4
+    no_decay: Literal["norms_and_biases"] | None = None  # what weight decay spares; None: nothing, as the CRD benchmark
     schedule: Schedule = Schedule()
     warmup_epochs: Number = 0.0
     clip_grad: Above0 | None = None

@@ -1,6 +1,7 @@
 """Optimizers and learning rates."""
 
 import math
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -22,13 +23,26 @@ def learning_rate(train: Train, step: int, steps_per_epoch: int) -> float:
     return train.lr
 
 
-def make_optimizer(params: list[nn.Parameter], train: Train) -> torch.optim.Optimizer:
-    """One group: adapters follow the student's settings, and weight decay holds for all (as in the CRD benchmark)."""
+def make_optimizer(params: list[nn.Parameter], train: Train, model: Any = None) -> torch.optim.Optimizer:
+    """Adapters follow the student's settings; weight decay holds for all, or spares what `train.no_decay` names.
+
+    `model`: the student, which may name parameters of its own that are to be spared (class tokens, positions).
+    """
+    groups = [{"params": params}] if train.no_decay is None else decayed_and_spared(params, model)
     if train.optimizer == "adamw":
-        return torch.optim.AdamW(params, lr=train.lr, weight_decay=train.weight_decay, foreach=True)
+        return torch.optim.AdamW(groups, lr=train.lr, weight_decay=train.weight_decay, foreach=True)
     return torch.optim.SGD(
-        params, train.lr, train.momentum, weight_decay=train.weight_decay, nesterov=train.nesterov, foreach=True
+        groups, train.lr, train.momentum, weight_decay=train.weight_decay, nesterov=train.nesterov, foreach=True
     )
+
+
+def decayed_and_spared(params: list[nn.Parameter], model: Any) -> list[dict[str, Any]]:
+    """timm's rule: spared are vectors and scalars, and what `model.no_weight_decay()` names."""
+    names = model.no_weight_decay() if hasattr(model, "no_weight_decay") else ()
+    own = {parameter for name, parameter in model.named_parameters() if name in names} if names else set()
+    spared = [p.ndim <= 1 or p in own for p in params]
+    decayed = {"params": [p for p, spare in zip(params, spared, strict=True) if not spare]}
+    return [decayed, {"params": [p for p, spare in zip(params, spared, strict=True) if spare], "weight_decay": 0.0}]
 
 
 def set_rate(optimizer: torch.optim.Optimizer, rate: Tensor) -> None:

@@ -1,6 +1,7 @@
 """One member of a cohort: a student, its objective, its optimizer, its random state, its curves; and its step."""
 
 import math
+import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any
@@ -16,7 +17,15 @@ from kdbench.suite.cells import Cell
 from kdbench.suite.spec import Train
 from kdbench.train.evaluation import autocast
 from kdbench.train.group import ALONE, Group
-from kdbench.train.objective import Objective, built_objective, needs_of, own_needs, stays, student_needs_of
+from kdbench.train.objective import (
+    Objective,
+    built_objective,
+    needs_of,
+    own_needs,
+    prepares,
+    stays,
+    student_needs_of,
+)
 from kdbench.train.optim import make_optimizer, momentum_of, set_rate
 from kdbench.train.student import Delivered
 
@@ -45,7 +54,7 @@ class Trial:
         narrow_adapters(objective, device, train.precision)
         self.delivered = Delivered(self.net, self.objective)
         self.params = [p for p in [*net.parameters(), *objective.parameters()] if p.requires_grad]
-        self.optimizer = make_optimizer(self.params, train)
+        self.optimizer = make_optimizer(self.params, train, net.model)
         # Two streams: what a method draws must not change the student's drop-out masks, which all objectives share.
         self.student_random = RandomState(device, "student", seed)
         self.method_random = RandomState(device, "method", seed)
@@ -53,7 +62,8 @@ class Trial:
         self.evaluated = 0  # epochs
         self.sums: dict[str, Tensor] = {}  # this epoch's losses, added up on the device
         self.curves: dict[str, list[float]] = {}
-        self.seconds: dict[str, float] = {"step": 0.0, "teacher": 0.0, "data": 0.0, "epochs": 0.0}
+        # "prepare": what methods learn from the teacher before the first step, its forward included (FT).
+        self.seconds = dict.fromkeys(("step", "teacher", "data", "epochs", "prepare"), 0.0)
         self.status, self.reason = "running", ""
         self.key = ""  # under which its state is saved
         self.net.train()
@@ -205,11 +215,18 @@ def forward_teacher(teacher: Net, batch: Batch, needs: frozenset[str], precision
 
 
 def teacher_epoch(
-    teacher: Net, needs: frozenset[str], splits: Splits, train: Train, seed: int, number: int
+    teacher: Net,
+    needs: frozenset[str],
+    splits: Splits,
+    train: Train,
+    seed: int,
+    number: int,
+    between: Callable[[], None],
 ) -> Iterator[tuple[Outputs, Batch]]:
     """A pass over the training set with the teacher's outputs, for `Method.prepare`."""
     for batch in splits.train.epoch(train, derive("prepare", seed), number, views=views_of(needs)):
         yield forward_teacher(teacher, batch, needs, train.precision), batch
+        between()
 
 
 def with_gradient_in_its_layout(x: Tensor) -> Tensor:
@@ -249,9 +266,18 @@ def at_least_fp32(outputs: Outputs) -> Outputs:
 
 
 def start_trial(
-    cell: Cell, net: Net, splits: Splits, teacher: Net, device: torch.device, state: dict[str, Any] | None
+    cell: Cell,
+    net: Net,
+    splits: Splits,
+    teacher: Net,
+    device: torch.device,
+    state: dict[str, Any] | None,
+    between: Callable[[], None] = lambda: None,
 ) -> Trial:
-    """`net` with the cell's objective: at the start, or where the checkpoint `state` left it. Raises Inapplicable."""
+    """`net` with the cell's objective: at the start, or where the checkpoint `state` left it. Raises Inapplicable.
+
+    `between` is called after every batch of a preparation; what it raises ends the trial before it started.
+    """
     needs, task = needs_of(cell.methods), training_task(splits.task, cell.train, splits.train.targets)
     built = built_objective(cell.phases, net.to(device), teacher, task, device, cell.seed)
     if "peer" in student_needs_of(cell.methods):
@@ -261,8 +287,12 @@ def start_trial(
     trial.key = cell.key
     if state is not None:
         trial.load_state(state)
-    else:
-        built.prepare(lambda epoch: teacher_epoch(teacher, needs, splits, cell.train, cell.seed, epoch), cell.seed)
+    elif any(prepares(term.method) for term in built.all_terms()):
+        start = time.perf_counter()
+        built.prepare(
+            lambda epoch: teacher_epoch(teacher, needs, splits, cell.train, cell.seed, epoch, between), cell.seed
+        )
+        trial.seconds["prepare"] = time.perf_counter() - start
     return trial
 
 

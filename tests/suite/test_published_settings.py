@@ -1,9 +1,11 @@
 """The literature's suites have, pair by pair, the settings that the methods' authors print."""
 
+import re
 from pathlib import Path
 
 import pytest
 
+from kdbench.method.register import METHODS
 from kdbench.suite.cells import Cell, cells_of
 from kdbench.suite.load import load_suite
 
@@ -77,6 +79,17 @@ def test_imagenet_s_weights_are_by_pair() -> None:
     assert found["ofd", "mobilenetv1_100"]["weight"] == 0.0001
     assert [found["reviewkd", net]["weight"]["to"] for net in ("resnet18", "mobilenetv1_100")] == [1, 8]
     assert {found["dkd", net]["warmup"] for net in ("resnet18", "mobilenetv1_100")} == {0.01}
+
+
+def test_the_header_counts_its_rows_and_names_the_methods_that_it_leaves_out() -> None:
+    path = SUITES[0].parent / "cifar100.yaml"
+    suite = load_suite(path)
+    header = path.read_text().partition("\nname:")[0]
+    assert {int(count) for pair in re.findall(r"(\d+) rows|cohort of (\d+)", header) for count in pair if count} == {
+        len(suite.objectives)
+    }
+    told = set(re.findall(r"\w+", header.partition("Not every method is here")[2].partition("Known differences")[0]))
+    assert set(METHODS) - {name for cell in cells_of(suite) for name in cell.methods} <= told
 
 
 @pytest.mark.parametrize("path", SUITES, ids=lambda path: path.stem)
