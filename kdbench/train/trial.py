@@ -14,6 +14,7 @@ from kdbench.nets import Net, build_net
 from kdbench.seeding import RandomState, derive
 from kdbench.suite.cells import Cell
 from kdbench.suite.spec import Train
+from kdbench.train.arithmetic import trusted
 from kdbench.train.evaluation import autocast
 from kdbench.train.group import ALONE, Group
 from kdbench.train.objective import Objective, built_objective, needs_of, own_needs, stays, student_needs_of
@@ -42,6 +43,8 @@ class Trial:
         self.net = net.to(device).to(memory_format=torch.channels_last)
         self.objective = objective.to(device).to(memory_format=torch.channels_last)
         self.train_spec, self.device, self.group = train, device, group
+        trusted(self.net)
+        trusted(self.objective)
         narrow_adapters(objective, device, train.precision)
         self.delivered = Delivered(self.net, self.objective)
         self.params = [p for p in [*net.parameters(), *objective.parameters()] if p.requires_grad]
