@@ -22,8 +22,8 @@ from torch import Tensor, nn
 
 from kdbench.errors import UserError
 from kdbench.files import write_json
-from kdbench.results.provenance import processor
-from kdbench.train.proof import WAYS, Forward, Operation, is_channels_last, template, troubles
+from kdbench.results.provenance import has_bf16, kind_of, processor
+from kdbench.train.proof import WAYS, Operation, is_channels_last, template, troubles
 
 FORMAT = 1  # of proofs: raise it when what is tried changes
 RIGHT, NONE = "as it is", "none"
@@ -138,7 +138,9 @@ def is_operation(module: nn.Module) -> bool:
 
 def operation_of(module: nn.Module, x: Tensor) -> Operation:
     """Of what tells kernels apart: type and settings, shape of a sample, layout, precision."""
-    layout = "channels_last" if is_channels_last(x) else "contiguous"
+    # A map on the meta device may have lost the layout that all nets here are put into.
+    lost = x.is_meta and x.ndim == 4 and x.shape[1] > 1 and x.shape[2:].numel() > 1
+    layout = "channels_last" if lost or is_channels_last(x) else "contiguous"
     precision = "bf16" if torch.is_autocast_enabled("cpu") else "fp32"
     shape = tuple(x.shape[1:])
     kind = " ".join(repr(module).split())
@@ -164,3 +166,18 @@ def led_around(*modules: nn.Module) -> str:
         if isinstance(guard, Guard) and guard.way not in (None, RIGHT):
             ways[f"{' '.join(repr(part).split())} {guard.way}"] = None
     return "; ".join(sorted(ways))
+
+
+def repeat_itself(device: torch.device) -> None:
+    """On CUDA, choose algorithms that give the same bits at each call, where torch has them. Not tested on a GPU yet."""
+    if device.type == "cuda":
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+        torch.use_deterministic_algorithms(True, warn_only=True)
+        torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark = True, False
+
+
+def slow_precision(device: torch.device, precisions: Iterable[str]) -> str | None:
+    """A line for who asked for bf16 on a CPU that has none."""
+    if device.type != "cpu" or "bf16" not in precisions or has_bf16():
+        return None
+    return f"this CPU ({kind_of(device)}) has no bf16 arithmetic and takes about 8 times as long for it: set precision: fp32"

@@ -58,6 +58,7 @@ class Trial:
         self.curves: dict[str, list[float]] = {}
         self.seconds: dict[str, float] = {"step": 0.0, "teacher": 0.0, "data": 0.0, "epochs": 0.0}
         self.status, self.reason = "running", ""
+        self.repeatable: bool | None = None  # did its first step give the same bits twice? None: not tried
         self.key = ""  # under which its state is saved
         self.net.train()
         self.objective.train()
@@ -156,7 +157,7 @@ class Trial:
         self.sums = {name: value.to(self.device) for name, value in self.sums.items()}
 
 
-_PLAIN = ("done", "evaluated", "sums", "curves", "seconds")
+_PLAIN = ("done", "evaluated", "sums", "curves", "seconds", "repeatable")
 
 
 def all_views(net: Net, batch: Batch, needs: frozenset[str]) -> Outputs:
