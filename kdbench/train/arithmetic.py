@@ -56,14 +56,14 @@ class Verdicts:
             self.known[operation.name] = {"way": way_around(operation, threads) if found else RIGHT, "found": found}
         with suppress(OSError):  # a folder that can't be written: the next process proves it again
             write_json(self.path, {"machine": self.machine, "verdicts": self.known})
-        return [line(o.name, self.known[o.name]) for o in new if self.known[o.name]["way"] != RIGHT]
+        return [in_words(o.name, self.known[o.name]) for o in new if self.known[o.name]["way"] != RIGHT]
 
     def way(self, operation: Operation) -> str:
         """How it is right. Raises UserError when it is not in any way."""
         self.prove([operation])
         verdict = self.known[operation.name]
         if verdict["way"] == NONE:
-            raise UserError(line(operation.name, verdict))
+            raise UserError(in_words(operation.name, verdict))
         return verdict["way"]
 
 
@@ -72,7 +72,7 @@ def way_around(operation: Operation, threads: int) -> str:
     return next((way for way in ways if troubles([(operation, way)], threads) == [""]), NONE)
 
 
-def line(name: str, verdict: Verdict) -> str:
+def in_words(name: str, verdict: Verdict) -> str:
     """What is wrong and what is done about it, in plain words."""
     words = {
         "contiguous": "it runs in contiguous layout, where it is right",
@@ -169,7 +169,7 @@ def led_around(*modules: nn.Module) -> str:
 
 
 def repeat_itself(device: torch.device) -> None:
-    """On CUDA, choose algorithms that give the same bits at each call, where torch has them. Not tested on a GPU yet."""
+    """On CUDA, choose algorithms that give the same bits at each call where torch has them. Untested on a GPU."""
     if device.type == "cuda":
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
         torch.use_deterministic_algorithms(True, warn_only=True)
@@ -180,4 +180,5 @@ def slow_precision(device: torch.device, precisions: Iterable[str]) -> str | Non
     """A line for who asked for bf16 on a CPU that has none."""
     if device.type != "cpu" or "bf16" not in precisions or has_bf16():
         return None
-    return f"this CPU ({kind_of(device)}) has no bf16 arithmetic and takes about 8 times as long for it: set precision: fp32"
+    kind = kind_of(device)
+    return f"this CPU ({kind}) has no bf16 arithmetic and takes about 8 times as long for it: set precision: fp32"

@@ -14,7 +14,7 @@ UNREPEATABLE = "this machine does not repeat itself: the same step from the same
 
 
 def step_twice(trial: "Trial", step: Callable[[], None]) -> None:
-    """Make `step`, and if it is the first one of a trial in fp32 on the CPU, note in `repeatable` if it comes out twice.
+    """Make `step`; for the first one of a trial in fp32 on the CPU, note in `repeatable` whether it comes out twice.
 
     The trial goes on from the second time, as if there had been no first.
     """
