@@ -29,8 +29,8 @@ from kdbench.results.merge import from_folders, from_mlflow, from_results, merge
 from kdbench.results.mlflow_thread import PATIENCE, Tracker, behind, default_uri
 from kdbench.results.records import Records
 from kdbench.suite.cells import cells_of
-from kdbench.train.arithmetic import slow_precision
 from kdbench.suite.load import load_suite
+from kdbench.train.arithmetic import slow_precision
 from kdbench.train.loop import Stopped
 
 

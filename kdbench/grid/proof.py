@@ -1,12 +1,13 @@
 """The arithmetic of a whole plan, proven before anything starts."""
 
 from collections.abc import Callable
+from contextlib import suppress
 
 import torch
 
 from kdbench.errors import UserError
 from kdbench.grid.plan import Plan
-from kdbench.method.contract import blank_batch
+from kdbench.method.contract import Batch
 from kdbench.suite.cells import Cell
 from kdbench.train.arithmetic import NONE, in_words, noting, trusted, verdicts
 from kdbench.train.evaluation import autocast
@@ -44,33 +45,26 @@ def operations_of(plan: Plan) -> list[Operation]:
 
 
 def _of_cell(plan: Plan, cell: Cell) -> list[Operation]:
-    task, precision = plan.shapes.task(cell.dataset, cell.train), cell.train.precision
-    batch = blank_batch(task, "meta")
-    batch.images.data = batch.images.contiguous(memory_format=torch.channels_last)
-    needs, student_needs = needs_of(cell.methods), student_needs_of(cell.methods)
+    """Notes are of maps in channels_last, as all nets are put into it; of the cell's teacher, student and adapters."""
+    shapes, precision = plan.shapes, cell.train.precision
+    task = shapes.training_task(cell.dataset, cell.train)
+    batch = Batch(task.inputs.blank(2, "meta"), *torch.zeros(2, 2, dtype=torch.int64, device="meta"))
+    nets = ((cell.teacher, cell.teacher_train.precision), (cell.teacher, precision), (cell.student, precision))
     with noting() as noted:
-        for spec, name in (
-            (cell.teacher, cell.teacher_train.precision),
-            (cell.student, precision),
-            (cell.teacher, precision),
-        ):
-            net = plan.shapes.net(spec, cell.dataset)
+        for spec, kind in nets:
+            net = shapes.net(spec, cell.dataset)
             trusted(net)
-            with torch.no_grad(), autocast(CPU, name):
-                net(batch.images)
+            with torch.no_grad(), autocast(CPU, kind):
+                net(batch.inputs)
+        wanted = ((cell.student, student_needs_of(cell.methods)), (cell.teacher, needs_of(cell.methods)))
+        student, teacher = (shapes.outputs(spec, cell.dataset, needs) for spec, needs in wanted)
         built = Objective(cell.phases)
-        student, teacher = (
-            plan.shapes.outputs(spec, cell.dataset, wanted)
-            for spec, wanted in ((cell.student, student_needs), (cell.teacher, needs))
-        )
         with torch.device("meta"):
             built.build(student, teacher, task, 0)
         trusted(built)
         narrow_adapters(built, CPU, precision)
         for place in range(len(cell.phases)):
             built.place = place
-            try:
+            with suppress(Exception):  # a loss that reads numbers; its adapters were met before, or are in training
                 built(student, teacher, batch)
-            except Exception:  # a loss that reads numbers; its adapters were met before that, or are met in training
-                continue
         return list(noted)

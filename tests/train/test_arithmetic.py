@@ -189,16 +189,16 @@ from pathlib import Path
 from kdbench.suite.load import ModelSpec, Train, objective
 from kdbench.suite.plugins import load_methods
 from kdbench.train import arithmetic, trial
-from kdbench.train.loop import train_cohort
+from kdbench.train.loop import Cohort, train_cohort
 from kdbench.train.objective import Objective
-from kdbench.vision.batches import load_splits
-from kdbench.vision.nets import build_net
+from kdbench.data import load_splits
+from kdbench.nets import build_net
 load_methods()
 splits = load_splits("digits", {"size": 8}, Path(tempfile.gettempdir()), 0.1)
 def weights():
-    net = build_net(ModelSpec(model="cifar_resnet8", widths=[4, 4, 8, 16]), 10, splits.input_size, "student", 0)
+    net = build_net(ModelSpec(model="cifar_resnet8", widths=[4, 4, 8, 16]), splits.task, "student", 0)
     one = trial.Trial(net, Objective(objective({"ce": 1})), Train(epochs=1, lr=0.05), torch.device("cpu"), 0)
-    train_cohort([one], None, splits, Train(epochs=1, lr=0.05), 0)
+    train_cohort(Cohort(None, splits, Train(epochs=1, lr=0.05), 0), [one])
     assert one.status == "done", one.reason
     assert one.repeatable
     return one.curves["loss/total"][-1], torch.cat([p.detach().flatten() for p in net.parameters()])
