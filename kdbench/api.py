@@ -30,6 +30,7 @@ from kdbench.results.mlflow_thread import PATIENCE, Tracker, behind, default_uri
 from kdbench.results.records import Records
 from kdbench.suite.cells import cells_of
 from kdbench.suite.load import load_suite
+from kdbench.train.arithmetic import slow_precision
 from kdbench.train.loop import Stopped
 
 
@@ -149,6 +150,8 @@ def run_suite(
             for line in made.damaged:
                 bar.say(line)
             bar.say(progress_line(made, device))
+            if slow := slow_precision(device, (c.train.precision for c in made.todo)):
+                bar.say(slow)
             folder = Layout(options.results).suite(made.name)
             tracker = None
             if _anything_new(made) or behind(folder.path, made.records.values()):

@@ -1,9 +1,11 @@
 """What all tests share: a tiny suite that trains in seconds, and a way to run commands in this process."""
 
 import os
+import tempfile
 
 os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
 os.environ.pop("MLFLOW_TRACKING_URI", None)
+os.environ["KDBENCH_CACHE"] = tempfile.mkdtemp(prefix="kdbench-")  # proofs are made anew, and once for all tests
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -49,9 +51,12 @@ def _methods() -> None:
     load_methods()
 
 
+THREADS = min(2, torch.get_num_threads())  # one where OMP_NUM_THREADS or the cores say so: as in a child process
+
+
 @pytest.fixture(autouse=True)
 def _two_threads() -> None:
-    torch.set_num_threads(2)
+    torch.set_num_threads(THREADS)
 
 
 @pytest.fixture

@@ -24,9 +24,10 @@ from kdbench.layout import Layout
 from kdbench.locks import attempt, is_held, owner_of
 from kdbench.method.register import METHODS
 from kdbench.results.checkpoints import SUFFIX
-from kdbench.results.provenance import installed
+from kdbench.results.provenance import device_name, installed, kind_of, onednn
 from kdbench.results.records import Records
 from kdbench.suite.plugins import load_methods
+from kdbench.train.arithmetic import NONE, RIGHT, in_words, operation_of, slow_precision, verdicts
 
 ROOM = 5.0  # GiB below which a disk is called nearly full
 
@@ -62,7 +63,21 @@ def machine() -> Iterator[Finding]:
             yield "ok", f"GPU {place}: {torch.cuda.get_device_name(place)}, {_gib(free)} of {_gib(total)} free"
     else:
         yield "--", "no GPU that torch can use: everything runs on the CPU"
+    yield from arithmetic()
     yield "ok", f"{len(list(METHODS))} methods, {len(list(DATASETS))} data sets"
+
+
+def arithmetic() -> Iterator[Finding]:
+    """Is the operation right that is known to be wrong on some processors, and what else was found out here?"""
+    cpu, known = torch.device("cpu"), verdicts()
+    layer = torch.nn.Conv2d(4, 8, 1, stride=2, bias=False).to(memory_format=torch.channels_last)
+    known.prove([operation_of(layer, torch.ones(1, 4, 8, 8).to(memory_format=torch.channels_last))])
+    yield "ok", f"CPU: {device_name(cpu)}, {kind_of(cpu)}; oneDNN {onednn()}; {len(known.known)} operations proven"
+    for name, verdict in known.known.items():
+        if verdict["way"] != RIGHT:
+            yield "!!" if verdict["way"] == NONE else "--", in_words(name, verdict)
+    if slow := slow_precision(cpu, ["bf16"]):
+        yield "--", slow
 
 
 def folder_of_results(results: Path) -> Iterator[Finding]:

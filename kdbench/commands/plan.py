@@ -11,6 +11,7 @@ from kdbench.commands.console import console, table
 from kdbench.commands.given import options_of
 from kdbench.grid.plan import Plan
 from kdbench.grid.progress import clock
+from kdbench.train.arithmetic import slow_precision
 
 
 def run(given: argparse.Namespace) -> int:
@@ -37,6 +38,8 @@ def run(given: argparse.Namespace) -> int:
         out.print(line, soft_wrap=True)
     if todo:
         device = choose_device(options.device)
+        if slow := slow_precision(device, (c.train.precision for c in todo)):
+            out.print(slow, soft_wrap=True)
         out.print(f"roughly {clock(estimate(made, device))} on {device} (from its speed at a convolution just now)")
     return 0
 

@@ -23,6 +23,7 @@ from kdbench.nets import build_net
 from kdbench.results.checkpoints import Checkpoints
 from kdbench.results.provenance import device_name
 from kdbench.suite.cells import Cell, fingerprint
+from kdbench.train.arithmetic import repeat_itself
 from kdbench.train.evaluation import predictions
 from kdbench.train.loop import Cohort, Hooks, OutOfMemory, Stopped, is_out_of_memory, train_cohort
 from kdbench.train.memory import free_memory, keep_freed
@@ -74,6 +75,7 @@ class Worker:
 
     def __post_init__(self) -> None:
         keep_freed()
+        repeat_itself(torch.device(self.place.device))
         self.device = torch.device(self.place.device)
         self.measure = Measure(self.device)
         self.budget = DiskBudget(Layout(self.place.results).teacher_cache, self.place.teacher_cache * 1e9)

@@ -14,6 +14,7 @@ from kdbench.files import finite
 from kdbench.results.provenance import versions
 from kdbench.results.records import Record
 from kdbench.suite.cells import Cell
+from kdbench.train.arithmetic import led_around
 from kdbench.train.evaluation import Judged, evaluate_one
 from kdbench.train.memory import peak_memory_mb
 from kdbench.train.profiling import profile
@@ -82,6 +83,7 @@ class Measure:
         """
         task = splits.task
         details: dict[str, Any] = {"curves": trial.curves, "cost": self.cost(trial, members)}
+        details |= {"repeatable": trial.repeatable, "led_around": led_around(trial.net, trial.objective, teacher.net)}
         details |= {"num_classes": task.num_classes, "inputs": task.inputs.to_dict()}
         if trial.status != "done":
             return details

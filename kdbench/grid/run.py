@@ -7,6 +7,7 @@ from kdbench.grid.events import Stop
 from kdbench.grid.executors import Executor, Job, Queue
 from kdbench.grid.outcome import record_of
 from kdbench.grid.plan import Plan
+from kdbench.grid.proof import prove
 from kdbench.grid.recorder import Recorder
 from kdbench.results.records import is_final
 from kdbench.suite.cells import Cell
@@ -29,6 +30,7 @@ def run_plan(plan: Plan, place: Place, executor: Executor, recorder: Recorder, s
             return record is None
         return before is not None and before.get("finished") == record.get("finished")
 
+    prove(plan, device, recorder.say)
     jobs = [Job(tuple(cohort), plan.plugins, place) for cohort in plan.cohorts]
     executor.run(
         Queue(jobs, recorder.folder, lambda job: [cell for cell in job.cells if is_open(cell)]), recorder, stop

@@ -13,7 +13,8 @@ from kdbench.results.records import Record
 from kdbench.suite.cells import Cell, alone
 
 GROUP = ["dataset", "teacher", "student"]  # what is compared with each other: one data set, one pair
-MADE_BY = ("commit", "kdbench", "torch", "timm", "device")  # a warning is given where cells compared differ in these
+MADE_BY = ("commit", "kdbench", "torch", "timm", "device", "kind", "threads", "onednn", "led_around")
+# A warning is given where cells compared differ in these
 
 Curves = dict[str, dict[str, list[float]]]  # pair's title -> row's label -> mean score after every epoch
 
@@ -28,7 +29,7 @@ def frame_of(records: Iterable[Record]) -> pd.DataFrame:
     rows = []
     for record in records:
         profile = record.get("profile") or {}
-        made = record.get("versions") or {}
+        made = (record.get("versions") or {}) | ({"led_around": around} if (around := record.get("led_around")) else {})
         objective = record["settings"].get("objective")
         rows.append({
             **{name: record.get(name) for name in ("key", *GROUP, "label", "seed", "status", "reason")},
@@ -38,6 +39,7 @@ def frame_of(records: Iterable[Record]) -> pd.DataFrame:
             **{f"teacher_{k}": v for k, v in (profile.get("teacher") or {}).items()},
             **{f"cost_{k}": v for k, v in (record.get("cost") or {}).items()},
             **{name: made.get(name) for name in MADE_BY},
+            "repeatable": record.get("repeatable") is not False,
             "objective": json.dumps(objective, sort_keys=True),
             "recipe": json.dumps(record["settings"], sort_keys=True),
             "finished": record.get("finished"),
@@ -111,6 +113,8 @@ def sources_of(frame: pd.DataFrame) -> Sources:
         warnings.append(
             f"some cells were made with uncommitted changes ({', '.join(dirty)}): the commit does not say all"
         )
+    if "repeatable" in done and (done["repeatable"] == False).any():  # noqa: E712  (missing cells have None)
+        warnings.append("some cells were made on a machine that does not repeat itself: made again they would differ")
     return Sources(len(done), found, warnings)
 
 

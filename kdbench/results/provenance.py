@@ -1,7 +1,9 @@
 """What made a number: versions, the commit, the device."""
 
+import hashlib
 import os
 import platform
+import re
 import subprocess
 from functools import lru_cache
 from importlib.metadata import PackageNotFoundError, version
@@ -24,6 +26,8 @@ def versions(device: torch.device, methods: list[str]) -> dict[str, Any]:
         "commit": git_commit(),
         "method_files": {name: METHODS.file_hash(name) for name in methods},
         "device": device_name(device),
+        "kind": kind_of(device),
+        "onednn": onednn(),
         "threads": torch.get_num_threads(),
         "host": platform.node(),
     }
@@ -37,6 +41,56 @@ def device_name(device: torch.device) -> str:
         return next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
     except (OSError, StopIteration):
         return platform.processor() or platform.machine()
+
+
+def kind_of(device: torch.device) -> str:
+    """Of a CPU the instructions that decide which digits come out, as torch uses them; of a GPU its name."""
+    if device.type != "cpu":
+        return device_name(device)
+    return ", ".join([torch.backends.cpu.get_cpu_capability(), *(["bf16"] if has_bf16() else []), *_amx()])
+
+
+def has_bf16() -> bool:
+    """Does the CPU compute in bf16 itself? Without, torch emulates it, many times slower than fp32."""
+    wide = torch.backends.cpu.get_cpu_capability() not in ("DEFAULT", "NO AVX", "AVX2")
+    return wide and not _capped() and bool(FLAGS & flags())
+
+
+FLAGS = {"avx512_bf16", "amx_bf16", "bf16"}  # the last one is ARM's
+
+
+def flags() -> set[str]:
+    """The processor's own word; empty where it is not to be had."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return set()
+    return set(
+        next((line.split(":", 1)[1] for line in lines if line.lower().startswith(("flags", "feat"))), "").split()
+    )
+
+
+def _capped() -> bool:
+    return os.environ.get("ONEDNN_MAX_CPU_ISA", "ALL").upper() in ("SSE41", "AVX", "AVX2", "AVX2_VNNI", "AVX512_CORE")
+
+
+def _amx() -> list[str]:
+    return ["AMX"] if "amx_tile" in flags() and has_bf16() else []
+
+
+def onednn() -> str | None:
+    """The version of oneDNN inside torch."""
+    found = re.search(r"(?:MKL-DNN|oneDNN) v([0-9.]+)", torch.__config__.show())
+    return found[1] if found else None
+
+
+def processor() -> dict[str, Any]:
+    """All that may decide which kernels a CPU runs; two machines that agree in it compute alike."""
+    caps = {name: os.environ.get(name) for name in ("ONEDNN_MAX_CPU_ISA", "DNNL_MAX_CPU_ISA", "ATEN_CPU_CAPABILITY")}
+    cpu = torch.device("cpu")
+    about = {"processor": device_name(cpu), "kind": kind_of(cpu), "torch": torch.__version__, "onednn": onednn()}
+    digest = hashlib.sha256(" ".join(sorted(flags())).encode()).hexdigest()[:12]
+    return {**about, "flags": digest, **{name: value for name, value in caps.items() if value}}
 
 
 @lru_cache

@@ -25,6 +25,7 @@ from kdbench.suite.spec import Batches
 from kdbench.train.evaluation import Judged, evaluate, predictions
 from kdbench.train.group import ALONE, Group
 from kdbench.train.optim import learning_rate
+from kdbench.train.repeat import step_twice
 from kdbench.train.teacher_cache import TeacherCache
 from kdbench.train.trial import Trial, forward_teacher, no_outputs, views_of
 
@@ -163,7 +164,7 @@ def lock_step(cohort: Cohort, members: Sequence[Trial], batch: Batch, place: tup
     for trial in members:
         rate = learning_rate(trial.train_spec, trial.done, cohort.steps)
         try:
-            trial.step(batch, teacher_out, torch.tensor(rate, dtype=torch.float64))
+            step_twice(trial, partial(trial.step, batch, teacher_out, torch.tensor(rate, dtype=torch.float64)))
         except Exception as error:
             if is_out_of_memory(error) and len(members) > 1:
                 raise OutOfMemory from error

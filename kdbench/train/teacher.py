@@ -23,6 +23,7 @@ from kdbench.nets import Net, build_net
 from kdbench.results.checkpoints import Checkpoints
 from kdbench.suite.cells import BASELINE, Cell
 from kdbench.suite.objectives import objective
+from kdbench.train.arithmetic import trusted
 from kdbench.train.evaluation import evaluate_one
 from kdbench.train.loop import Cohort, Hooks, Stopped, train_cohort
 from kdbench.train.objective import Objective
@@ -74,6 +75,7 @@ def obtain(
 def freeze(net: Net, device: torch.device) -> Net:
     """Eval mode for good, and no gradients: neither weights nor batch-norm statistics can change."""
     net.to(device).to(memory_format=torch.channels_last)
+    trusted(net)
     net.requires_grad_(False)
     return net.eval()
 

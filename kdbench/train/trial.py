@@ -15,6 +15,7 @@ from kdbench.nets import Net, build_net
 from kdbench.seeding import RandomState, derive
 from kdbench.suite.cells import Cell
 from kdbench.suite.spec import Train
+from kdbench.train.arithmetic import trusted
 from kdbench.train.evaluation import autocast
 from kdbench.train.group import ALONE, Group
 from kdbench.train.objective import (
@@ -51,6 +52,8 @@ class Trial:
         self.net = net.to(device).to(memory_format=torch.channels_last)
         self.objective = objective.to(device).to(memory_format=torch.channels_last)
         self.train_spec, self.device, self.group = train, device, group
+        trusted(self.net)
+        trusted(self.objective)
         narrow_adapters(objective, device, train.precision)
         self.delivered = Delivered(self.net, self.objective)
         self.params = [p for p in [*net.parameters(), *objective.parameters()] if p.requires_grad]
@@ -65,6 +68,7 @@ class Trial:
         # "prepare": what methods learn from the teacher before the first step, its forward included (FT).
         self.seconds = dict.fromkeys(("step", "teacher", "data", "epochs", "prepare"), 0.0)
         self.status, self.reason = "running", ""
+        self.repeatable: bool | None = None  # did its first step give the same bits twice? None: not tried
         self.key = ""  # under which its state is saved
         self.net.train()
         self.objective.train()
@@ -163,7 +167,7 @@ class Trial:
         self.sums = {name: value.to(self.device) for name, value in self.sums.items()}
 
 
-_PLAIN = ("done", "evaluated", "sums", "curves", "seconds")
+_PLAIN = ("done", "evaluated", "sums", "curves", "seconds", "repeatable")
 
 
 def all_views(net: Net, batch: Batch, needs: frozenset[str]) -> Outputs:

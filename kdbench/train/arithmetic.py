@@ -1,0 +1,184 @@
+"""Arithmetic that is proven on this machine before it is trusted.
+
+`trusted(module)` puts a guard before every operation that can go wrong (convolutions, linear maps, norms, attention).
+At its first call, when its shapes are known, the guard asks for the verdict of this machine: known ones are kept on
+disk, others are found out in a child process. An operation that is right loses its guard; one that is off is led
+around: in contiguous layout, else in double precision, each proven in its turn. What can't be mended is an error.
+
+A net on the meta device has no arithmetic: there the guards note what will be needed, for `prove` to see to it before
+anything starts. Only the CPU is proven.
+"""
+
+import hashlib
+import json
+import os
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from kdbench.errors import UserError
+from kdbench.files import write_json
+from kdbench.results.provenance import has_bf16, kind_of, processor
+from kdbench.train.proof import WAYS, Operation, is_channels_last, template, troubles
+
+FORMAT = 1  # of proofs: raise it when what is tried changes
+RIGHT, NONE = "as it is", "none"
+KINDS = (
+    nn.modules.conv._ConvNd, nn.Linear, nn.modules.batchnorm._NormBase, nn.LayerNorm, nn.GroupNorm,
+)  # fmt: skip
+
+Verdict = dict[str, str]  # `way`: how it is right; `found`: what is wrong as it is
+
+
+class Verdicts:
+    """What is known of this machine with the present number of threads; shared by all processes on it."""
+
+    def __init__(self) -> None:
+        self.machine: dict[str, Any] = {"proof": FORMAT, **processor(), "threads": torch.get_num_threads()}
+        name = hashlib.sha256(json.dumps(self.machine, sort_keys=True).encode()).hexdigest()[:16]
+        self.path = folder() / f"{name}.json"
+        self.known: dict[str, Verdict] = {}
+        with suppress(OSError, ValueError, KeyError, TypeError, AttributeError):
+            read = json.loads(self.path.read_bytes())["verdicts"]
+            self.known = {str(n): {"way": str(v["way"]), "found": str(v["found"])} for n, v in read.items()}
+
+    def prove(self, operations: Iterable[Operation]) -> list[str]:
+        """Find out what is not known yet. Returns a line for everything that was found to be off."""
+        new = [o for name, o in {o.name: o for o in operations}.items() if name not in self.known]
+        if not new:
+            return []
+        threads = torch.get_num_threads()
+        for operation, found in zip(new, troubles([(o, RIGHT) for o in new], threads), strict=True):
+            self.known[operation.name] = {"way": way_around(operation, threads) if found else RIGHT, "found": found}
+        with suppress(OSError):  # a folder that can't be written: the next process proves it again
+            write_json(self.path, {"machine": self.machine, "verdicts": self.known})
+        return [in_words(o.name, self.known[o.name]) for o in new if self.known[o.name]["way"] != RIGHT]
+
+    def way(self, operation: Operation) -> str:
+        """How it is right. Raises UserError when it is not in any way."""
+        self.prove([operation])
+        verdict = self.known[operation.name]
+        if verdict["way"] == NONE:
+            raise UserError(in_words(operation.name, verdict))
+        return verdict["way"]
+
+
+def way_around(operation: Operation, threads: int) -> str:
+    ways = [way for way in WAYS if way != RIGHT]
+    return next((way for way in ways if troubles([(operation, way)], threads) == [""]), NONE)
+
+
+def in_words(name: str, verdict: Verdict) -> str:
+    """What is wrong and what is done about it, in plain words."""
+    words = {
+        "contiguous": "it runs in contiguous layout, where it is right",
+        "float64": "it runs in double precision, where it is right, but slower",
+        NONE: "no way around it is right either: use another version of torch, another number of threads or a GPU",
+    }
+    return f"this machine computes {name} wrongly ({verdict['found']}): {words[verdict['way']]}"
+
+
+def folder() -> Path:
+    """Where verdicts are kept: KDBENCH_CACHE, else the user's cache. Safe to delete."""
+    cache = os.environ.get("KDBENCH_CACHE") or os.path.join(
+        os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache"), "kdbench"
+    )
+    return Path(cache) / "arithmetic"
+
+
+_verdicts: dict[tuple[int, Path], Verdicts] = {}
+_noted: list[Operation] = []
+
+
+def verdicts() -> Verdicts:
+    """Those for the present number of threads."""
+    place = torch.get_num_threads(), folder()
+    if place not in _verdicts:
+        _verdicts[place] = Verdicts()
+    return _verdicts[place]
+
+
+class Guard:
+    """Stands in for `module.forward`."""
+
+    def __init__(self, module: nn.Module) -> None:
+        self.module, self.forward = module, module.forward
+        self.way: str | None = None
+
+    def __call__(self, x: Any, *rest: Any, **named: Any) -> Any:
+        if self.way is None and (rest or named or not isinstance(x, Tensor) or x.ndim < 2):
+            return self.forward(x, *rest, **named)  # not of the kind that is proven
+        if x.is_meta:
+            _noted.append(operation_of(self.module, x))
+            return self.forward(x, *rest, **named)
+        if self.way is None:
+            self.way = verdicts().way(operation_of(self.module, x)) if x.device.type == "cpu" else RIGHT
+            if self.way == RIGHT and self.module.__dict__.get("forward") is self:
+                del self.module.forward
+        if self.way == RIGHT:
+            return self.forward(x, *rest, **named)
+        return WAYS[self.way](self.module, self.forward, x)
+
+
+def trusted(module: nn.Module) -> None:
+    """Guard every operation in `module`. Those that have a guard, or lost it, keep what was decided."""
+    for part in module.modules():
+        if is_operation(part) and not getattr(part, "_trusted", False):
+            part._trusted = True  # type: ignore[assignment]
+            part.forward = Guard(part)
+
+
+def is_operation(module: nn.Module) -> bool:
+    return isinstance(module, KINDS) or (type(module).__name__.endswith("Attention") and hasattr(module, "num_heads"))
+
+
+def operation_of(module: nn.Module, x: Tensor) -> Operation:
+    """Of what tells kernels apart: type and settings, shape of a sample, layout, precision."""
+    # A map on the meta device may have lost the layout that all nets here are put into.
+    lost = x.is_meta and x.ndim == 4 and x.shape[1] > 1 and x.shape[2:].numel() > 1
+    layout = "channels_last" if lost or is_channels_last(x) else "contiguous"
+    precision = "bf16" if torch.is_autocast_enabled("cpu") else "fp32"
+    shape = tuple(x.shape[1:])
+    kind = " ".join(repr(module).split())
+    if not isinstance(module, KINDS):
+        settings = {k: v for k, v in sorted(vars(module).items()) if isinstance(v, int | float | str) and k[0] != "_"}
+        kind += f" { ({k: v for k, v in settings.items() if k != 'training'}) }"
+    side = "x".join(map(str, shape))
+    return Operation(f"{kind} on {side}, {layout}, {precision}", template(module), shape, layout, precision)
+
+
+@contextmanager
+def noting() -> Iterator[list[Operation]]:
+    """What guards meet on the meta device inside."""
+    _noted.clear()
+    yield _noted
+
+
+def led_around(*modules: nn.Module) -> str:
+    """Which of their operations do not run as they are, and how instead; empty where all are right."""
+    ways: dict[str, None] = {}
+    for part in (part for module in modules for part in module.modules()):
+        guard = part.__dict__.get("forward")
+        if isinstance(guard, Guard) and guard.way not in (None, RIGHT):
+            ways[f"{' '.join(repr(part).split())} {guard.way}"] = None
+    return "; ".join(sorted(ways))
+
+
+def repeat_itself(device: torch.device) -> None:
+    """On CUDA, choose algorithms that give the same bits at each call where torch has them. Untested on a GPU."""
+    if device.type == "cuda":
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+        torch.use_deterministic_algorithms(True, warn_only=True)
+        torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark = True, False
+
+
+def slow_precision(device: torch.device, precisions: Iterable[str]) -> str | None:
+    """A line for who asked for bf16 on a CPU that has none."""
+    if device.type != "cpu" or "bf16" not in precisions or has_bf16():
+        return None
+    kind = kind_of(device)
+    return f"this CPU ({kind}) has no bf16 arithmetic and takes about 8 times as long for it: set precision: fp32"
