@@ -25,7 +25,7 @@ from kdbench.files import write_json
 from kdbench.results.provenance import has_bf16, kind_of, processor
 from kdbench.train.proof import WAYS, Operation, is_channels_last, template, troubles
 
-FORMAT = 1  # of proofs: raise it when what is tried changes
+FORMAT = 2  # of proofs: raise it when what is tried changes
 RIGHT, NONE = "as it is", "none"
 KINDS = (
     nn.modules.conv._ConvNd, nn.Linear, nn.modules.batchnorm._NormBase, nn.LayerNorm, nn.GroupNorm,
