@@ -10,23 +10,24 @@ each pair, and counts what is finite.
 import argparse
 import sys
 from collections import Counter, defaultdict
-from dataclasses import replace
 from functools import cache
 from itertools import product
 from pathlib import Path
 
 import torch
 
-from kdbench.method.contract import Batch, Inapplicable, Outputs
+from kdbench.data import Splits
+from kdbench.method.contract import Inapplicable, Outputs
 from kdbench.method.register import METHODS
+from kdbench.nets import build_net
 from kdbench.suite.cells import BASELINE
 from kdbench.suite.load import ModelSpec, Train, objective
 from kdbench.suite.plugins import load_methods
-from kdbench.train.objective import Objective, blank_outputs, needs_of, student_needs_of
+from kdbench.train.loop import with_progress
+from kdbench.train.objective import Objective, blank_outputs, built_objective, needs_of, student_needs_of
 from kdbench.train.teacher import freeze
-from kdbench.train.trial import Trial, ask, task_of
-from kdbench.vision.batches import Images, Splits
-from kdbench.vision.nets import build_net
+from kdbench.train.trial import Trial, forward_teacher, training_task
+from kdbench.vision.batches import Images
 
 MODELS = {
     "resnet18": {}, "resnet50": {}, "vgg11_bn": {}, "densenet121": {}, "regnety_002": {}, "repvgg_a0": {},
@@ -37,7 +38,7 @@ MODELS = {
     "pvt_v2_b0": {}, "xcit_nano_12_p8_224": {"img_size": 64}, "mixer_s32_224": {"img_size": 64},
     "resmlp_12_224": {"img_size": 64},
 }  # fmt: skip
-SIZE, CLASSES = (3, 64, 64), 10
+SIDE, CLASSES = 64, 10
 TRAINED = ("kd", "rkd", "fitnet", "at")
 
 
@@ -47,31 +48,33 @@ def spec(name: str) -> ModelSpec:
 
 def few_pictures() -> Splits:
     draw = torch.Generator().manual_seed(0)
-    pixels = torch.randint(0, 256, (8, *SIZE[1:], 3), dtype=torch.uint8, generator=draw)
+    pixels = torch.randint(0, 256, (8, SIDE, SIDE, 3), dtype=torch.uint8, generator=draw)
     return Splits(Images(pixels, torch.arange(8)), Images(pixels, torch.arange(8)), CLASSES)
 
 
 def verdicts() -> dict[tuple[str, str, str], str | None]:
     """(teacher, student, method) -> why not, or None where it applies."""
     with torch.device("meta"):
-        nets = {name: build_net(spec(name), CLASSES, SIZE).to("meta").eval() for name in MODELS}
-    task = replace(task_of(few_pictures()), targets=torch.zeros(8, dtype=torch.int64, device="meta"))
+        nets = {name: build_net(spec(name), few_pictures().task).to("meta").eval() for name in MODELS}
+    targets = torch.zeros(8, dtype=torch.int64, device="meta")
+    task = training_task(few_pictures().task, Train(), targets)
 
     @cache
-    def says(name: str, needs: frozenset[str]) -> Outputs | Inapplicable:
+    def outputs(name: str, needs: frozenset[str]) -> Outputs | Inapplicable:
         try:
             return blank_outputs(nets[name], needs, task, "meta")
         except Inapplicable as reason:
             return reason
 
     def why_not(method: str, teacher: str, student: str) -> str | None:
-        said, taught = says(student, student_needs_of([method])), says(teacher, needs_of([method]))
-        for found in (said, taught):
+        student_out = outputs(student, student_needs_of([method]))
+        teacher_out = outputs(teacher, needs_of([method]))
+        for found in (student_out, teacher_out):
             if isinstance(found, Inapplicable):
                 return str(found)
         try:
             with torch.device("meta"):
-                Objective(objective({method: 1.0})).build(said, taught, task, 0)
+                Objective(objective({method: 1.0})).build(student_out, teacher_out, task, 0)
         except Inapplicable as reason:
             return str(reason)
         return None
@@ -82,23 +85,20 @@ def verdicts() -> dict[tuple[str, str, str], str | None]:
 def steps() -> tuple[Counter[str], list[str]]:
     """How many pairs make a finite training step with each method, and why the others don't."""
     splits, cpu = few_pictures(), torch.device("cpu")
-    images, target = splits.train.plain(0, 2)
-    batch, task = Batch(images, target, torch.arange(2), 0.5), task_of(splits)
+    batch = with_progress(next(splits.train.in_order(2)), 0.5)
+    task = training_task(splits.task, Train(), splits.train.targets)
     done: Counter[str] = Counter()
     why: list[str] = []
     for t in MODELS:
-        teacher = freeze(build_net(spec(t), CLASSES, SIZE, "teacher"), cpu)
+        teacher = freeze(build_net(spec(t), task, "teacher"), cpu)
         for s in MODELS:
             for method in TRAINED:
                 try:
-                    net, made = (
-                        build_net(spec(s), CLASSES, SIZE, "student"),
-                        Objective(objective({BASELINE: 1, method: 1})),
-                    )
-                    needs, own = needs_of([method]), student_needs_of([BASELINE, method])
-                    made.build(blank_outputs(net, own, task, cpu), blank_outputs(teacher, needs, task, cpu), task, 0)
+                    net = build_net(spec(s), task, "student")
+                    made = built_objective(objective({BASELINE: 1, method: 1}), net, teacher, task, cpu, 0)
                     trial = Trial(net, made, Train(lr=0.01), cpu, 0)
-                    trial.step(batch, ask(teacher, batch, needs, "fp32"), 0.01)
+                    teacher_out = forward_teacher(teacher, batch, needs_of([method]), "fp32")
+                    trial.step(batch, teacher_out, torch.tensor(0.01))
                     if not all(torch.isfinite(value) for value in trial.sums.values()):
                         raise ArithmeticError("the loss is not finite")
                     done[method] += 1

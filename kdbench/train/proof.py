@@ -12,6 +12,7 @@ import faulthandler
 import math
 import multiprocessing
 import os
+import resource
 import sys
 import threading
 import warnings
@@ -113,7 +114,7 @@ def sample(operation: Operation) -> tuple[nn.Module, Tensor]:
 
 def batch_shape(operation: Operation) -> tuple[int, ...]:
     """4 to 64 samples, by how much work they are; large maps are cut."""
-    channels, *grid = operation.shape if len(operation.shape) == 3 else (1, *operation.shape)
+    width, *grid = operation.shape if len(operation.shape) == 3 else (1, *operation.shape)
     stride = getattr(operation.module, "stride", 1)
     weights = sum(p.numel() for p in operation.module.parameters())
     shrink = math.prod(stride) if isinstance(stride, tuple) else 1
@@ -125,7 +126,7 @@ def batch_shape(operation: Operation) -> tuple[int, ...]:
     while len(operation.shape) == 3 and 4 * work() > LARGE and min(grid) >= 16:
         grid = [side // 2 for side in grid]
     count = int(min(64, max(4, SMALL / work())))
-    return (count, channels, *grid) if len(operation.shape) == 3 else (count, *operation.shape)
+    return (count, width, *grid) if len(operation.shape) == 3 else (count, *operation.shape)
 
 
 def results(module: nn.Module, x: Tensor, way: str, precision: str) -> dict[str, Tensor]:
@@ -268,12 +269,9 @@ def _quiet(num_tasks: int) -> None:
     """What dies here dies without a word, without a core file, and does not spin for ever."""
     faulthandler.disable()
     os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
-    if sys.platform != "win32":
-        import resource
-
-        seconds = 20 + 5 * num_tasks
-        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-        resource.setrlimit(resource.RLIMIT_CPU, (seconds, seconds))
+    seconds = 20 + 5 * num_tasks
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    resource.setrlimit(resource.RLIMIT_CPU, (seconds, seconds))
 
 
 def template(module: nn.Module) -> nn.Module:

@@ -19,10 +19,11 @@ import grid
 import torch
 from common import CPU, NINE, frozen_teacher, machine, median, report, spread, trial
 
+from kdbench.data import Splits
 from kdbench.suite.load import Train
 from kdbench.suite.plugins import load_methods
 from kdbench.train.memory import peak_memory_mb
-from kdbench.vision.batches import Images, Splits
+from kdbench.vision.batches import Images
 
 PAIRS = [  # teacher, student, size of pictures, batch, precision
     ("cifar_resnet32x4", "cifar_resnet8x4", 32, 64, "bf16"),
@@ -44,7 +45,7 @@ def measure(teacher: str, student: str, size: int, batch: int, precision: str, k
     train = Train(batch_size=batch, lr=1e-4, precision=precision, augment="crop_flip")
     frozen = frozen_teacher(teacher, splits)
     members = [trial(student, NINE[name], frozen, splits, train) for name in ("ce", "kd", "fitnet")]
-    cohort, times = grid.Cohort(members, frozen, splits, train, CPU), []
+    cohort, times = grid.Steps(members, frozen, splits, train, CPU), []
     for _ in range(STEPS):
         start = time.perf_counter()
         cohort.run(1)

@@ -18,12 +18,11 @@ import torch
 from common import frozen_teacher, machine, median, net, pictures, report, spread, wait
 from torch import nn
 
+from kdbench.nets import Net
 from kdbench.suite.load import Train
 from kdbench.suite.plugins import load_methods
 from kdbench.train.evaluation import autocast
 from kdbench.train.optim import make_optimizer
-from kdbench.vision.batches import Loader
-from kdbench.vision.nets import Net
 
 Work = Callable[[], None]
 
@@ -95,7 +94,7 @@ def main() -> None:
     given = options.parse_args()
     load_methods()
     device, splits = torch.device(given.device), pictures()
-    batch = Loader(splits.to(device).train, given.batch, "crop_flip", seed=0).epoch(0).batch(0, 0.0)
+    batch = next(splits.to(device).train.epoch(Train(batch_size=given.batch), 0, 0))
     rows = []
     for pair in given.pairs:
         first, second = pair.split("/")

@@ -10,12 +10,13 @@ from typing import Any
 import torch
 from tabulate import tabulate
 
+from kdbench.data import Splits, load_splits
+from kdbench.nets import Net, build_net
 from kdbench.suite.load import ModelSpec, Train, objective
-from kdbench.train.objective import Objective, blank_outputs, needs_of, student_needs_of
+from kdbench.train.objective import built_objective
 from kdbench.train.teacher import freeze
-from kdbench.train.trial import Trial, task_of
-from kdbench.vision.batches import Images, Splits, load_splits
-from kdbench.vision.nets import Net, build_net
+from kdbench.train.trial import Trial, training_task
+from kdbench.vision.batches import Images
 
 # The nine of the grid, with the CRD benchmark's weights (Tian et al. 2020, https://arxiv.org/abs/1910.10699).
 NINE: dict[str, dict[str, Any]] = {
@@ -57,7 +58,7 @@ def pictures() -> Splits:
 
 
 def net(model: str, splits: Splits, *seed: object) -> Net:
-    return build_net(ModelSpec(model=model), splits.num_classes, splits.input_size, *seed)
+    return build_net(ModelSpec(model=model), splits.task, *seed)
 
 
 def frozen_teacher(model: str, splits: Splits, device: torch.device = CPU) -> Net:
@@ -69,11 +70,8 @@ def trial(
     student: str, row: dict[str, Any], teacher: Net, splits: Splits, train: Train, device: torch.device = CPU
 ) -> Trial:
     """A member of a cohort, as the engine makes it."""
-    own, phases = net(student, splits, "student").to(device), objective(row)
-    methods = [name for _, terms in phases for name in terms]
-    built, task = Objective(phases), task_of(splits, train)
-    said = blank_outputs(own, student_needs_of(methods), task, device)
-    built.build(said, blank_outputs(teacher, needs_of(methods), task, device), task, 0)
+    own, task = net(student, splits, "student").to(device), training_task(splits.task, train, splits.train.targets)
+    built = built_objective(objective(row), own, teacher, task, device, 0)
     return Trial(own, built, train, device, 0)
 
 

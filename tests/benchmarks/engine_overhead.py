@@ -11,25 +11,33 @@ that of neighbours in time: median, least and most. Also the data path by itself
 import argparse
 import copy
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import torch
 import torch.nn.functional as F
 from common import frozen_teacher, machine, median, pictures, report, spread, trial, wait
-from grid import Cohort
+from grid import Steps
 
+from kdbench.data import Splits
+from kdbench.method.contract import Batch
+from kdbench.nets import Net
 from kdbench.suite.load import Train
 from kdbench.suite.plugins import load_methods
-from kdbench.vision.batches import Loader, Splits
-from kdbench.vision.nets import Net
 
 ROW = {"ce": 0.1, "kd": {"weight": 0.9, "temperature": 4}}
 
 
-def bare(students: list[Net], teacher: Net, splits: Splits, train: Train) -> Callable[[int], None]:
-    """`step(number)` of a script that does just this: KD for several students on one batch, one teacher's forward."""
-    loader = Loader(splits.train, train.batch_size, train.augment, seed=0)
-    epoch, kind = loader.epoch(0), splits.train.targets.device.type
+def epochs(splits: Splits, train: Train) -> Iterator[Batch]:
+    """The batches of epoch after epoch."""
+    number = 0
+    while True:
+        yield from splits.train.epoch(train, 0, number)
+        number += 1
+
+
+def bare(students: list[Net], teacher: Net, splits: Splits, train: Train) -> Callable[[], None]:
+    """`step()` of a script that does just this: KD for several students on one batch, one teacher's forward."""
+    batches, kind = epochs(splits, train), splits.train.targets.device.type
     models = [net.model for net in students]
     mean, std = students[0].mean, students[0].std
     optimizers = [
@@ -37,8 +45,8 @@ def bare(students: list[Net], teacher: Net, splits: Splits, train: Train) -> Cal
         for m in models
     ]
 
-    def step(number: int) -> None:
-        batch = epoch.batch(number % (loader.steps - 1), 0.5)
+    def step() -> None:
+        batch = next(batches)
         images = (batch.images - mean) / std
         with torch.autocast(kind, torch.bfloat16), torch.no_grad():
             taught = teacher.model(images).float()
@@ -71,8 +79,8 @@ def main() -> None:
     teacher = frozen_teacher(given.teacher, splits, device)
     members = [trial(given.student, ROW, teacher, splits, train, device) for _ in range(given.members)]
     script = bare([copy.deepcopy(m.net) for m in members], teacher, splits, train)
-    cohort = Cohort(members, teacher, splits, train, device)
-    epoch = cohort.epoch
+    cohort = Steps(members, teacher, splits, train, device)
+    batches = epochs(splits, train)
 
     def timed(work: Callable[[], object]) -> float:
         wait(device)
@@ -81,14 +89,14 @@ def main() -> None:
         wait(device)
         return time.perf_counter() - start
 
-    for number in range(3):
-        cohort.run(1), script(number)
+    for _ in range(3):
+        cohort.run(1), script()
     times: dict[str, list[float]] = {"engine": [], "bare": [], "data": []}
     for number in range(given.rounds):
-        pair = [("engine", lambda: cohort.run(1)), ("bare", lambda n=number: script(n))]
+        pair = [("engine", lambda: cohort.run(1)), ("bare", script)]
         for name, work in pair if number % 2 else pair[::-1]:
             times[name].append(timed(work))
-        times["data"].append(timed(lambda n=number: epoch.batch(n, 0.5)))
+        times["data"].append(timed(lambda: next(batches)))
     ratios = [a / b for a, b in zip(times["engine"], times["bare"], strict=True)]
     row = {
         "members": given.members,

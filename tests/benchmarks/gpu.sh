@@ -21,5 +21,5 @@ done
 awk '{ sum += $1; n++ } END { if (n) printf "GPU busy: %.0f%% of the time, mean of %d seconds\n", sum / n, n }' gpu_utilisation.tmp
 "$python" method_costs.py --device cuda
 "$python" arithmetic.py --device cuda
-"$python" answers.py --device cuda
+"$python" teacher_cache.py --device cuda
 # A full run of 240 epochs takes 240 x 50,000 / (images/s a member) seconds, alone (members 1) and for a cohort (9).

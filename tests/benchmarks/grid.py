@@ -11,6 +11,7 @@ cohort's step is spent on, and the price of its last member over a student's own
 
 import argparse
 import time
+from collections.abc import Iterator
 from itertools import islice
 from typing import Any
 
@@ -18,31 +19,38 @@ import torch
 from common import MORE, NINE, frozen_teacher, machine, median, pictures, report, spread, trial, wait
 from plain_loop import Apart
 
+from kdbench.data import Splits
+from kdbench.method.contract import Batch
+from kdbench.nets import Net
 from kdbench.suite.load import Train
 from kdbench.suite.plugins import load_methods
-from kdbench.train.loop import lock_step
+from kdbench.train.loop import Clock, Cohort, lock_step, with_progress
 from kdbench.train.memory import keep_freed
 from kdbench.train.trial import Trial
-from kdbench.vision.batches import Loader, Splits
-from kdbench.vision.nets import Net
 
 
-class Cohort:
+class Steps:
     """The engine's own lock-step over `trials`; `run(steps)` goes on where it stopped."""
 
     def __init__(self, trials: list[Trial], teacher: Net, splits: Splits, train: Train, device: torch.device) -> None:
         keep_freed()  # as the engine does
-        self.trials, self.teacher, self.device = trials, teacher, device
-        self.loader = Loader(splits.train, train.batch_size, train.augment, seed=0)
-        self.epoch, self.step = self.loader.epoch(0), 0
+        self.trials, self.cohort = trials, Cohort(teacher, splits, train.batches, 0)
+        self.clock, self.batches = Clock(), self.forever()
+
+    def forever(self) -> Iterator[tuple[int, Batch]]:
+        """The batches of epoch 0 but the last, which is smaller, again and again."""
+        while True:
+            batches = self.cohort.splits.train.epoch(self.cohort.batches, 0, 0)
+            yield from enumerate(islice(batches, self.cohort.steps - 1))
 
     def run(self, steps: int) -> None:
         for _ in range(steps):
-            lock_step(self.trials, self.teacher, self.epoch, self.step, 0.5, self.loader.steps, self.device)
-            self.step = (self.step + 1) % (self.loader.steps - 1)
+            self.clock.lap()
+            step, batch = next(self.batches)
+            lock_step(self.cohort, self.trials, with_progress(batch, 0.5), (0, step), self.clock)
 
 
-def seconds(runner: Cohort, steps: int, device: torch.device) -> float:
+def seconds(runner: Steps, steps: int, device: torch.device) -> float:
     """Of one step."""
     wait(device)
     start = time.perf_counter()
@@ -58,8 +66,8 @@ def measure(given: argparse.Namespace, device: torch.device) -> list[dict[str, A
     teacher, rows = frozen_teacher(given.teacher, splits, device), {**NINE, **MORE}
     names = list(islice(rows, max(given.members)))
     make = lambda name: trial(given.student, rows[name], teacher, shown, train, device)  # noqa: E731
-    cohorts = {m: Cohort([make(n) for n in names[:m]], teacher, shown, train, device) for m in given.members}
-    alone = {n: Cohort([make(n)], teacher, shown, train, device) for n in names}
+    cohorts = {m: Steps([make(n) for n in names[:m]], teacher, shown, train, device) for m in given.members}
+    alone = {n: Steps([make(n)], teacher, shown, train, device) for n in names}
     plain = None if given.no_plain else Apart(given.teacher, given.student, names, train, device)
     for runner in [*cohorts.values(), *alone.values()]:
         runner.run(2)  # warm: the optimizers' buffers, kernels chosen by shape
@@ -75,7 +83,7 @@ def measure(given: argparse.Namespace, device: torch.device) -> list[dict[str, A
     return [row(m, names, times, cohorts[m], given) for m in given.members]
 
 
-def row(m: int, names: list[str], times: dict[str, list[float]], cohort: Cohort, given: argparse.Namespace) -> Any:
+def row(m: int, names: list[str], times: dict[str, list[float]], cohort: Steps, given: argparse.Namespace) -> Any:
     def total(kind: str) -> list[float]:
         return [sum(parts) for parts in zip(*(times[f"{kind} {n}"] for n in names[:m]), strict=True)]
 

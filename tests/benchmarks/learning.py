@@ -16,18 +16,18 @@ import torch
 from common import CPU, frozen_teacher, machine, pictures, report, trial
 from plain_loop import PlainLoop, frozen_plain
 
+from kdbench.data import Splits
 from kdbench.suite.load import Train
 from kdbench.suite.plugins import load_methods
-from kdbench.train.evaluation import evaluate
-from kdbench.train.loop import train_cohort
-from kdbench.vision.batches import Splits
+from kdbench.train.evaluation import evaluate_one
+from kdbench.train.loop import Cohort, train_cohort
 
 LABELS: dict[str, Any] = {"ce": 1}
 
 
 def ours(model: str, splits: Splits, train: Train, seed: int) -> dict[str, list[float]]:
     member = trial(model, LABELS, frozen_teacher(model, splits), splits, train)
-    train_cohort([member], None, splits, train, seed)
+    train_cohort(Cohort(None, splits, train.batches, seed), [member])
     return member.curves
 
 
@@ -45,7 +45,7 @@ def plain(model: str, splits: Splits, train: Train, seed: int) -> dict[str, list
             total += loop.meters["loss"]
         curves["loss/total"].append(total / len(loop.loader))
         member.net.mean.copy_(mean), member.net.std.copy_(std)  # the test pictures are not normalised beforehand
-        curves["test_top1"].append(evaluate([member.net.eval()], splits.test, "fp32")[0]["top1"])
+        curves["test_top1"].append(evaluate_one(member.net.eval(), splits.test, "fp32").scores["top1"])
         member.net.train().mean.zero_(), member.net.std.fill_(1)
     del loop
     gc.collect()  # else the next loader's workers would find this one's

@@ -14,7 +14,7 @@ from itertools import islice
 
 import torch
 from common import MORE, NINE, frozen_teacher, machine, pictures, report, trial
-from grid import Cohort
+from grid import Steps
 
 from kdbench.suite.load import Train
 from kdbench.suite.plugins import load_methods
@@ -31,7 +31,7 @@ def peak(given: argparse.Namespace, members: int) -> float:
         teacher = frozen_teacher(given.teacher, splits, device)
         rows = islice({**NINE, **MORE}.values(), members)
         trials = [trial(given.student, row, teacher, splits, train, device) for row in rows]
-        Cohort(trials, teacher, splits, train, device).run(3)
+        Steps(trials, teacher, splits, train, device).run(3)
     return peak_memory_mb(device)
 
 

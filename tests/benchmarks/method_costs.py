@@ -22,58 +22,58 @@ from torch.profiler import ProfilerActivity, profile
 
 from kdbench.method.contract import VIEWS, Batch, Inapplicable, Outputs, Task
 from kdbench.method.register import METHODS
+from kdbench.nets import Net, build_net
 from kdbench.suite.cells import BASELINE
 from kdbench.suite.load import ModelSpec, Train, objective
 from kdbench.suite.plugins import load_methods
 from kdbench.train.memory import keep_freed
-from kdbench.train.objective import Objective, blank_outputs, needs_of, student_needs_of
+from kdbench.train.objective import built_objective, needs_of, student_needs_of
 from kdbench.train.teacher import freeze
-from kdbench.train.trial import Trial, ask
-from kdbench.vision.nets import Net, build_net
+from kdbench.train.trial import Trial, forward_teacher, training_task
+from kdbench.vision.batches import picture_task
 
-CLASSES, PICTURES, SHAPE, BATCH = 100, 50_000, (3, 32, 32), 64
+BATCH, SIDE, TASK = 64, 32, picture_task(100, 32, 50_000)
 TRAIN = Train(batch_size=BATCH, lr=1e-9, precision="bf16")
 
 
 def student_net(*seed: object) -> Net:
-    return build_net(ModelSpec(model="cifar_resnet8x4"), CLASSES, SHAPE, *seed)
+    return build_net(ModelSpec(model="cifar_resnet8x4"), TASK, *seed)
 
 
 def make_trial(name: str, teacher: Net, task: Task, device: torch.device) -> Trial:
     """Raises Inapplicable."""
-    net, built = student_net("student").to(device), Objective(objective({BASELINE: 1.0, name: 1.0}))
-    needs, own = needs_of([name]), student_needs_of([BASELINE, name])
-    built.build(blank_outputs(net, own, task, device), blank_outputs(teacher, needs, task, device), task, 0)
-    if "peer" in own:
+    net = student_net("student").to(device)
+    built = built_objective(objective({BASELINE: 1.0, name: 1.0}), net, teacher, task, device, 0)
+    if "peer" in student_needs_of([name]):
         built.peer = student_net("peer").to(memory_format=torch.channels_last)
     return Trial(net, built, TRAIN, device, 0)
 
 
 def make_batch(targets: torch.Tensor, device: torch.device) -> Batch:
-    index = torch.randperm(PICTURES, device=device)[:BATCH]
-    pictures = {view: torch.rand(BATCH, *SHAPE, device=device) for view in ("images", *VIEWS)}
-    return Batch(target=targets[index], index=index, progress=0.5, **pictures)
+    index = torch.randperm(TASK.num_train, device=device)[:BATCH]
+    pictures = {view: torch.rand(BATCH, 3, SIDE, SIDE, device=device) for view in ("images", *VIEWS)}
+    return Batch(pictures.pop("images"), targets[index], index, torch.tensor(0.5, device=device), dict(pictures))
 
 
-def seconds(trial: Trial, batch: Batch, taught: Outputs) -> float:
+def seconds(trial: Trial, batch: Batch, teacher_out: Outputs) -> float:
     """Of one step."""
     clock = time.perf_counter if trial.device.type == "cuda" else time.process_time
     start = clock()
-    trial.step(batch, taught, TRAIN.lr)
+    trial.step(batch, teacher_out, torch.tensor(TRAIN.lr))
     if trial.device.type == "cuda":
         torch.cuda.synchronize()
     return clock() - start
 
 
-def peak_mib(trial: Trial, batch: Batch, taught: Outputs) -> float:
+def peak_mib(trial: Trial, batch: Batch, teacher_out: Outputs) -> float:
     """The most allocated within one step beyond what was there before it."""
     if trial.device.type == "cuda":
         before = torch.cuda.memory_allocated()
         torch.cuda.reset_peak_memory_stats()
-        seconds(trial, batch, taught)
+        seconds(trial, batch, teacher_out)
         return (torch.cuda.max_memory_allocated() - before) / 2**20
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as seen:
-        seconds(trial, batch, taught)
+        seconds(trial, batch, teacher_out)
     now = most = 0
     results = seen.profiler.kineto_results  # every allocation and release, in order
     for event in sorted((e for e in results.events() if e.name() == "[memory]"), key=lambda e: e.start_ns()):
@@ -83,16 +83,16 @@ def peak_mib(trial: Trial, batch: Batch, taught: Outputs) -> float:
 
 
 def measure(trials: dict[str, Trial], teacher: Net, batch: Batch, rounds: int) -> dict[str, dict[str, float]]:
-    taught = ask(teacher, batch, needs_of(trials), TRAIN.precision)
+    teacher_out = forward_teacher(teacher, batch, needs_of(trials), TRAIN.precision)
     for trial in trials.values():
-        seconds(trial, batch, taught)  # warms up; the optimizer makes its buffers
-    memory = {name: peak_mib(trial, batch, taught) for name, trial in trials.items()}
+        seconds(trial, batch, teacher_out)  # warms up; the optimizer makes its buffers
+    memory = {name: peak_mib(trial, batch, teacher_out) for name, trial in trials.items()}
     times: dict[str, list[float]] = {name: [] for name in trials}
     ratios: dict[str, list[float]] = {name: [] for name in trials}
     for _ in range(rounds):
         for name, trial in trials.items():
-            plain = seconds(trials[BASELINE], batch, taught)
-            times[name].append(seconds(trial, batch, taught))
+            plain = seconds(trials[BASELINE], batch, teacher_out)
+            times[name].append(seconds(trial, batch, teacher_out))
             ratios[name].append(times[name][-1] / plain)
     return {
         name: {
@@ -124,9 +124,9 @@ def main() -> None:
     keep_freed()  # as the engine does
     device = torch.device(given.device)
     torch.set_num_threads(1)
-    targets = torch.arange(PICTURES, device=device) % CLASSES
-    task = Task(CLASSES, PICTURES, SHAPE, 1000, BATCH, targets)
-    teacher = freeze(build_net(ModelSpec(model="cifar_resnet32x4"), CLASSES, SHAPE, "teacher"), device)
+    targets = torch.arange(TASK.num_train, device=device) % TASK.num_classes
+    task = training_task(TASK, TRAIN, targets)
+    teacher = freeze(build_net(ModelSpec(model="cifar_resnet32x4"), task, "teacher"), device)
     trials = {}
     for name in [BASELINE] + [n for n in METHODS if n != BASELINE and fnmatchcase(n, given.only)]:
         try:

@@ -23,12 +23,12 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 from torchvision import transforms
 
+from kdbench.data import Splits
 from kdbench.method.contract import Batch, Outputs
+from kdbench.nets import Net
 from kdbench.suite.load import Train
 from kdbench.suite.plugins import load_methods
 from kdbench.train.trial import Trial
-from kdbench.vision.batches import Splits
-from kdbench.vision.nets import Net
 
 PREFETCHED = 4  # batches: two by each of two workers, PyTorch's default
 MEAN, STD = (0.5071, 0.4867, 0.4408), (0.2675, 0.2565, 0.2761)
@@ -76,7 +76,7 @@ class PlainLoop:
     def run(self, steps: int) -> None:
         for _ in range(steps):
             images, target, index = (x.to(self.device) for x in next(self.batches))
-            batch = Batch(images, target, index, 0.5)
+            batch = Batch(images, target, index, torch.tensor(0.5))
             said = self.student(images, self.objective.student_needs)
             taught = Outputs(said.logits.detach())  # for labels alone, which the field trains without a teacher
             if self.objective.needs:
