@@ -16,7 +16,7 @@ import numpy as np
 from scipy import special, stats
 
 from kdbench.report.statistics import ALPHA, LEVEL, MOST_SEEDS, POWER
-from kdbench.report.variances import Floats, Residuals, draw_variances, residuals
+from kdbench.report.variances import SHARED_BY, Bools, Floats, Residuals, draw_variances, residuals
 
 DRAWS = 20_000
 Scores = Mapping[str, Mapping[Hashable, float]]
@@ -28,9 +28,9 @@ class Contrast:
 
     `low`, `high`: 95% interval of this comparison alone. `joint_low`, `joint_high`: those of all comparisons of the
     table hold at once with 95%; where the step-down test claims more than they do, they end at 0. `p`: alone;
-    `corrected`: over the table's tests. `std`: of one seed's difference, from the shared variances, with `df` degrees of
-    freedom. `critical`: the |t| that the verdict asks of this comparison. `extra`: the reference's further seeds that
-    no other row has; they sharpen its mean as far as seeds don't pair. `seeds_needed`: to find a difference of the
+    `corrected`: over the table's tests. `std`: of one seed's difference, from the shared variances, with `df` degrees
+    of freedom. `critical`: the |t| that the verdict asks of this comparison. `extra`: the reference's further seeds
+    that no other row has; they sharpen its mean as far as seeds don't pair. `seeds_needed`: to find a difference of the
     observed size at the corrected level in 80% of cases.
     """
 
@@ -114,34 +114,31 @@ class Chance:
         theirs = np.sqrt(self.variances[:, what.b]) * (self.runs[:, what.b] @ what.theirs)
         return np.asarray(ours - theirs + self.seeds @ (what.ours - what.theirs))
 
-    def variance(self, what: Weighed) -> tuple[float, float]:
-        """The difference's squared standard error and its degrees of freedom, in the way of Satterthwaite 1946.
+    def scale(self, pairs: Sequence[Weighed]) -> tuple[Floats, Floats]:
+        """Standard errors of differences and their degrees of freedom, in the way of Satterthwaite 1946: both [pairs].
 
-        Both are those of the scaled inverse chi-square whose logarithm has the drawn variances' mean and spread.
+        They are those of the scaled inverse chi-square whose logarithm has the drawn variances' mean and spread.
         """
-        drawn = (what.ours**2).sum() * self.variances[:, what.a] + (what.theirs**2).sum() * self.variances[:, what.b]
-        log = np.log(drawn + self.seed_variance * ((what.ours - what.theirs) ** 2).sum())
-        df = 2 * inverse_trigamma(float(log.var()))
-        return math.exp(float(log.mean()) + float(special.digamma(df / 2)) - math.log(df / 2)), df
+        ours, theirs = (np.stack([getattr(pair, side) for pair in pairs]) for side in ("ours", "theirs"))
+        drawn = self.variances[:, [pair.a for pair in pairs]] * (ours**2).sum(axis=1)
+        drawn += self.variances[:, [pair.b for pair in pairs]] * (theirs**2).sum(axis=1)
+        log = np.log(drawn + self.seed_variance * ((ours - theirs) ** 2).sum(axis=1))
+        half_df = inverse_trigamma(log.var(axis=0))
+        return np.exp(0.5 * (log.mean(axis=0) + special.digamma(half_df) - np.log(half_df))), 2 * half_df
 
 
-def inverse_trigamma(value: float) -> float:
-    """x with trigamma(x) = value > 0, by Newton's method on 1 / trigamma, as in Smyth 2004, appendix."""
-    if value < 1e-7:
-        return 1 / max(value, 1e-12)
-    x = 0.5 + 1 / value
-    for _ in range(30):
-        now = float(special.polygamma(1, x))
-        step = now * (1 - now / value) / float(special.polygamma(2, x))
-        x += step
-        if -step / x < 1e-8:
-            break
-    return x
+def inverse_trigamma(values: Floats) -> Floats:
+    """x with trigamma(x) = value > 0, by Newton's method on 1 / trigamma: Smyth 2004, appendix."""
+    values = np.maximum(values, 1e-6)
+    x = 0.5 + 1 / values
+    for _ in range(12):
+        now = special.polygamma(1, x)
+        x = x + now * (1 - now / values) / special.polygamma(2, x)
+    return np.asarray(x)
 
 
-def chance_of(found: Residuals, num_seeds: int, draws: int) -> Chance:
-    """Draws from the model with a fixed seed: the same records give the same table."""
-    rng = np.random.default_rng(0)
+def chance_of(found: Residuals, num_seeds: int, draws: int, rng: np.random.Generator) -> Chance:
+    """Draws from the model, given what the runs say about its variances."""
     variances = draw_variances(found, draws, rng)
     runs = rng.standard_normal((draws, len(found.df), num_seeds))
     seeds = rng.standard_normal((draws, num_seeds)) * math.sqrt(found.seed_variance)
@@ -158,7 +155,8 @@ def compare(scores: Scores, references: Sequence[str], draws: int = DRAWS) -> Co
     here = [name for name in references if name in table.labels]
     pairs = pairs_of(table, here, found.seed_correlation)
     empty = [_bare(table, what, here) for what in pairs]
-    chance = chance_of(found, len(table.seeds), draws) if found.pooled > 0 else None
+    rng = np.random.default_rng(0)  # the same records give the same table
+    chance = chance_of(found, len(table.seeds), draws, rng) if found.pooled > 0 else None
     std = _std(table.labels, chance)
     if chance is None:
         return Comparison(tuple(map(_without_spread, empty)), std, found.seed_correlation, table)
@@ -180,16 +178,17 @@ def pairs_of(table: Table, references: Sequence[str], correlation: float) -> lis
     there = ~np.isnan(table.scores)
     order = [table.labels.index(name) for name in references]
     others = [i for i in range(len(table.labels)) if i not in order]
-    taken = there[others].any(axis=0) if len(table.labels) >= 4 else np.ones(len(table.seeds), bool)
+    taken = there[others].any(axis=0) if len(table.labels) >= SHARED_BY else np.full(len(table.seeds), True)
+    only = np.asarray(~taken)
     return [
-        weighed(there, a, b, ~taken, correlation)
+        weighed(there, a, b, only, correlation)
         for place, b in enumerate(order)
         for a in range(len(table.labels))
         if a not in order[: place + 1]
     ]
 
 
-def weighed(there: np.ndarray, a: int, b: int, only: np.ndarray, correlation: float) -> Weighed:
+def weighed(there: Bools, a: int, b: int, only: Bools, correlation: float) -> Weighed:
     """Means over common seeds; `only` marks seeds that references alone have: b's there sharpen its mean.
 
     With n common and m such seeds, b's mean is (1 - k) common + k further, k = m / (n + m) (1 - correlation): the least
@@ -232,8 +231,7 @@ def _tested(contrasts: list[Contrast], pairs: list[Weighed], chance: Chance) -> 
 
 def scale_of(pairs: Sequence[Weighed], chance: Chance) -> tuple[Floats, Floats, Floats]:
     """Standard errors [tests], their degrees of freedom [tests] and |t| under chance alone [draws, tests]."""
-    variance, df = np.array([chance.variance(what) for what in pairs]).T
-    error = np.sqrt(variance)
+    error, df = chance.scale(pairs)
     return error, df, np.abs(np.stack([chance.error(what) for what in pairs], axis=1)) / error
 
 

@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 Floats = NDArray[np.float64]
+Bools = NDArray[np.bool_]
 
 SHARED_BY = 4  # rows: with fewer on a seed, its own effect can't be told from the rows' noise
 SPREADS = np.arange(0.05, 1.0, 0.1)  # sd of the logarithm of the rows' standard deviations: the widths considered
@@ -64,7 +65,7 @@ def residuals(scores: Floats) -> Residuals:
     return Residuals(squares, df, _seed_variance(scores[:, shared], pooled))
 
 
-def _two_way(scores: Floats, used: NDArray[np.bool_]) -> tuple[Floats, Floats]:
+def _two_way(scores: Floats, used: Bools) -> tuple[Floats, Floats]:
     """Least squares of row + seed on the runs `used`; a row's degrees of freedom are what its leverages leave."""
     row, seed = np.nonzero(used)
     if not len(row):
@@ -75,10 +76,11 @@ def _two_way(scores: Floats, used: NDArray[np.bool_]) -> tuple[Floats, Floats]:
     left = values - projected @ (design.T @ values)
     left[np.abs(left) < 1e-9 * max(1.0, float(np.abs(values).max()))] = 0.0
     freedom = 1 - (projected * design).sum(axis=1)
-    return np.bincount(row, left**2, len(scores)), np.bincount(row, freedom, len(scores)).clip(0)
+    squares, df = (np.bincount(row, of, len(scores)) for of in (left**2, freedom))
+    return np.asarray(squares, dtype=np.float64), np.asarray(df.clip(0), dtype=np.float64)
 
 
-def _one_way(scores: Floats, used: NDArray[np.bool_]) -> tuple[Floats, Floats]:
+def _one_way(scores: Floats, used: Bools) -> tuple[Floats, Floats]:
     counts = used.sum(axis=1)
     values = np.where(used, scores, 0.0)
     centre = values.sum(axis=1) / counts.clip(1)
@@ -119,7 +121,7 @@ def draw_variances(found: Residuals, num: int, rng: np.random.Generator) -> Floa
     likelihood = _likelihood(found, points)
     chance = np.log((weights @ likelihood.T).clip(1e-300)).sum(axis=1) + prior
     chance = np.exp(chance - chance.max())
-    chance[chance < 1e-4] = 0.0
+    chance[chance < 1e-3] = 0.0
     return pooled * np.exp(2 * points)[_draw_points(weights, likelihood, chance / chance.sum(), num, rng)]
 
 
