@@ -8,14 +8,14 @@ docs/statistics.md has the formulas and the simulation.
 """
 
 import math
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Collection, Hashable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 
 import numpy as np
 from scipy import special, stats
 
-from kdbench.report.statistics import ALPHA, LEVEL, MOST_SEEDS, POWER
+from kdbench.report.statistics import ALPHA, MOST_SEEDS, POWER
 from kdbench.report.variances import SHARED_BY, Bools, Floats, Residuals, draw_variances, residuals
 
 DRAWS = 20_000
@@ -29,9 +29,9 @@ class Contrast:
     `low`, `high`: 95% interval of this comparison alone. `joint_low`, `joint_high`: those of all comparisons of the
     table hold at once with 95%; where the step-down test claims more than they do, they end at 0. `p`: alone;
     `corrected`: over the table's tests. `std`: of one seed's difference, from the shared variances, with `df` degrees
-    of freedom. `critical`: the |t| that the verdict asks of this comparison. `extra`: the reference's further seeds
-    that no other row has; they sharpen its mean as far as seeds don't pair. `seeds_needed`: to find a difference of the
-    observed size at the corrected level in 80% of cases.
+    of freedom. `critical`: the |t| that the verdict asks of this comparison; `claimed`: the verdict. `extra`: the
+    reference's further seeds that no other row has; they sharpen its mean as far as seeds don't pair. `seeds_needed`:
+    to find a difference of the observed size at the corrected level in 80% of cases.
     """
 
     row: str
@@ -48,12 +48,8 @@ class Contrast:
     std: float = math.nan
     df: float = math.nan
     critical: float = math.nan
+    claimed: bool = False
     seeds_needed: int | None = None
-
-    @property
-    def claimed(self) -> bool:
-        """Whether the table may say that the two differ."""
-        return self.corrected < ALPHA
 
 
 @dataclass(frozen=True)
@@ -63,7 +59,6 @@ class Comparison:
     contrasts: tuple[Contrast, ...]
     std: dict[str, float]
     seed_correlation: float
-    table: "Table"
 
     def of(self, row: str, reference: str) -> Contrast | None:
         return next((c for c in self.contrasts if (c.row, c.reference) == (row, reference)), None)
@@ -95,8 +90,8 @@ class Weighed:
     theirs: Floats
 
     def __call__(self, scores: Floats) -> float:
-        filled = np.nan_to_num(scores)
-        return float(self.ours @ filled[self.a] - self.theirs @ filled[self.b])
+        ours, theirs = self.ours > 0, self.theirs > 0
+        return float(self.ours[ours] @ scores[self.a, ours] - self.theirs[theirs] @ scores[self.b, theirs])
 
 
 @dataclass(frozen=True)
@@ -145,32 +140,36 @@ def chance_of(found: Residuals, num_seeds: int, draws: int, rng: np.random.Gener
     return Chance(variances, runs, seeds, found.seed_variance)
 
 
-def compare(scores: Scores, references: Sequence[str], draws: int = DRAWS) -> Comparison:
+def compare(
+    scores: Scores,
+    references: Sequence[str],
+    *,
+    only: Collection[tuple[str, str]] | None = None,
+    level: float = ALPHA,
+    draws: int = DRAWS,
+    seed: int = 0,
+) -> Comparison:
     """Every row against every reference, each pair of references once; rows in order, reference by reference.
 
     `scores`: {label: {seed: score}}; a missing or NaN score is no run. References that have no row are left out.
+    `only`: the (row, reference) to be tested, the others stand without intervals. `level`: of a table's false claims.
+    `draws` and `seed`: of chance; a fixed seed, for the same records shall give the same table.
     """
     table = table_of(scores)
     found = residuals(table.scores)
     here = [name for name in references if name in table.labels]
     pairs = pairs_of(table, here, found.seed_correlation)
-    empty = [_bare(table, what, here) for what in pairs]
-    rng = np.random.default_rng(0)  # the same records give the same table
-    chance = chance_of(found, len(table.seeds), draws, rng) if found.pooled > 0 else None
-    std = _std(table.labels, chance)
-    if chance is None:
-        return Comparison(tuple(map(_without_spread, empty)), std, found.seed_correlation, table)
-    tested = [i for i, contrast in enumerate(empty) if contrast.n > 1]
-    made = _tested([empty[i] for i in tested], [pairs[i] for i in tested], chance)
-    whole = dict(zip(tested, made, strict=True))
-    contrasts = tuple(whole.get(i, contrast) for i, contrast in enumerate(empty))
-    return Comparison(contrasts, std, found.seed_correlation, table)
-
-
-def _std(labels: tuple[str, ...], chance: Chance | None) -> dict[str, float]:
-    if chance is None:
-        return dict.fromkeys(labels, 0.0)
-    return dict(zip(labels, np.exp(0.5 * np.log(chance.variances).mean(axis=0)).tolist(), strict=True))
+    contrasts = [_bare(table, what) for what in pairs]
+    if found.pooled <= 0:
+        bare = tuple(map(_without_spread, contrasts))
+        return Comparison(bare, dict.fromkeys(table.labels, math.nan), found.seed_correlation)
+    chance = chance_of(found, len(table.seeds), draws, np.random.default_rng(seed))
+    tested = [i for i, c in enumerate(contrasts) if c.n > 1 and (only is None or (c.row, c.reference) in only)]
+    made = _tested([contrasts[i] for i in tested], [pairs[i] for i in tested], chance, level)
+    for i, contrast in zip(tested, made, strict=True):
+        contrasts[i] = contrast
+    std = np.exp(0.5 * np.log(chance.variances).mean(axis=0)).tolist()
+    return Comparison(tuple(contrasts), dict(zip(table.labels, std, strict=True)), found.seed_correlation)
 
 
 def pairs_of(table: Table, references: Sequence[str], correlation: float) -> list[Weighed]:
@@ -202,7 +201,7 @@ def weighed(there: Bools, a: int, b: int, only: Bools, correlation: float) -> We
     return Weighed(a, b, ours, (1 - share) * ours + share * further / max(m, 1))
 
 
-def _bare(table: Table, what: Weighed, references: list[str]) -> Contrast:
+def _bare(table: Table, what: Weighed) -> Contrast:
     n = int((what.ours > 0).sum())
     extra = int((what.theirs > 0).sum()) - n
     mean = what(table.scores) if n else math.nan
@@ -217,15 +216,18 @@ def _without_spread(contrast: Contrast) -> Contrast:
     return replace(contrast, p=tie, corrected=tie, std=0.0)
 
 
-def _tested(contrasts: list[Contrast], pairs: list[Weighed], chance: Chance) -> list[Contrast]:
+def _tested(contrasts: list[Contrast], pairs: list[Weighed], chance: Chance, level: float) -> list[Contrast]:
     if not contrasts:
         return []
     error, df, drawn = scale_of(pairs, chance)
     t = np.abs([contrast.mean for contrast in contrasts]) / error
-    corrected, critical = step_down(t, drawn)
-    widest = np.full(len(t), np.quantile(drawn.max(axis=1), LEVEL))
+    corrected, critical = step_down(t, drawn, level)
+    widest = np.full(len(t), np.quantile(drawn.max(axis=1), 1 - level))
     alone, p, tail = stats.t.ppf(1 - ALPHA / 2, df), 2 * stats.t.sf(t, df), stats.t.sf(critical, df)
-    numbers = np.stack([error, df, p, np.maximum(p, corrected), critical, tail, alone, widest], axis=1).tolist()
+    claimed = np.maximum(p, corrected) < level
+    numbers = np.stack(
+        [error, df, p, np.maximum(p, corrected), critical, tail, alone, widest, claimed], axis=1
+    ).tolist()
     return [_filled(contrast, *found) for contrast, found in zip(contrasts, numbers, strict=True)]
 
 
@@ -260,10 +262,11 @@ def _filled(
     tail: float,
     alone: float,
     widest: float,
+    claimed: float,
 ) -> Contrast:
     """`tail`: the one-sided level of `critical`; `alone`, `widest`: half-widths of intervals in standard errors."""
     low, high = bare.mean - widest * error, bare.mean + widest * error
-    if corrected < ALPHA:
+    if claimed:
         low, high = (max(low, 0.0), high) if bare.mean > 0 else (low, min(high, 0.0))
     std = error * math.sqrt(bare.n)
     return replace(
@@ -277,6 +280,7 @@ def _filled(
         std=std,
         df=df,
         critical=critical,
+        claimed=bool(claimed),
         seeds_needed=seeds_needed(bare.mean, std, tail, df / (bare.n - 1)),
     )
 

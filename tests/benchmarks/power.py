@@ -2,7 +2,8 @@
 
     python tests/benchmarks/power.py [--draws 2000] [--rows 8 20 41] [--seeds 3 5] [--spreads 0 0.3 0.6]
 
-A run varies by 0.3 points; the rows' standard deviations are 0.3 x exp(spread x normal), the references' included.
+A run varies by 0.3 points; the rows' standard deviations, the references' included, are 0.3 x exp(spread x normal -
+spread^2), so that their mean square is the same for all spreads (`--median`: without the last term, more noise).
 Every row is compared with the student alone and with kd: 2 x rows - 3 tests, corrected together. `false, null`: tables
 with one false claim or more where no row differs from another; `false, mixed`: where rows lie 0 to 2.5 points above the
 student alone, kd at 1. `covered`: 95% intervals of single comparisons that hold the truth. `found`: share of the true
@@ -38,19 +39,27 @@ class Seen:
 
 
 def simulate(
-    rows: int, seeds: int, spread: float, draws: int, *, inner: int = 1000, pairing: float = 0.0, extra: int = 0
+    rows: int,
+    seeds: int,
+    spread: float,
+    draws: int,
+    *,
+    inner: int = 1000,
+    pairing: float = 0.0,
+    extra: int = 0,
+    median: bool = False,
 ) -> list[Seen]:
     """`draws` tables. `inner`: draws of chance within each; `pairing`: sd of the seeds' effect on all rows alike;
-    `extra`: seeds of the two references beyond those of the other rows."""
+    `extra`: seeds of the two references beyond those of the other rows; `median`: 0.3 is the median, see above."""
     rng = np.random.default_rng([rows, seeds, round(100 * spread), round(100 * pairing), extra])
-    return [_table(noise, inner, rng) for noise in _noise(rng, rows, seeds, spread, draws, pairing, extra)]
+    return [_table(noise, inner, rng) for noise in _noise(rng, rows, seeds, spread, draws, pairing, extra, median)]
 
 
 def _noise(
-    rng: np.random.Generator, rows: int, seeds: int, spread: float, draws: int, pairing: float, extra: int
+    rng: np.random.Generator, rows: int, seeds: int, spread: float, draws: int, pairing: float, extra: int, median: bool
 ) -> Iterator[Floats]:
     for _ in range(draws):
-        sd = SD * np.exp(spread * rng.standard_normal((rows, 1)))
+        sd = SD * np.exp(spread * rng.standard_normal((rows, 1)) - (0 if median else spread**2))
         noise = sd * rng.standard_normal((rows, seeds + extra)) + pairing * rng.standard_normal(seeds + extra)
         noise[2:, seeds:] = np.nan
         yield noise
@@ -78,7 +87,7 @@ def _table(noise: Floats, inner: int, rng: np.random.Generator) -> Seen:
         float(covered.mean()),
         float(mixed[one].mean()),
         float(paired[one].mean()),
-        spreads_differ(noise, 400) < ALPHA,
+        spreads_differ(noise, 200) < ALPHA,
     )
 
 
@@ -98,6 +107,9 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=[3, 5])
     parser.add_argument("--spreads", type=float, nargs="+", default=[0.0, 0.3, 0.6])
     parser.add_argument("--pairing", type=float, default=0.0, help="sd of the seeds' effect, points")
+    parser.add_argument(
+        "--median", action="store_true", help="0.3 is the median of the rows' sd, not the mean square's root"
+    )
     parser.add_argument("--extra", type=int, default=0, help="further seeds of the two references")
     args = parser.parse_args()
     print("| rows x seeds | spread | false, null | false, mixed | covered | found | warns | found by Holm, paired t |")
@@ -105,7 +117,9 @@ def main() -> None:
     for seeds in args.seeds:
         for rows in args.rows:
             for spread in args.spreads:
-                seen = simulate(rows, seeds, spread, args.draws, pairing=args.pairing, extra=args.extra)
+                seen = simulate(
+                    rows, seeds, spread, args.draws, pairing=args.pairing, extra=args.extra, median=args.median
+                )
                 print(line(rows, seeds, spread, seen), flush=True)
 
 
