@@ -203,11 +203,20 @@ def test_step_down_finds_what_one_step_does_not() -> None:
 
 
 def test_seeds_needed_are_those_of_the_corrected_level() -> None:
+    """At n seeds the found number's power is 80% there, one seed less gives less; the single test needs fewer."""
     found = compare(drawn(20, 3), ["r0", "r1"])
-    for contrast in found.contrasts:
-        assert contrast.seeds_needed is not None
-        if abs(contrast.mean) / contrast.std < 1:
-            assert contrast.seeds_needed > (st.seeds_needed(contrast.mean, contrast.std) or 0)
+    small = [c for c in found.contrasts if 0.3 < abs(c.mean) / c.std < 1.5]
+    assert len(small) > 5
+    for c in small:
+        assert c.seeds_needed is not None
+        level, df = stats.t.sf(c.critical, c.df), c.df / (c.n - 1)
+        power = [
+            stats.nct.sf(stats.t.isf(level, df * (n - 1)), df * (n - 1), abs(c.mean) / c.std * math.sqrt(n))
+            for n in (c.seeds_needed - 1, c.seeds_needed)
+        ]
+        assert power[0] < 0.81
+        assert power[1] > 0.79
+        assert c.seeds_needed > (st.seeds_needed(c.mean, c.std) or 0)
 
 
 def test_spreads_that_differ_are_told() -> None:
@@ -223,10 +232,10 @@ def test_spreads_that_differ_are_told() -> None:
     assert math.isnan(spreads_differ(np.full((5, 3), 70.0)))
 
 
-@pytest.mark.parametrize(("rows", "spread", "least"), [(8, 0.0, 0.65), (8, 0.3, 0.6), (20, 0.3, 0.55)])
+@pytest.mark.parametrize(("rows", "spread", "least"), [(8, 0.0, 0.65), (8, 0.3, 0.6), (20, 0.3, 0.6)])
 def test_simulated_tables(rows: int, spread: float, least: float) -> None:
     """The full simulation is tests/benchmarks/power.py; here as many tables as a test can afford."""
-    tables = 250
+    tables = 200
     seen = power.simulate(rows, 3, spread, tables, inner=500)
     bound = 0.06 + 2.6 * math.sqrt(0.06 * 0.94 / tables)  # of 0.06, missed in 1 of 200
     assert np.mean([one.false_null for one in seen]) < bound
