@@ -16,7 +16,8 @@ from typing import Literal
 import numpy as np
 from scipy import stats
 
-from kdbench.report.model import DRAWS, Contrast, Scores, compare
+from kdbench.report.chance import Scores
+from kdbench.report.model import DRAWS, Contrast, compare
 from kdbench.report.statistics import ALPHA
 
 HOPELESS = 0.1  # chance to be claimed with all seeds, below which a comparison gets no more of them

@@ -7,7 +7,7 @@ from itertools import combinations
 
 import numpy as np
 
-from kdbench.report.model import Chance, Scores, Table, Weighed, chance_of, table_of, weighed
+from kdbench.report.chance import Chance, Scores, Table, Weighed, chance_of, table_of, weighed
 from kdbench.report.statistics import LEVEL
 from kdbench.report.variances import Floats, residuals
 

@@ -18,7 +18,8 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import stats
 
-from kdbench.report.model import Table, chance_of, pairs_of, scale_of, step_down
+from kdbench.report.chance import Table, chance_of, scale_of, step_down
+from kdbench.report.model import pairs_of
 from kdbench.report.statistics import ALPHA, holm
 from kdbench.report.variances import Floats, residuals, spreads_differ
 

@@ -10,7 +10,8 @@ import pytest
 from scipy import special, stats
 
 from kdbench.report import statistics as st
-from kdbench.report.model import compare, inverse_trigamma, step_down
+from kdbench.report.chance import inverse_trigamma, step_down
+from kdbench.report.model import compare
 from kdbench.report.variances import draw_variances, residuals, spreads_differ
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
