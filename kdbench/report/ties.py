@@ -18,7 +18,7 @@ def tied_for_top(scores: Scores, draws: int = DRAWS) -> tuple[str, ...]:
     """Rows that may be the best one, best first: the truly best is among them in 95% of tables.
 
     A row is left out if another is surely above it: above by more than 95% of what chance makes the largest difference
-    of all others to this row (multiple comparisons with the best: Hsu 1981, 10.1214/aos/1176345582; Hsu 1996, ch. 4).
+    of all others to this row (multiple comparisons with the best: Hsu 1981, Annals of Statistics 9, 1026; Hsu 1996).
     Rows with fewer than two runs can't be judged and are not in it. `scores`: {label: {seed: score}}.
     """
     table = table_of({label: row for label, row in scores.items() if _runs(row) > 1})

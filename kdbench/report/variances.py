@@ -9,7 +9,7 @@ docs/statistics.md finds more true effects with it), and averaging over centre a
 Arrays are [rows, seeds], in points of the score, NaN where there is no run.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 
 import numpy as np
@@ -53,16 +53,19 @@ class Residuals:
 def residuals(scores: Floats) -> Residuals:
     """Two-way residuals (row + seed) of [rows, seeds] where enough rows share a seed, else the row's deviations.
 
-    The latter hold the seed's effect too, so they can only overstate a row's variance.
+    The latter hold the seed's effect too and overstate a row's variance, so they weigh the less the more seeds pair:
+    (1 - correlation)^2.
     """
     there = ~np.isnan(scores)
     shared = there.sum(axis=0) >= min(SHARED_BY, len(scores))
     squares, df = _two_way(scores, there & shared)
-    if len(scores) >= SHARED_BY:
-        more_squares, more_df = _one_way(scores, there & ~shared)
-        squares, df = squares + more_squares, df + more_df
     pooled = squares.sum() / df.sum() if df.sum() > TINY else 0.0
-    return Residuals(squares, df, _seed_variance(scores[:, shared], pooled))
+    found = Residuals(squares, df, _seed_variance(scores[:, shared], pooled))
+    if len(scores) < SHARED_BY:
+        return found
+    more_squares, more_df = _one_way(scores, there & ~shared)
+    weight = (1 - found.seed_correlation) ** 2
+    return replace(found, squares=squares + weight * more_squares, df=df + weight * more_df)
 
 
 def _two_way(scores: Floats, used: Bools) -> tuple[Floats, Floats]:

@@ -149,8 +149,10 @@ def test_a_references_further_seeds_inform_its_variance() -> None:
     scores = np.random.default_rng(0).normal(70, 1, (6, 8))
     scores[2:, 3:] = np.nan
     found, without = residuals(scores), residuals(scores[:, :3])
-    assert found.df - without.df == pytest.approx([4, 4, 0, 0, 0, 0])
-    assert found.squares[0] - without.squares[0] == pytest.approx(4 * scores[0, 3:].var(ddof=1))
+    weight = (1 - without.seed_correlation) ** 2
+    assert 0.3 < weight <= 1
+    assert found.df - without.df == pytest.approx(np.array([4, 4, 0, 0, 0, 0]) * weight)
+    assert found.squares[0] - without.squares[0] == pytest.approx(weight * 4 * scores[0, 3:].var(ddof=1))
 
 
 def test_a_references_further_seeds_sharpen_its_mean() -> None:
