@@ -2,9 +2,10 @@
 
 After each block the table is looked at. Looks are declared beforehand as numbers of seeds; the 5% of false claims are
 spent in proportion to the seeds (Lan and DeMets 1983, 10.1093/biomet/70.3.659; Kim and DeMets 1987, power 1). At each
-look the comparisons still open are tested by the step-down test at the level spent there, so the looks' levels add up
-to a bound on false claims over all of them, however the looks depend on each other. What was dropped as not decidable
-is never claimed later.
+look all comparisons not yet claimed are tested by the step-down test at the level spent there, so the looks' levels add
+up to a bound on false claims over all of them, however the looks depend on each other. What was dropped as not
+decidable is never claimed later but stays among the tests corrected for: it was dropped for being small, and those
+left are the largest of all.
 """
 
 import math
@@ -78,6 +79,7 @@ def until_decided(
     most = min(looks[-1], affordable or looks[-1])
     standings: dict[tuple[str, str], Standing] = {}
     open_pairs: set[tuple[str, str]] | None = None
+    tested: set[tuple[str, str]] | None = None
     for num, level in zip(looks, levels, strict=True):
         if open_pairs is not None and (not open_pairs or num > most):
             break
@@ -86,12 +88,13 @@ def until_decided(
         if missing:
             return Progress(standings, missing)
         part = {label: {seed: row[seed] for seed in block if seed in row} for label, row in scores.items()}
-        found = compare(part, references, only=open_pairs, level=level, draws=draws, seed=draw_seed)
+        found = compare(part, references, only=tested, level=level, draws=draws, seed=draw_seed)
         for contrast in found.contrasts:
             pair = contrast.row, contrast.reference
             if open_pairs is None or pair in open_pairs:
                 standings[pair] = Standing(_state(contrast, most, num), num, contrast)
         open_pairs = {pair for pair, standing in standings.items() if standing.state == "open"}
+        tested = {pair for pair, standing in standings.items() if standing.state != "decided"}
     return Progress(standings)
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from scipy import stats
 
 from kdbench.report.looks import spent, until_decided
 
@@ -45,6 +46,23 @@ def test_what_is_decided_or_hopeless_gets_no_more_seeds() -> None:
     rows = {row for row, _ in found.among("open")}
     assert set(found.missing) == rows | {"r0"}
     assert all(seeds == (3, 4) for seeds in found.missing.values())
+
+
+def test_what_was_dropped_is_still_corrected_for() -> None:
+    """The comparisons left are the largest of all: tested as if they were all there were, they claim too much."""
+    rng = np.random.default_rng(3)
+    common = rng.normal(70, 0.3, 5)
+    scores = {"r0": dict(enumerate(common))}
+    for i in range(1, 12):  # differ from r0 by noise whose mean is 0
+        noise = 0.3 * rng.standard_normal(5)
+        scores[f"r{i}"] = dict(enumerate(common + noise - noise[:3].mean()))
+    scores["r1"] = {s: v + 0.6 for s, v in scores["r1"].items()}
+    found = until_decided(scores, ["r0"], range(8), LOOKS, draws=4000)
+    assert len([1 for standing in found.standings.values() if standing.state == "not decidable"]) >= 9
+    left = found.standings["r1", "r0"]
+    assert left.seeds == 5
+    alone = stats.t.isf(spent(LOOKS)[1] / 2, left.contrast.df)
+    assert left.contrast.critical > alone + 0.3
 
 
 def test_the_same_runs_give_the_same_answer_and_all_looks_end_it() -> None:
