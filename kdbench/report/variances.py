@@ -20,7 +20,7 @@ Bools = NDArray[np.bool_]
 
 SHARED_BY = 4  # rows: with fewer on a seed, its own effect can't be told from the rows' noise
 SPREADS = np.arange(0.05, 1.0, 0.1)  # sd of the logarithm of the rows' standard deviations: the widths considered
-USUAL_SPREAD = 0.35  # half-normal prior on that width
+USUAL_SPREAD = 0.5  # half-normal prior on that width
 LOCATIONS = 41
 STEP = 0.08  # grid of log standard deviations
 TINY = 1e-12
