@@ -104,6 +104,7 @@ def line(rows: int, seeds: int, spread: float, seen: list[Seen]) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--draws", type=int, default=2000)
+    parser.add_argument("--inner", type=int, default=500, help="draws of chance within a table")
     parser.add_argument("--rows", type=int, nargs="+", default=[8, 20, 41])
     parser.add_argument("--seeds", type=int, nargs="+", default=[3, 5])
     parser.add_argument("--spreads", type=float, nargs="+", default=[0.0, 0.3, 0.6])
@@ -119,7 +120,14 @@ def main() -> None:
         for rows in args.rows:
             for spread in args.spreads:
                 seen = simulate(
-                    rows, seeds, spread, args.draws, pairing=args.pairing, extra=args.extra, median=args.median
+                    rows,
+                    seeds,
+                    spread,
+                    args.draws,
+                    inner=args.inner,
+                    pairing=args.pairing,
+                    extra=args.extra,
+                    median=args.median,
                 )
                 print(line(rows, seeds, spread, seen), flush=True)
 
