@@ -1,0 +1,124 @@
+"""What chance alone does to differences of rows: drawn from the model of the runs, for tests of many at once."""
+
+import math
+from collections.abc import Hashable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from scipy import special
+
+from kdbench.report.statistics import ALPHA
+from kdbench.report.variances import Bools, Floats, Residuals, draw_variances
+
+Scores = Mapping[str, Mapping[Hashable, float]]  # label -> seed -> score
+
+
+@dataclass(frozen=True)
+class Table:
+    """Scores as an array [rows, seeds], NaN where there is no run."""
+
+    labels: tuple[str, ...]
+    seeds: tuple[Hashable, ...]
+    scores: Floats
+
+
+def table_of(scores: Scores) -> Table:
+    """{label: {seed: score}} -> array; seeds in order of first appearance."""
+    seeds = tuple(dict.fromkeys(seed for row in scores.values() for seed in row))
+    values = [[row.get(seed, math.nan) for seed in seeds] for row in scores.values()]
+    return Table(tuple(scores), seeds, np.array(values, dtype=np.float64).reshape(len(scores), len(seeds)))
+
+
+@dataclass(frozen=True)
+class Weighed:
+    """A difference of two rows as weights on their runs: sum(ours * row a) - sum(theirs * row b), each [seeds]."""
+
+    a: int
+    b: int
+    ours: Floats
+    theirs: Floats
+
+    def __call__(self, scores: Floats) -> float:
+        ours, theirs = self.ours > 0, self.theirs > 0
+        return float(self.ours[ours] @ scores[self.a, ours] - self.theirs[theirs] @ scores[self.b, theirs])
+
+
+def weighed(there: Bools, a: int, b: int, only: Bools, correlation: float) -> Weighed:
+    """Means over common seeds; `only` marks seeds that references alone have: b's there sharpen its mean.
+
+    With n common and m such seeds, b's mean is (1 - k) common + k further, k = m / (n + m) (1 - correlation): the least
+    variance. If seeds don't pair that is the mean of all its seeds; if they pair fully, of the common ones.
+    """
+    common = there[a] & there[b]
+    further = there[b] & only & ~common
+    n, m = int(common.sum()), int(further.sum())
+    share = m / (n + m) * (1 - correlation) if n and m else 0.0
+    ours = common / max(n, 1)
+    return Weighed(a, b, ours, (1 - share) * ours + share * further / max(m, 1))
+
+
+@dataclass(frozen=True)
+class Chance:
+    """What chance alone does, drawn: `variances` [draws, rows], `runs` [draws, rows, seeds], `seeds` [draws, seeds]."""
+
+    variances: Floats
+    runs: Floats
+    seeds: Floats
+    seed_variance: float
+
+    def error(self, what: Weighed) -> Floats:
+        """Errors of one difference, [draws]."""
+        ours = np.sqrt(self.variances[:, what.a]) * (self.runs[:, what.a] @ what.ours)
+        theirs = np.sqrt(self.variances[:, what.b]) * (self.runs[:, what.b] @ what.theirs)
+        return np.asarray(ours - theirs + self.seeds @ (what.ours - what.theirs))
+
+    def scale(self, pairs: Sequence[Weighed]) -> tuple[Floats, Floats]:
+        """Standard errors of differences and their degrees of freedom, in the way of Satterthwaite 1946: both [pairs].
+
+        They are those of the scaled inverse chi-square whose logarithm has the drawn variances' mean and spread.
+        """
+        ours, theirs = (np.stack([getattr(pair, side) for pair in pairs]) for side in ("ours", "theirs"))
+        drawn = self.variances[:, [pair.a for pair in pairs]] * (ours**2).sum(axis=1)
+        drawn += self.variances[:, [pair.b for pair in pairs]] * (theirs**2).sum(axis=1)
+        log = np.log(drawn + self.seed_variance * ((ours - theirs) ** 2).sum(axis=1))
+        half_df = inverse_trigamma(log.var(axis=0))
+        return np.exp(0.5 * (log.mean(axis=0) + special.digamma(half_df) - np.log(half_df))), 2 * half_df
+
+
+def inverse_trigamma(values: Floats) -> Floats:
+    """x with trigamma(x) = value > 0, by Newton's method on 1 / trigamma: Smyth 2004, appendix."""
+    values = np.maximum(values, 1e-6)
+    x = 0.5 + 1 / values
+    for _ in range(12):
+        now = special.polygamma(1, x)
+        x = x + now * (1 - now / values) / special.polygamma(2, x)
+    return np.asarray(x)
+
+
+def chance_of(found: Residuals, num_seeds: int, draws: int, rng: np.random.Generator) -> Chance:
+    """Draws from the model, given what the runs say about its variances."""
+    variances = draw_variances(found, draws, rng)
+    runs = rng.standard_normal((draws, len(found.df), num_seeds))
+    seeds = rng.standard_normal((draws, num_seeds)) * math.sqrt(found.seed_variance)
+    return Chance(variances, runs, seeds, found.seed_variance)
+
+
+def scale_of(pairs: Sequence[Weighed], chance: Chance) -> tuple[Floats, Floats, Floats]:
+    """Standard errors [tests], their degrees of freedom [tests] and |t| under chance alone [draws, tests]."""
+    error, df = chance.scale(pairs)
+    return error, df, np.abs(np.stack([chance.error(what) for what in pairs], axis=1)) / error
+
+
+def step_down(t: Floats, drawn: Floats, level: float = ALPHA) -> tuple[Floats, Floats]:
+    """Corrected p-values and critical values of |t| [tests], given draws of |t| under chance alone [draws, tests].
+
+    The largest |t| is held against the largest of all drawn, the next against the largest of those left, and so on: the
+    chance of one false claim or more stays below `level`, whichever of the effects are real.
+    """
+    order = np.argsort(-t)
+    largest = np.maximum.accumulate(drawn[:, order[::-1]], axis=1)[:, ::-1]
+    ordered = ((largest >= t[order]).sum(axis=0) + 1) / (len(drawn) + 1)
+    corrected, critical = np.empty_like(t), np.empty_like(t)
+    corrected[order] = np.maximum.accumulate(ordered)
+    critical[order] = np.quantile(largest, 1 - level, axis=0)
+    return corrected, critical

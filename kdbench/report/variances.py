@@ -1,0 +1,169 @@
+"""How much each row of a pair varies from run to run, learnt from all rows together.
+
+Three seeds say next to nothing about one row's variance; forty rows say a lot about what is usual. So the rows'
+standard deviations are taken as draws from one lognormal distribution whose centre and width are learnt from the table:
+rows that look alike share their evidence, rows that differ keep their own. Smyth 2004 (10.2202/1544-6115.1027) does
+this with an inverse chi-square distribution and one plug-in estimate; a lognormal has no heavy tail (the simulation in
+docs/statistics.md finds more true effects with it), and averaging over centre and width keeps their uncertainty.
+
+Arrays are [rows, seeds], in points of the score, NaN where there is no run.
+"""
+
+from dataclasses import dataclass, replace
+from functools import lru_cache
+
+import numpy as np
+from numpy.typing import NDArray
+
+Floats = NDArray[np.float64]
+Bools = NDArray[np.bool_]
+
+SHARED_BY = 4  # rows: with fewer on a seed, its own effect can't be told from the rows' noise
+SPREADS = np.arange(0.05, 1.0, 0.1)  # sd of the logarithm of the rows' standard deviations: the widths considered
+USUAL_SPREAD = 0.5  # half-normal prior on that width
+LOCATIONS = 41
+STEP = 0.08  # grid of log standard deviations
+TINY = 1e-12
+
+
+@dataclass(frozen=True)
+class Residuals:
+    """What is left of the scores without row and seed effects: sums of squares and degrees of freedom, both [rows].
+
+    `seed_variance`: of the effect that a seed has on all rows alike; 0 where seeds don't pair.
+    """
+
+    squares: Floats
+    df: Floats
+    seed_variance: float
+
+    @property
+    def pooled(self) -> float:
+        """One variance for all rows; 0 without a degree of freedom."""
+        total = self.df.sum()
+        return float(self.squares.sum() / total) if total > TINY else 0.0
+
+    @property
+    def seed_correlation(self) -> float:
+        """Share of the variance that two rows on the same seed have in common."""
+        both = self.seed_variance + self.pooled
+        return self.seed_variance / both if both > 0 else 0.0
+
+
+def residuals(scores: Floats) -> Residuals:
+    """Two-way residuals (row + seed) of [rows, seeds] where enough rows share a seed, else the row's deviations.
+
+    The latter hold the seed's effect too and overstate a row's variance, so they weigh the less the more seeds pair:
+    (1 - correlation)^2.
+    """
+    there = ~np.isnan(scores)
+    shared = there.sum(axis=0) >= min(SHARED_BY, len(scores))
+    squares, df = _two_way(scores, there & shared)
+    pooled = squares.sum() / df.sum() if df.sum() > TINY else 0.0
+    found = Residuals(squares, df, _seed_variance(scores[:, shared], pooled))
+    if len(scores) < SHARED_BY:
+        return found
+    more_squares, more_df = _one_way(scores, there & ~shared)
+    weight = (1 - found.seed_correlation) ** 2
+    return replace(found, squares=squares + weight * more_squares, df=df + weight * more_df)
+
+
+def _two_way(scores: Floats, used: Bools) -> tuple[Floats, Floats]:
+    """Least squares of row + seed on the runs `used`; a row's degrees of freedom are what its leverages leave."""
+    row, seed = np.nonzero(used)
+    if not len(row):
+        return np.zeros(len(scores)), np.zeros(len(scores))
+    design = np.concatenate([np.eye(scores.shape[0])[row], np.eye(scores.shape[1])[seed]], axis=1)
+    projected = design @ np.linalg.pinv(design.T @ design, rcond=1e-10, hermitian=True)
+    values = scores[row, seed] - scores[row, seed].mean()
+    left = values - projected @ (design.T @ values)
+    left[np.abs(left) < 1e-9 * max(1.0, float(np.abs(values).max()))] = 0.0
+    freedom = 1 - (projected * design).sum(axis=1)
+    squares, df = (np.bincount(row, of, len(scores)) for of in (left**2, freedom))
+    return np.asarray(squares, dtype=np.float64), np.asarray(df.clip(0), dtype=np.float64)
+
+
+def _one_way(scores: Floats, used: Bools) -> tuple[Floats, Floats]:
+    counts = used.sum(axis=1)
+    values = np.where(used, scores, 0.0)
+    centre = values.sum(axis=1) / counts.clip(1)
+    squares = (np.where(used, values - centre[:, None], 0.0) ** 2).sum(axis=1)
+    return squares, (counts - 1.0).clip(0)
+
+
+def _seed_variance(scores: Floats, pooled: float) -> float:
+    """Analysis of variance: (mean square of the seeds - mean square of the residuals) / rows, on complete rows."""
+    complete = scores[~np.isnan(scores).any(axis=1)]
+    if min(complete.shape) < 2 or len(complete) < SHARED_BY:
+        return 0.0
+    return max(0.0, float(complete.mean(axis=0).var(ddof=1)) - pooled / len(complete))
+
+
+@lru_cache(maxsize=8)
+def _grid(highest: float) -> tuple[Floats, Floats, Floats]:
+    """Grid of log sd around the pooled one [G]; for each centre and width [H]: weights on it [H, G], log prior [H]."""
+    points = np.arange(-3.6, highest + 2.6, STEP)
+    centre, width = (a.ravel() for a in np.meshgrid(np.linspace(-1.2, highest, LOCATIONS), SPREADS, indexing="ij"))
+    weights = np.exp(-0.5 * ((points - centre[:, None]) / width[:, None]) ** 2)
+    return points, weights / weights.sum(axis=1, keepdims=True), -0.5 * (width / USUAL_SPREAD) ** 2
+
+
+def draw_variances(found: Residuals, num: int, rng: np.random.Generator) -> Floats:
+    """`num` draws of all rows' variances, given the residuals: [num, rows]. All zero if the pooled variance is.
+
+    Two rows can't say which of them varies more: they share one variance, and a test becomes the paired t test.
+    """
+    pooled, rows = found.pooled, len(found.df)
+    if pooled <= TINY:
+        return np.zeros((num, rows))
+    if (found.df > TINY).sum() < 3:
+        df = found.df.sum()
+        return np.repeat(pooled * df / rng.chisquare(df, (num, 1)), rows, axis=1)
+    highest = round(max(0.6, 6 / np.sqrt(2 * found.df.sum())), 1)
+    points, weights, prior = _grid(highest)
+    likelihood = _likelihood(found, points)
+    chance = np.log((weights @ likelihood.T).clip(1e-300)).sum(axis=1) + prior
+    chance = np.exp(chance - chance.max())
+    chance[chance < 1e-3] = 0.0
+    return pooled * np.exp(2 * points)[_draw_points(weights, likelihood, chance / chance.sum(), num, rng)]
+
+
+def _likelihood(found: Residuals, points: Floats) -> Floats:
+    """Of each row's residuals at each point of the grid, up to a factor: [rows, G]; chi-square with the row's df."""
+    inverse = np.exp(-2 * points) / found.pooled
+    log = -found.df[:, None] * points - 0.5 * found.squares[:, None] * inverse
+    return np.asarray(np.exp(log - log.max(axis=1, keepdims=True)))
+
+
+def _draw_points(weights: Floats, likelihood: Floats, chance: Floats, num: int, rng: np.random.Generator) -> NDArray:
+    """For each draw a centre and width, then for each row a point of the grid: indices [num, rows]."""
+    rows, size = likelihood.shape
+    chosen, hyper = np.unique(rng.choice(len(chance), num, p=chance), return_inverse=True)
+    heaped = (weights[chosen, None, :] * likelihood).cumsum(axis=2)  # [chosen, rows, G]
+    heaped /= heaped[:, :, -1:]
+    place = hyper[:, None] * rows + np.arange(rows)  # which of the heaped distributions, [num, rows]
+    line = (heaped.reshape(-1, size) + np.arange(len(chosen) * rows)[:, None]).ravel()
+    found = np.searchsorted(line, rng.random((num, rows)) + place, side="right") - place * size
+    return found.clip(0, size - 1)
+
+
+def spreads_differ(scores: Floats, draws: int = 4000) -> float:
+    """p-value that all rows of [rows, seeds] vary alike: Bartlett's statistic against draws of it under that.
+
+    Below 0.05 a table should say that its rows' spreads differ. NaN with fewer than three rows or no spread.
+    Bartlett 1937, doi 10.1098/rspa.1937.0109
+    """
+    found = residuals(scores)
+    used = found.df > TINY
+    if used.sum() < 3 or found.pooled <= TINY:
+        return float("nan")
+    df = found.df[used]
+    drawn = np.random.default_rng(0).chisquare(df, (draws, len(df)))
+    ours = _bartlett(found.squares[used][None], df)[0]
+    return float((1 + (_bartlett(drawn, df) >= ours).sum()) / (draws + 1))
+
+
+def _bartlett(squares: Floats, df: Floats) -> Floats:
+    pooled = squares.sum(axis=1) / df.sum()
+    own = np.log((squares / df).clip(TINY * pooled[:, None]))
+    return np.asarray(df.sum() * np.log(pooled) - (df * own).sum(axis=1))
