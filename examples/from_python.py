@@ -16,16 +16,16 @@ print(f"{len(plan.cells)} cells, {plan.num_done} done, {len(plan.todo)} to train
 
 # %% Train what is not done. The table has one row per objective; run again, it trains nothing.
 table = kdbench.run(SUITE, results=RESULTS)
-print(table[["label", "n", "test_top1_mean"]].to_string(index=False))
+print(table[["objective", "n", "test_top1"]].to_string(index=False))
 
 # %% The leaderboard of what is done so far, against another row.
 board = kdbench.leaderboard(SUITE, results=RESULTS, reference="rkd")
 print(board.columns.to_list())
 
 # %% Every cell is a record: scores, cost, curves. Its key finds its student.
-key = plan.cells[1].key
-student = kdbench.load_student(key, results=RESULTS)
-splits = kdbench.load_splits("tumours", {"test_share": 0.3}, Path("data"))
+cell = next(cell for cell in plan.cells if cell.label == "kd")
+student = kdbench.load_student(cell.key, results=RESULTS)
+splits = kdbench.load_splits("tumours", {}, Path("data"))
 with torch.inference_mode():
     right = student(splits.test.values).argmax(1) == splits.test.targets
-print(f"{plan.cells[1].title}: {100 * right.float().mean():.2f}% top-1")
+print(f"{cell.title}: {100 * right.float().mean():.2f}% top-1")

@@ -5,6 +5,7 @@
 Everything else (pairs, methods, seeds, records, leaderboard, export) is the engine's, which knows no domain.
 """
 
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -47,7 +48,7 @@ class MLP(nn.Module):
         super().__init__()
         widths = [task.inputs.shape[0], *[width] * depth]
         layers: list[nn.Module] = []
-        for before, after in zip(widths, widths[1:], strict=False):
+        for before, after in pairwise(widths):
             layers += [nn.Linear(before, after), nn.ReLU()]
         self.body = nn.Sequential(*layers)
         self.head = nn.Linear(width, task.num_classes)
