@@ -1,6 +1,6 @@
 """kdbench compares knowledge-distillation methods honestly.
 
-The names below are all that a method, a data set or a script needs. They are loaded on first use, so that
+The names below are all that a method, a data set, a net or a script needs. They are loaded on first use, so that
 `import kdbench` (and `kdbench --help`) costs milliseconds, not the seconds that torch and timm take.
 """
 
@@ -19,7 +19,8 @@ __version__ = "0.1.0"
 _HOME = {
     "Batch": "method.contract", "Inapplicable": "method.contract", "Method": "method.contract",
     "Outputs": "method.contract", "Task": "method.contract", "register_method": "method.register",
-    "register_dataset": "data", "UserError": "errors", "run": "api", "plan": "api", "leaderboard": "api",
+    "register_dataset": "data", "InMemory": "data", "Splits": "data", "load_splits": "data", "register_net": "nets",
+    "Images": "vision.batches", "UserError": "errors", "run": "api", "plan": "api", "leaderboard": "api",
     "load_student": "train.load", "load_deployed": "train.load",
 }  # fmt: skip
 __all__ = sorted(_HOME)

@@ -50,7 +50,6 @@ INSIDE = {
     ("vision/builtin.py", "sklearn.datasets"): START,
     ("vision/builtin.py", "sklearn.model_selection"): START,
     ("vision/builtin.py", "torchvision"): START,
-    ("suite/checks.py", "kdbench.nets"): START,
     ("suite/checks.py", "kdbench.weights"): START,
     ("weights.py", "safetensors.torch"): START,
     ("suite/plugins.py", "kdbench.vision.datasets"): "the door for data sets: importing is what registers them",

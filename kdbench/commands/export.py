@@ -15,6 +15,7 @@ from kdbench.files import write_atomic
 from kdbench.layout import RESULTS
 from kdbench.method.contract import Inputs, num_inputs
 from kdbench.results.records import Record
+from kdbench.suite.plugins import load_plugin
 from kdbench.train.load import find, load_weights_of
 from kdbench.train.student import Student
 
@@ -23,6 +24,8 @@ FORMATS = ("safetensors", "onnx")
 
 
 def run(given: argparse.Namespace) -> int:
+    for path in given.plugin:
+        load_plugin(path)
     print(export(given.key, given.format, given.output, given.results)[1])
     return 0
 
@@ -44,9 +47,9 @@ def export(key: str | Path, format: str, output: Path | None = None, results: Pa
         path.unlink()
         raise UserError(f"{path}: its logits differ from the student's by {difference:.2g}; not written")
     takes = str(student.inputs)
-    plain = format == "safetensors" and student.delivered.method is None
+    bare = format == "safetensors" and student.delivered.method is None and student.delivered.net.about()
     what = (
-        "takes normalised inputs, as its bare model does" if plain else student.inputs.about or "takes them as they are"
+        "takes normalised inputs, as its bare model does" if bare else student.inputs.about or "takes them as they are"
     )
     line = (
         f"{path}: {record['student']} ({record['label']}, {record['scores']['test_top1']:.2f}% top-1), {takes}, {what}"

@@ -10,6 +10,7 @@ from kdbench.data import DATASETS
 from kdbench.errors import UserError, unknown
 from kdbench.method.contract import Method, is_rule
 from kdbench.method.register import METHODS
+from kdbench.nets import NETS, known_models
 from kdbench.suite.objectives import by_pair, fill, for_pair, objective
 from kdbench.suite.spec import ModelSpec, Pair, SuiteFile, TeacherSpec, TeacherTrain, Train, mistakes, parse
 from kdbench.suite.yaml_lines import Document, Place
@@ -43,12 +44,13 @@ def check(document: Document) -> Iterator[tuple[Place, str]]:
 
 def check_models(document: Document) -> Iterator[tuple[Place, str]]:
     """Models that timm does not know, files of weights that can't be read; apart, as timm takes seconds to import."""
-    from kdbench.nets import known_models
     from kdbench.weights import read_weights
 
     for place, spec in _models(document.data):
         name = spec.get("model") if isinstance(spec, dict) else spec
-        if isinstance(name, str) and name.split(".")[0] not in known_models():
+        if isinstance(name, str) and name in NETS:
+            yield from _check_registered(name, spec if isinstance(spec, dict) else {}, place)
+        elif isinstance(name, str) and name.split(".")[0] not in known_models():
             yield place, unknown("model", name, known_models())
         checkpoint = spec.get("checkpoint") if isinstance(spec, dict) else None
         if isinstance(checkpoint, str) and Path(checkpoint).is_file():  # a missing file is a mistake that `check` finds
@@ -56,6 +58,15 @@ def check_models(document: Document) -> Iterator[tuple[Place, str]]:
                 read_weights(Path(checkpoint))
             except UserError as error:
                 yield (*place, "checkpoint"), str(error)
+
+
+def _check_registered(name: str, spec: dict[str, Any], place: Place) -> Iterator[tuple[Place, str]]:
+    """The settings of a net that stands in a plugin are its own arguments."""
+    if spec.get("pretrained") is True:
+        yield (*place, "pretrained"), f"{name} has no pretrained weights; give a file of them as `checkpoint`"
+    settings = {k: v for k, v in spec.items() if k not in TeacherSpec.model_fields or k == "img_size"}
+    for setting, text in NETS.settings(name, settings)[1]:
+        yield (*place, setting), text
 
 
 def _models(data: dict[str, Any]) -> Iterator[tuple[Place, Any]]:
