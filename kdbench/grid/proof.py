@@ -1,5 +1,6 @@
 """The arithmetic of a whole plan, proven before anything starts."""
 
+import hashlib
 from collections.abc import Callable
 from contextlib import suppress
 
@@ -9,7 +10,7 @@ from kdbench.errors import UserError
 from kdbench.grid.plan import Plan
 from kdbench.method.contract import Batch
 from kdbench.suite.cells import Cell
-from kdbench.train.arithmetic import NONE, in_words, noting, trusted, verdicts
+from kdbench.train.arithmetic import NONE, RIGHT, Verdicts, in_words, noting, trusted, verdicts
 from kdbench.train.evaluation import autocast
 from kdbench.train.objective import Objective, needs_of, student_needs_of
 from kdbench.train.proof import Operation
@@ -22,29 +23,37 @@ def prove(plan: Plan, device: torch.device, say: Callable[[str], None]) -> None:
     """Say what is off on this CPU and led around. Raises UserError where no way is right. A GPU is not proven."""
     if device.type != "cpu" or not plan.todo:
         return
-    operations, known = {o.name: o for o in operations_of(plan)}, verdicts()
-    known.prove(operations.values())
-    off = {name: known.known[name] for name in operations if known.known[name]["way"] != "as it is"}
+    known = verdicts()
+    names = proven(plan, known)
+    off = {name: known.known[name] for name in names if known.known[name]["way"] != RIGHT}
     if hopeless := [in_words(name, verdict) for name, verdict in off.items() if verdict["way"] == NONE]:
         raise UserError("\n".join(hopeless))
     for name, verdict in off.items():
         say(in_words(name, verdict))
 
 
-def operations_of(plan: Plan) -> list[Operation]:
-    """Of every net and adapter that is still to be trained, found on the meta device."""
-    seen: set[str] = set()
-    found: list[Operation] = []
-    for cell in plan.todo:
-        for link in [*cell.lineage, cell]:
-            what = f"{link.dataset} {link.teacher} {link.student} {link.train} {link.teacher_train} {link.phases}"
-            if what not in seen:
-                seen.add(what)
-                found += _of_cell(plan, link)
-    return list({o.name: o for o in found}.values())
+def proven(plan: Plan, known: Verdicts) -> list[str]:
+    """The operations of all that is still to be trained, each with a verdict of this machine.
+
+    A case (all but the seed) that was proven before is not traced again: its operations are noted with the verdicts.
+    Should its code have changed since, what it calls newly is proven when it is first called.
+    """
+    cases = {link.case: link for cell in plan.todo for link in [*cell.lineage, cell]}
+    new: dict[str, list[Operation]] = {}
+    for case, cell in cases.items():
+        if digest_of(case) not in known.cases:
+            new[digest_of(case)] = operations_of(plan, cell)
+    known.prove([operation for operations in new.values() for operation in operations])
+    if new:
+        known.note({case: sorted({o.name for o in operations}) for case, operations in new.items()})
+    return list(dict.fromkeys(name for case in cases for name in known.cases[digest_of(case)]))
 
 
-def _of_cell(plan: Plan, cell: Cell) -> list[Operation]:
+def digest_of(case: tuple[str, ...]) -> str:
+    return hashlib.sha256(repr(case).encode()).hexdigest()[:16]
+
+
+def operations_of(plan: Plan, cell: Cell) -> list[Operation]:
     """Notes are of maps in channels_last, as all nets are put into it; of the cell's teacher, student and adapters."""
     shapes, precision = plan.shapes, cell.train.precision
     task = shapes.training_task(cell.dataset, cell.train)

@@ -42,9 +42,12 @@ class Verdicts:
         name = hashlib.sha256(json.dumps(self.machine, sort_keys=True).encode()).hexdigest()[:16]
         self.path = folder() / f"{name}.json"
         self.known: dict[str, Verdict] = {}
+        self.cases: dict[str, list[str]] = {}  # what was proven as a whole -> its operations
         with suppress(OSError, ValueError, KeyError, TypeError, AttributeError):
-            read = json.loads(self.path.read_bytes())["verdicts"]
-            self.known = {str(n): {"way": str(v["way"]), "found": str(v["found"])} for n, v in read.items()}
+            read = json.loads(self.path.read_bytes())
+            self.known = {str(n): {"way": str(v["way"]), "found": str(v["found"])} for n, v in read["verdicts"].items()}
+            cases = {str(case): [str(name) for name in names] for case, names in read["cases"].items()}
+            self.cases = {case: names for case, names in cases.items() if self.known.keys() >= set(names)}
 
     def prove(self, operations: Iterable[Operation]) -> list[str]:
         """Find out what is not known yet. Returns a line for everything that was found to be off."""
@@ -54,9 +57,17 @@ class Verdicts:
         threads = torch.get_num_threads()
         for operation, found in zip(new, troubles([(o, RIGHT) for o in new], threads), strict=True):
             self.known[operation.name] = {"way": way_around(operation, threads) if found else RIGHT, "found": found}
-        with suppress(OSError):  # a folder that can't be written: the next process proves it again
-            write_json(self.path, {"machine": self.machine, "verdicts": self.known})
+        self.write()
         return [in_words(o.name, self.known[o.name]) for o in new if self.known[o.name]["way"] != RIGHT]
+
+    def note(self, cases: dict[str, list[str]]) -> None:
+        """Keep which operations a case has, so that it need not be traced again."""
+        self.cases |= cases
+        self.write()
+
+    def write(self) -> None:
+        with suppress(OSError):  # a folder that can't be written: the next process proves it again
+            write_json(self.path, {"machine": self.machine, "verdicts": self.known, "cases": self.cases})
 
     def way(self, operation: Operation) -> str:
         """How it is right. Raises UserError when it is not in any way."""
