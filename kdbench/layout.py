@@ -4,7 +4,7 @@ results/
   SUITE/          records/KEY.json  students/KEY.safetensors  checkpoints/  .locks/  mlflow.jsonl
                   leaderboard.{md,csv,tex,html}  cells.{csv,parquet}  per_class.csv  plots/
   teachers/       KEY.json  KEY.safetensors  .KEY.lock  checkpoints/
-  teacher_cache/  what teachers said before; safe to delete at any time
+  teacher_cache/  teacher outputs of earlier runs; safe to delete at any time
   mlflow.db, .mlflow.lock, mlartifacts/SUITE/
   published/      the literature's numbers, in kdbench's own checkout
 """
@@ -108,7 +108,7 @@ class TeacherFolder:
 
 @dataclass(frozen=True)
 class Layout:
-    """A results folder. Nothing here is read or made; every name is only said."""
+    """A results folder. It only names places: nothing is read or made here."""
 
     results: Path
 

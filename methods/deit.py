@@ -44,7 +44,7 @@ class DeiT(Method):
         token = student.token_logits
         own = 2 * student.logits - token  # the logits are the mean of both heads
         if self.form == "hard":
-            taught = F.cross_entropy(token, teacher.logits.argmax(1))
+            loss = F.cross_entropy(token, teacher.logits.argmax(1))
         else:
-            taught = self.temperature**2 * soft_kl(token, teacher.logits, self.temperature).mean()
-        return {"deit_token": taught, "deit_class": self.label * F.cross_entropy(own, batch.target)}
+            loss = self.temperature**2 * soft_kl(token, teacher.logits, self.temperature).mean()
+        return {"deit_token": loss, "deit_class": self.label * F.cross_entropy(own, batch.target)}

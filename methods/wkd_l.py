@@ -41,8 +41,8 @@ class WKDL(Method):
         self.register_buffer("cost", self.cost_of(torch.eye(task.num_classes)))
 
     def prepare(self, epoch_of: EpochOf) -> None:
-        heard = ((self.samples(t), batch.target, batch.index) for t, batch in epoch_of(0))
-        self.cost = self.cost_of(linear_cka(by_class(heard, len(self.cost)))).to(self.cost)
+        seen = ((self.samples(t), batch.target, batch.index) for t, batch in epoch_of(0))
+        self.cost = self.cost_of(linear_cka(by_class(seen, len(self.cost)))).to(self.cost)
 
     def samples(self, teacher: Outputs) -> Tensor:
         """What classes are compared by, [B, samples of a picture, D]."""
@@ -75,12 +75,12 @@ class WKDLMaps(WKDL):
         return teacher.features[-1].flatten(2).transpose(1, 2)
 
 
-def by_class(heard: Iterable[tuple[Tensor, Tensor, Tensor]], num_classes: int) -> Tensor:
+def by_class(seen: Iterable[tuple[Tensor, Tensor, Tensor]], num_classes: int) -> Tensor:
     """(samples [B, N, D], class [B], index [B]) -> [K, n N, D]: the first n pictures of each class by their index.
 
     n is the number of pictures in the smallest class; a class without any is all 0.
     """
-    samples, target, index = (torch.cat(parts) for parts in zip(*heard, strict=True))
+    samples, target, index = (torch.cat(parts) for parts in zip(*seen, strict=True))
     order = index.argsort()
     order = order[target[order].argsort(stable=True)]
     count = target.bincount(minlength=num_classes)

@@ -24,7 +24,7 @@ def run_plan(plan: Plan, place: Place, executor: Executor, recorder: Recorder, s
             recorder.checkpoints.remove(key)
 
     def is_open(cell: Cell) -> bool:
-        """It is not done, nor did another process see it fail since this one began."""
+        """Has it no final record yet, and did it not fail in another process since this run began?"""
         record, before = recorder.records.read(cell.key), plan.records.get(cell.key)
         if record is None or is_final(record):
             return record is None

@@ -234,9 +234,9 @@ class Method(nn.Module):
     def combine(self, params: Tensors, task: Tensors, distilled: Tensors, optimizer: torch.optim.Optimizer) -> Tensors:
         """What the optimizer gets as gradients, if defined: a rule on gradients, not a loss (DOT).
 
-        `task`: the gradients of the losses on labels alone; `distilled`: of the losses that ask the teacher; both for
-        the `params` that both reach. What a rule must remember it keeps in `optimizer.state[parameter]`, which is part
-        of every checkpoint. Its `forward` gives no loss.
+        `params`: the parameters that both kinds of losses reach. `task`: their gradients of the losses on labels alone;
+        `distilled`: of the losses that need the teacher. What a rule must remember it keeps in
+        `optimizer.state[parameter]`, which is part of every checkpoint. Its `forward` gives no loss.
         """
         raise NotImplementedError
 

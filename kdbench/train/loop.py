@@ -158,7 +158,7 @@ def lock_step(cohort: Cohort, members: Sequence[Trial], batch: Batch, place: tup
     seconds = {"data": clock.lap()}
     with shared():
         teacher_out, saved = teacher_outputs(cohort, members, batch, place)
-    seconds["teacher"] = clock.lap() + saved  # a method's stated cost does not depend on what lies on disk
+    seconds["teacher"] = clock.lap() + saved  # the cost that is stated is that without a cache
     if cohort.cache is not None and not saved:
         cohort.cache.add(place[1], cohort.steps, teacher_out, seconds["teacher"])
     for trial in members:

@@ -16,7 +16,7 @@ _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # mallopt(3)
 
 
 def keep_freed() -> None:
-    """From now on freed memory stays with this process, for its next step. No bit of a result depends on it.
+    """From now on freed memory stays with this process, for its next step. Results do not depend on it.
 
     Only glibc is told; other C libraries go on as they are.
     """

@@ -4,7 +4,7 @@ MACs are counted on the meta device by torch's FlopCounterMode, halved (it count
 products and convolutions, fused attention included. FLOPs = 2 x MACs; papers call either one "FLOPs".
 
 Latency is measured with all nets interleaved, so that a neighbour's load hits them alike: the median of the pairwise
-ratios moved 11% under load where sequential blocks moved 81%. On the CPU one thread is used, and said so.
+ratios moved 11% under load where sequential blocks moved 81%. On the CPU one thread is used; the record says so.
 """
 
 import copy

@@ -45,7 +45,7 @@ MakeHooks = Callable[[Cell, Trial, Checkpoints], Hooks]
 
 
 class TeacherFailed(Exception):
-    """A teacher's training `diverged` or `failed` (the status), with the reason: so do the cells that need it."""
+    """A teacher's training `diverged` or `failed` (the status), with the reason; the cells that need it end so."""
 
     def __init__(self, status: str, reason: str) -> None:
         super().__init__(reason)

@@ -46,7 +46,7 @@ def folder(data_dir: Path, path: str, size: Side = 64, broken: Literal["stop", "
 
 
 def parts_of(root: Path) -> tuple[Path, Path, list[str]]:
-    """The two parts and the class names. Raises UserError when the folder has not that shape."""
+    """The two parts and the class names. Raises UserError when the folder is laid out otherwise."""
     train, test = root / "train", root / next((name for name in ("val", "test") if (root / name).is_dir()), "val")
     for part in (train, test):
         if not part.is_dir():
