@@ -91,7 +91,7 @@ def test_the_budget_ends_what_it_cannot_decide() -> None:
 
 
 def test_false_claims_over_all_looks() -> None:
-    tables = 100
+    tables = 60
     seen = simulation.simulate(rows=5, looks=LOOKS, tables=tables, draws=300)
     assert np.mean([one.false_null for one in seen]) < 0.05 + 2.6 * math.sqrt(0.05 * 0.95 / tables)
     assert np.mean([one.false_mixed for one in seen]) < 0.05 + 2.6 * math.sqrt(0.05 * 0.95 / tables)
