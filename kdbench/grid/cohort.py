@@ -24,7 +24,6 @@ from kdbench.results.checkpoints import Checkpoints
 from kdbench.results.provenance import device_name
 from kdbench.suite.cells import Cell, fingerprint
 from kdbench.train.arithmetic import repeat_itself
-from kdbench.train.evaluation import predictions
 from kdbench.train.loop import Cohort, Hooks, OutOfMemory, Stopped, is_out_of_memory, train_cohort
 from kdbench.train.memory import free_memory, keep_freed
 from kdbench.train.teacher import Teacher, TeacherFailed, obtain
@@ -141,13 +140,12 @@ class Worker:
         try:
             if not train_cohort(cohort, [trial for _, trial in members]):
                 raise Stopped
-            known = predictions(teacher.net, splits.test, first.train.precision)
         except OutOfMemory:
             return False
         self.events.now(f"measuring {first.pair}")
         for cell, trial in members:
             try:
-                details = self.measure.details(cell, trial, teacher, splits, known, len(members))
+                details = self.measure.details(cell, trial, teacher, splits, cohort.known, len(members))
                 record = record_of(cell, self.device, trial.status, trial.reason, teacher, **details)
                 weights = weights_file(cell, trial) if trial.status == "done" else None
             except Exception as error:

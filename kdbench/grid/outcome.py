@@ -75,7 +75,7 @@ class Measure:
     _profiles: dict[str, dict[str, dict[str, Any]]] = field(default_factory=dict)
 
     def details(
-        self, cell: Cell, trial: Trial, teacher: Teacher, splits: Splits, known: Tensor, members: int
+        self, cell: Cell, trial: Trial, teacher: Teacher, splits: Splits, known: Tensor | None, members: int
     ) -> dict[str, Any]:
         """All that a record tells beside its head. `known`: the teacher's predictions on the test set.
 

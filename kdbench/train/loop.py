@@ -72,6 +72,7 @@ class Cohort:
     hooks: Hooks = field(default_factory=Hooks)
     cache: TeacherCache | None = None
     group: Group = ALONE
+    known: Tensor | None = None  # the teacher's predictions on the test set [N], once training has begun
 
     @property
     def steps(self) -> int:
@@ -100,14 +101,15 @@ def train(cohort: Cohort, trials: Sequence[Trial]) -> bool:
     """As `train_cohort`, but raises Broken where a batch or the teacher's forward fails."""
     splits, hooks = cohort.splits, cohort.hooks
     precision = cohort.batches.precision
-    with shared():
-        known = predictions(cohort.teacher, splits.test, precision) if cohort.teacher is not None else None
+    if cohort.teacher is not None:
+        with shared():
+            cohort.known = predictions(cohort.teacher, splits.test, precision)
     running = [t for t in trials if t.status == "running"]
     for number in range(min((t.evaluated for t in running), default=0), cohort.batches.epochs):
         if not train_epoch(cohort, running, number):
             return False
         ended = [t for t in running if t.evaluated == number and t.status == "running"]
-        end_epoch(cohort, ended, known)
+        end_epoch(cohort, ended)
         for trial in ended:
             hooks.epoch(trial)
         running = [t for t in running if t.status == "running"]
@@ -188,17 +190,14 @@ def teacher_outputs(
     return cohort.group.gather(outputs), saved
 
 
-def end_epoch(cohort: Cohort, trials: Sequence[Trial], known: Tensor | None) -> None:
-    """Evaluate all members in one pass per split. The test set is only looked at: nothing is decided by it.
-
-    `known`: the teacher's predictions on the test set, for the agreement.
-    """
+def end_epoch(cohort: Cohort, trials: Sequence[Trial]) -> None:
+    """Evaluate all members in one pass per split. The test set is only looked at: nothing is decided by it."""
     if not trials:
         return
     start = time.perf_counter()
     nets, precision, splits = [trial.deliver() for trial in trials], cohort.batches.precision, cohort.splits
     with shared():
-        found = {"test": evaluate(nets, splits.test, precision, known, cohort.group)}
+        found = {"test": evaluate(nets, splits.test, precision, cohort.known, cohort.group)}
         if splits.validation is not None:
             found["validation"] = evaluate(nets, splits.validation, precision, None, cohort.group)
     seconds = (time.perf_counter() - start) / len(trials)
