@@ -28,7 +28,7 @@ from kdbench.report.write import write_board
 from kdbench.results.merge import from_folders, from_mlflow, from_results, merged
 from kdbench.results.mlflow_thread import PATIENCE, Tracker, behind, default_uri
 from kdbench.results.records import Records
-from kdbench.suite.cells import cells_of
+from kdbench.suite.cells import DATA, cells_of
 from kdbench.suite.load import load_suite
 from kdbench.train.arithmetic import slow_precision
 from kdbench.train.loop import Stopped
@@ -38,7 +38,7 @@ from kdbench.train.loop import Stopped
 class Options:
     """What all commands share; `keep_answers`: how many GB of the teachers' outputs a run may keep on disk."""
 
-    data: Path = Path("data")
+    data: Path = DATA
     results: Path = RESULTS
     device: str = "auto"
     only: str | None = None
@@ -105,7 +105,7 @@ def _options(given: dict[str, Any]) -> Options:
 
 def _plan(path: Path, options: Options) -> Plan:
     suite = load_suite(path, options.plugins)
-    cells = cells_of(suite, options.only)
+    cells = cells_of(suite, options.only, options.data)
     if not cells:
         raise UserError(f"{path}: no cell matches --only {options.only!r}; rows are: {', '.join(suite.objectives)}")
     return make_plan(cells, options.results, options.data, suite.plugins)

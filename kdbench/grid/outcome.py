@@ -85,6 +85,7 @@ class Measure:
         details: dict[str, Any] = {"curves": trial.curves, "cost": self.cost(trial, members)}
         details |= {"repeatable": trial.repeatable, "led_around": led_around(trial.net, trial.objective, teacher.net)}
         details |= {"num_classes": task.num_classes, "inputs": task.inputs.to_dict()}
+        details |= {"num_train": len(splits.train), "num_test": len(splits.test)}
         if trial.status != "done":
             return details
         student, precision = trial.deliver(), trial.train_spec.precision
