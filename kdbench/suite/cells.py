@@ -10,7 +10,8 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
-from kdbench.data import DATASETS, digest_of
+from kdbench.data import DATASETS, NOT_THERE, digest_of
+from kdbench.errors import UserError
 from kdbench.method.register import METHODS
 from kdbench.nets import NETS
 from kdbench.registry import Registry
@@ -148,12 +149,13 @@ class Cell:
         return objective_identity(self.phases) == alone()
 
 
-def cells_of(suite: Suite, only: str | None = None, data_dir: Path = DATA) -> list[Cell]:
+def cells_of(suite: Suite, only: str | None = None, data_dir: Path = DATA, unread: bool = False) -> list[Cell]:
     """All cells in the order of the suite; with `only`, those whose title or label matches the pattern (* and ?).
 
-    `data_dir`: where the data lie, which are part of the keys. Raises UserError when they are not as they must be.
+    `data_dir`: where the data lie, which are part of the keys. Raises UserError when they are not as they must be;
+    `unread`: then they count as not there, for they are not to be read.
     """
-    digests = [digest_of(dataset.name, dataset.settings, data_dir) for dataset in suite.datasets]
+    digests = [_digest(dataset, data_dir, unread) for dataset in suite.datasets]
     cells = [
         Cell(suite.name, label, dataset, *pair, suite.teacher_train, phases, seed, suite.validation, place, data)
         for (dataset, data), (pair, place), seed, (label, choices) in product(
@@ -167,6 +169,15 @@ def cells_of(suite: Suite, only: str | None = None, data_dir: Path = DATA) -> li
     if only is None:
         return cells
     return [c for c in cells if fnmatchcase(c.label, only) or fnmatchcase(c.title, f"*{only}*")]
+
+
+def _digest(dataset: DatasetSpec, data_dir: Path, unread: bool) -> str:
+    try:
+        return digest_of(dataset.name, dataset.settings, data_dir)
+    except UserError:
+        if unread:
+            return NOT_THERE
+        raise
 
 
 def cohorts_of(cells: Iterable[Cell]) -> list[list[Cell]]:

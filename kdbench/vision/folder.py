@@ -39,7 +39,7 @@ def digest(data_dir: Path, path: str, size: int, broken: str) -> str | None:
     if not root.is_dir():
         return None
     train, test, classes = parts_of(root)
-    files = {}
+    files: dict[str, str] = {}
     for part, place in (("train", train), ("test", test)):
         start = len(str(place)) + 1
         found = (str(file) for name in classes for file in pictures(place / name))

@@ -138,7 +138,8 @@ def test_an_edited_method_is_another(tmp_path: Path, suite_file: Callable[..., P
 DATA_AND_NET = """\
 import torch
 from torch import nn
-from kdbench import Task, register_net
+from kdbench.method.contract import Task
+from kdbench.nets import register_net
 from kdbench.data import InMemory, Splits, register_dataset
 
 @register_dataset("twelve", digest=lambda data_dir, count: "numbers 1")
