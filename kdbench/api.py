@@ -1,6 +1,7 @@
 """The same as the commands, from Python: `kdbench.run("suite.yaml") -> pandas.DataFrame`."""
 
 import os
+import re
 import signal
 import warnings
 from collections.abc import Callable, Iterator, Sequence
@@ -13,7 +14,7 @@ import pandas as pd
 import torch
 from rich.console import Console
 
-from kdbench.data import steps_per_epoch
+from kdbench.data import NOT_THERE, steps_per_epoch
 from kdbench.errors import UserError, first_line
 from kdbench.grid.cohort import Place
 from kdbench.grid.executors import Executor, Here
@@ -23,12 +24,12 @@ from kdbench.grid.recorder import Recorder
 from kdbench.grid.run import run_plan
 from kdbench.layout import RESULTS, Layout
 from kdbench.report.frame import frame_of
-from kdbench.report.table import make_board
+from kdbench.report.table import Board, make_board
 from kdbench.report.write import write_board
-from kdbench.results.merge import from_folders, from_mlflow, from_results, merged
+from kdbench.results.merge import Found, from_folders, from_mlflow, from_results, with_recorded_data
 from kdbench.results.mlflow_thread import PATIENCE, Tracker, behind, default_uri
 from kdbench.results.records import Records
-from kdbench.suite.cells import cells_of
+from kdbench.suite.cells import DATA, cells_of
 from kdbench.suite.load import load_suite
 from kdbench.train.arithmetic import slow_precision
 from kdbench.train.loop import Stopped
@@ -38,7 +39,7 @@ from kdbench.train.loop import Stopped
 class Options:
     """What all commands share; `keep_answers`: how many GB of the teachers' outputs a run may keep on disk."""
 
-    data: Path = Path("data")
+    data: Path = DATA
     results: Path = RESULTS
     device: str = "auto"
     only: str | None = None
@@ -105,7 +106,7 @@ def _options(given: dict[str, Any]) -> Options:
 
 def _plan(path: Path, options: Options) -> Plan:
     suite = load_suite(path, options.plugins)
-    cells = cells_of(suite, options.only)
+    cells = cells_of(suite, options.only, options.data)
     if not cells:
         raise UserError(f"{path}: no cell matches --only {options.only!r}; rows are: {', '.join(suite.objectives)}")
     return make_plan(cells, options.results, options.data, suite.plugins)
@@ -115,14 +116,24 @@ def make_leaderboard(
     path: Path, options: Options, also: Sequence[Path] = (), mlflow: str | None = None, **shown: Any
 ) -> tuple[pd.DataFrame, str]:
     """`also`: other results folders; `mlflow`: a store to take records from; `shown`: as for `make_board`."""
-    suite = load_suite(path, options.plugins, models=False)
-    wanted = cells_of(suite, options.only)
-    records = from_results(options.results, suite.name, (c.key for c in wanted))
-    records = merged(records, from_folders(also, suite.name))
-    records = merged(records, from_mlflow(mlflow, suite.name) if mlflow else [])
-    known = {c.key for c in wanted}
-    board = make_board(suite.name, wanted, (r for key, r in records.items() if key in known), **shown)
-    return board.table, write_board(board, options.results / suite.name)
+    board = read_board(path, options, also, mlflow, **shown)
+    return board.table, write_board(board, options.results / board.suite)
+
+
+def read_board(
+    path: Path, options: Options, also: Sequence[Path] = (), mlflow: str | None = None, **shown: Any
+) -> Board:
+    """The board of what is done so far; nothing is written, and data that are not there are not needed."""
+    suite, found = load_suite(path, options.plugins, models=False), Found()
+    cells = cells_of(suite, options.only, options.data, unread=True)
+    unknown = any(cell.data == NOT_THERE for cell in cells)
+    from_results(found, options.results, suite.name, None if unknown else (cell.key for cell in cells))
+    from_folders(found, also, suite.name)
+    if mlflow:
+        from_mlflow(found, mlflow, suite.name)
+    cells, notes = with_recorded_data(cells, found.records.values())
+    records = [found.records[cell.key] for cell in cells if cell.key in found.records]
+    return make_board(suite.name, cells, records, notes=notes, refused=found.refused, **shown)
 
 
 def choose_device(name: str) -> torch.device:
@@ -158,7 +169,7 @@ def run_suite(
                 tracker = Tracker(made.name, options.results, options.uri, bar.say)
             ended: int | None = None
             if tracker is not None:
-                tracker.describe(f"Suite `{made.name}`\n\n```yaml\n{path.read_text()}\n```")
+                tracker.describe(f"Suite `{made.name}`\n\n{fenced(path.read_text(encoding='utf-8'))}")
                 try:
                     place = Place(options.results, options.data, str(device), options.keep_answers)
                     recorder = Recorder(folder, tracker, bar)
@@ -168,8 +179,9 @@ def run_suite(
                 except BaseException:
                     tracker.close(0)
                     raise
-            records = Records(options.results, made.name).read_many(c.key for c in made.cells)
-            board = make_board(made.name, made.cells, records.values())
+            store = Records(options.results, made.name)
+            records = store.read_many(c.key for c in made.cells)
+            board = make_board(made.name, made.cells, records.values(), refused=store.damaged)
             text = write_board(board, folder.path)
             if tracker is not None:
                 bar.now("completing MLflow")
@@ -181,6 +193,12 @@ def run_suite(
         status = records[cell.key]["status"] if cell.key in records else "missing"
         counts[status] = counts.get(status, 0) + 1
     return Outcome(board.table, text, counts, len(todo), ended)
+
+
+def fenced(text: str) -> str:
+    """YAML in Markdown: the fence is longer than any inside."""
+    fence = "`" * max([3, *(len(run) + 1 for run in re.findall("`+", text))])
+    return f"{fence}yaml\n{text}\n{fence}"
 
 
 def progress_line(made: Plan, device: torch.device) -> str:

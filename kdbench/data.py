@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from kdbench.errors import UserError
+from kdbench.errors import UserError, first_line
 from kdbench.method.contract import Batch, Field, Inputs, InputSpec, Task, map_inputs
 from kdbench.registry import Registry
 from kdbench.seeding import derive
@@ -159,15 +159,26 @@ def hold_out(splits: Splits, share: float) -> Splits:
 DATASETS: Registry[Any] = Registry("data set")
 
 
-def register_dataset(name: str, *, info: Callable[..., Task] | None = None) -> Callable[[Function], Function]:
+NOT_THERE = "not there"  # in the place of a digest: such a key holds for no number
+Digest = Callable[..., str | None]
+
+
+def register_dataset(
+    name: str, *, info: Callable[..., Task] | None = None, digest: Digest | None = None
+) -> Callable[[Function], Function]:
     """Decorator that puts a function `(data_dir: Path, **settings) -> Splits` under `name`.
 
     `info` has the same arguments and gives the `Task` without reading the data, so that `plan` works before they are
     there; without it the data are read.
+
+    `digest` has the same arguments and gives a text that tells these data from all others (`kdbench.digest` makes one
+    of files), None while they are not there; it becomes part of every key. Leave it out where the name and the
+    settings say it all, as of data that are downloaded and checked.
     """
 
     def register(function: Function) -> Function:
         function.info = info  # type: ignore[attr-defined]
+        function.digest = digest  # type: ignore[attr-defined]
         DATASETS.add(name, function, function)
         return function
 
@@ -183,3 +194,16 @@ def task_of(name: str, settings: dict[str, Any], data_dir: Path) -> Task:
     """What there is to learn in the data set `name`; the data are read only where they don't say it unread."""
     info = DATASETS[name].info
     return info(data_dir, **settings) if info is not None else load_splits(name, settings, data_dir).task
+
+
+def digest_of(name: str, settings: dict[str, Any], data_dir: Path) -> str:
+    """What tells the data from others of that name and those settings; "" where these say it all, or NOT_THERE."""
+    digest = DATASETS[name].digest
+    if digest is None:
+        return ""
+    try:
+        return digest(data_dir, **settings) or NOT_THERE
+    except UserError:
+        raise
+    except Exception as error:
+        raise UserError(f"data set {name}: its digest can't be made: {first_line(error)}") from error

@@ -45,6 +45,14 @@ def _temporary(path: Path) -> tuple[int, str]:
     return tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
 
 
+def cache_folder(part: str) -> Path:
+    """Where what can be found out again is kept: KDBENCH_CACHE, else the user's cache. Safe to delete."""
+    cache = os.environ.get("KDBENCH_CACHE") or os.path.join(
+        os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache"), "kdbench"
+    )
+    return Path(cache) / part
+
+
 def write_json(path: Path, data: Any) -> None:
     """Strict JSON: numbers are numbers, and NaN or infinity is a programmer's mistake here."""
     write_atomic(path, (json.dumps(data, indent=1, allow_nan=False, ensure_ascii=False) + "\n").encode())

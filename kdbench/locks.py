@@ -35,7 +35,8 @@ def attempt(path: Path) -> Iterator[bool]:
         return
     try:
         with suppress(OSError):
-            note.write_text(f"{platform.node()}, process {os.getpid()}, since {time.strftime('%Y-%m-%d %H:%M:%S')}")
+            since = time.strftime("%Y-%m-%d %H:%M:%S")
+            note.write_text(f"{platform.node()}, process {os.getpid()}, since {since}", encoding="utf-8")
         yield True
     finally:
         with suppress(OSError):
@@ -64,7 +65,7 @@ def is_held(path: Path) -> bool:
 def owner_of(path: Path) -> str:
     """Who holds the lock at `path`, as far as it is known."""
     try:
-        return path.with_suffix(".owner").read_text()
+        return path.with_suffix(".owner").read_text(encoding="utf-8")
     except (OSError, ValueError):
         return "another process"
 

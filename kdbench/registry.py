@@ -7,8 +7,11 @@ group `kdbench.methods` (ours included), `plugins:` in a suite, `--plugin FILE`.
 import hashlib
 import inspect
 import json
+import sys
+import sysconfig
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
+from types import ModuleType
 from typing import Any, Generic, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError, create_model
@@ -25,6 +28,7 @@ class Registry(Generic[T]):
         self.what = what
         self.entries: dict[str, T] = {}
         self._settings: dict[str, type[BaseModel]] = {}
+        self._code: dict[str, str] = {}
 
     def add(self, name: str, entry: T, settings_of: Callable[..., Any]) -> None:
         """Raises UserError naming both files when `name` is taken."""
@@ -32,6 +36,7 @@ class Registry(Generic[T]):
             both = f"{_origin(self.entries[name])} and {_origin(entry)}"
             raise UserError(f"{self.what} {name!r} is registered twice: in {both}")
         self.entries[name] = entry
+        self._code[name] = foreign_code(entry)
         self._settings[name] = _settings_model(name, settings_of)
 
     def __getitem__(self, name: str) -> T:
@@ -58,6 +63,10 @@ class Registry(Generic[T]):
     def schema(self, name: str) -> dict[str, Any]:
         """JSON schema of the settings of `name`."""
         return self._settings[name].model_json_schema()
+
+    def code(self, name: str) -> str:
+        """Of what is not kdbench's own: a hash of the code as it was when it was registered. Else ""."""
+        return self._code.get(name, "")
 
     def file_hash(self, name: str) -> str:
         """SHA-256 (first 12 hex digits) of the file that defines `name`: a record says which code made it."""
@@ -86,6 +95,47 @@ def message_of(problem: Any, what: str, known: Iterable[str]) -> str:
 
 def _origin(entry: Any) -> str:
     return inspect.getsourcefile(entry) or "?"
+
+
+HERE = Path(__file__).resolve().parent
+RELEASED = (HERE, HERE.parent / "methods")
+INSTALLED = tuple(Path(sysconfig.get_path(name)).resolve() for name in ("stdlib", "platstdlib", "purelib", "platlib"))
+
+
+def foreign_code(entry: Any) -> str:
+    """A hash of the file that defines `entry` and of the files beside or below it which that imports.
+
+    20 hex digits; "" for what comes with kdbench: there the version says which code it was.
+    """
+    origin = Path(_origin(entry)).resolve()
+    if any(origin.is_relative_to(place) for place in RELEASED):
+        return ""
+    files = {origin} if origin.is_file() else set()
+    _add_imported(sys.modules.get(entry.__module__), origin.parent, files)
+    texts = [path.read_bytes() for path in sorted(files)] or [_source(entry)]
+    return hashlib.sha256(b"\0".join(texts)).hexdigest()[:20]
+
+
+def _add_imported(module: Any, folder: Path, files: set[Path]) -> None:
+    """Add to `files` those below `folder` from which `module` has something, and what these have from others."""
+    for value in list(vars(module).values()) if module else ():
+        name = value.__name__ if isinstance(value, ModuleType) else getattr(value, "__module__", None)
+        other = sys.modules.get(name) if isinstance(name, str) else None
+        path = Path(getattr(other, "__file__", None) or "/").resolve()
+        others = (place for place in (*RELEASED, *INSTALLED) if place.is_relative_to(folder))
+        if path in files or not path.is_relative_to(folder) or any(path.is_relative_to(place) for place in others):
+            continue
+        if path.suffix == ".py" and path.is_file():
+            files.add(path)
+            _add_imported(other, folder, files)
+
+
+def _source(entry: Any) -> bytes:
+    """Of what stands in no file: a notebook's cell."""
+    try:
+        return inspect.getsource(entry).encode()
+    except (OSError, TypeError):
+        return b""
 
 
 def _settings_model(name: str, function: Callable[..., Any]) -> type[BaseModel]:

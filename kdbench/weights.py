@@ -50,7 +50,9 @@ def read_weights(path: Path) -> dict[str, Tensor]:
         return _read_state(path)
     except Exception as error:
         kinds = "a .safetensors file, or a .pth that holds a table of tensors and nothing that has to be executed"
-        raise UserError(f"checkpoint {path}: can't be read safely as {kinds}: {first_line(error)}") from error
+        hint = "Weights only load failed" in str(error)  # torch's text goes on to advise to read it unsafely
+        why = "it holds objects of other kinds, which are never loaded" if hint else first_line(error)
+        raise UserError(f"checkpoint {path}: can't be read safely as {kinds}: {why}") from error
 
 
 def mismatch(own: dict[str, Tensor], state: dict[str, Tensor]) -> str:

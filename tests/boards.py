@@ -7,7 +7,7 @@ import pandas as pd
 
 from kdbench.report.table import make_board
 from kdbench.report.write import write_board
-from kdbench.results.records import Record
+from kdbench.results.schema import Record
 from kdbench.suite.cells import Cell
 
 

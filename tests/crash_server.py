@@ -35,7 +35,7 @@ class Journaling(Recorder):
 
 
 def child(run: dict[str, Any]) -> None:
-    log = open(Path(run["results"]).with_suffix(".log"), "a")  # noqa: SIM115
+    log = open(Path(run["results"]).with_suffix(".log"), "a", encoding="utf-8")  # noqa: SIM115
     code = 99
     try:
         results = Path(run["results"])

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import yaml
 
-from kdbench.results.records import Record
+from kdbench.results.schema import Record
 from kdbench.suite.cells import Cell, cells_of
 from kdbench.suite.load import load_suite
 

@@ -16,8 +16,8 @@ MODULES = sorted(HOME.rglob("*.py"))
 
 # From the ground up. A room is a folder, or a module beside the folders. It knows the floors below its own and itself.
 FLOORS = (
-    ("errors", "files", "layout", "seeding"),
-    ("locks", "registry", "weights"),
+    ("errors", "files", "layout", "plain", "seeding"),
+    ("digest", "locks", "registry", "weights"),
     ("method",),
     ("data", "nets"),
     ("vision",),
@@ -65,7 +65,7 @@ BY_NAME = {
 
 @cache
 def tree_of(path: Path) -> ast.Module:
-    return ast.parse(path.read_text())
+    return ast.parse(path.read_text(encoding="utf-8"))
 
 
 def name_of(path: Path) -> str:

@@ -14,7 +14,7 @@ from kdbench.errors import UserError
 from kdbench.files import write_atomic
 from kdbench.layout import RESULTS
 from kdbench.method.contract import Inputs, num_inputs
-from kdbench.results.records import Record
+from kdbench.results.schema import Record
 from kdbench.suite.plugins import load_plugin
 from kdbench.train.load import find, load_weights_of
 from kdbench.train.student import Student

@@ -75,7 +75,7 @@ def propose(teacher: str, students: Sequence[str], budget: str, output: Path, fo
     device = choose_device(options.device)
     text = suite_text(folder, teacher, students, rows, SEEDS, EPOCHS[1], "")
     output.parent.mkdir(parents=True, exist_ok=True)
-    output.write_text(text)
+    output.write_text(text, encoding="utf-8")
     try:
         costs = measure(output, folder, device)
         chosen, seeds, epochs = fit(costs, folder, list(rows), limit)
@@ -84,7 +84,8 @@ def propose(teacher: str, students: Sequence[str], budget: str, output: Path, fo
         raise
     seconds = costs.seconds(folder, chosen, seeds, epochs)
     comment = f"about {spoken(seconds)} on {device} by measured steps; the budget was {budget}"
-    output.write_text(suite_text(folder, teacher, students, {n: rows[n] for n in chosen}, seeds, epochs, comment))
+    text = suite_text(folder, teacher, students, {n: rows[n] for n in chosen}, seeds, epochs, comment)
+    output.write_text(text, encoding="utf-8")
     load_suite(output)
     lines = [*about(folder), f"{output}: {len(chosen)} objectives, {seeds} seeds, {epochs} epochs: {comment}"]
     lines += [f"left out for the budget: {', '.join(n for n in rows if n not in chosen)}"] * (len(chosen) < len(rows))
@@ -116,7 +117,7 @@ def proposed_rows() -> dict[str, Any]:
         origin = getattr(entry.load(), "__file__", None)
         file = Path(origin).with_name("proposed.yaml") if origin else None
         if file is not None and file.is_file():
-            rows |= yaml.safe_load(file.read_text())
+            rows |= yaml.safe_load(file.read_text(encoding="utf-8"))
     if not rows:
         raise UserError("no installed methods propose rows for a suite (proposed.yaml)")
     return rows

@@ -45,7 +45,7 @@ def run(given: argparse.Namespace) -> int:
     else:
         for path in sorted(Path("suites").glob("*.yaml")):
             if fnmatchcase(path.stem, pattern):
-                first = path.read_text().splitlines()[0].removeprefix("# ")
+                first = path.read_text(encoding="utf-8").splitlines()[0].removeprefix("# ")
                 out.print(f"{path}  {first}", soft_wrap=True)
     return 0
 

@@ -6,16 +6,13 @@ from pathlib import Path
 
 import pandas as pd
 
-from kdbench.api import Options
+from kdbench.api import Options, read_board
 from kdbench.commands.given import options_of
 from kdbench.errors import UserError
 from kdbench.report.frame import GROUP, title
 from kdbench.report.rows import Row
-from kdbench.report.table import Board, make_board
+from kdbench.report.table import Board
 from kdbench.report.text import human, number
-from kdbench.results.records import Records
-from kdbench.suite.cells import cells_of
-from kdbench.suite.load import load_suite
 
 
 def run(given: argparse.Namespace) -> int:
@@ -27,12 +24,10 @@ def recommendation(
     suite: Path, options: Options, max_latency_ms: float | None = None, max_params: float | None = None
 ) -> str:
     """A few lines per data set: which student and method to ship, how surely it is better, and what delivers it."""
-    made = load_suite(suite, options.plugins, models=False)
-    cells = cells_of(made)
-    board = make_board(made.name, cells, Records(options.results, made.name).read_many(c.key for c in cells).values())
+    board = read_board(suite, options)
     rows = [row for row in board.rows if row.n]
     if not rows:
-        raise UserError(f"{made.name}: no cell is done in {options.results}; first: kdbench run {suite}")
+        raise UserError(f"{board.suite}: no cell is done in {options.results}; first: kdbench run {suite}")
     parts = []
     for dataset in dict.fromkeys(row.dataset for row in rows):
         here = [row for row in rows if row.dataset == dataset]

@@ -9,7 +9,8 @@ from kdbench.errors import first_line
 from kdbench.layout import Layout
 from kdbench.results.mlflow_runs import MlflowRuns
 from kdbench.results.mlflow_thread import sync
-from kdbench.results.records import Record, Records
+from kdbench.results.records import Records
+from kdbench.results.schema import Record
 from kdbench.suite.load import load_suite
 
 

@@ -12,8 +12,8 @@ from typing import ClassVar
 
 import torch
 
-from kdbench.data import Splits, load_splits
-from kdbench.errors import first_line
+from kdbench.data import Splits, digest_of, load_splits
+from kdbench.errors import UserError, first_line
 from kdbench.files import CannotWrite
 from kdbench.grid.events import Events, Stop
 from kdbench.grid.outcome import Measure, head_of, record_of, weights_file
@@ -237,6 +237,8 @@ class Worker:
             self._splits = None
             self.events.now(f"reading {cell.dataset.name}")
             splits = load_splits(cell.dataset.name, cell.dataset.settings, self.place.data, cell.validation)
+            if digest_of(cell.dataset.name, cell.dataset.settings, self.place.data) != cell.data:
+                raise UserError(f"data set {cell.dataset.name}: its data changed since this run began; start it again")
             self._splits = name, splits.to(self.device)
         return self._splits[1]
 

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from typing import Protocol
 
-from kdbench.results.records import Record
+from kdbench.results.schema import Record
 
 Stop = Callable[[], bool]  # asked after every step: is the run to end, with its state saved?
 

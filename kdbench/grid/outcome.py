@@ -11,8 +11,9 @@ from torch import Tensor, nn
 
 from kdbench.data import Splits
 from kdbench.files import finite
+from kdbench.plain import harmless
 from kdbench.results.provenance import versions
-from kdbench.results.records import Record
+from kdbench.results.schema import MOST_REASON, Record
 from kdbench.suite.cells import Cell
 from kdbench.train.arithmetic import led_around
 from kdbench.train.evaluation import Judged, evaluate_one
@@ -49,7 +50,7 @@ def record_of(
     return finite({
         **head_of(cell),
         "status": status,
-        "reason": reason,
+        "reason": harmless(reason, MOST_REASON),
         "profile": {},
         "cost": {},
         "curves": {},
@@ -85,6 +86,7 @@ class Measure:
         details: dict[str, Any] = {"curves": trial.curves, "cost": self.cost(trial, members)}
         details |= {"repeatable": trial.repeatable, "led_around": led_around(trial.net, trial.objective, teacher.net)}
         details |= {"num_classes": task.num_classes, "inputs": task.inputs.to_dict()}
+        details |= {"num_train": len(splits.train), "num_test": len(splits.test)}
         if trial.status != "done":
             return details
         student, precision = trial.deliver(), trial.train_spec.precision

@@ -14,7 +14,8 @@ from kdbench.data import task_of
 from kdbench.errors import UserError, first_line
 from kdbench.method.contract import NEEDS, Inapplicable, Outputs, Task
 from kdbench.nets import Net, build_net
-from kdbench.results.records import Record, Records, is_final
+from kdbench.results.records import Records, is_final
+from kdbench.results.schema import Record
 from kdbench.suite.cells import Cell, cohorts_of
 from kdbench.suite.spec import DatasetSpec, ModelSpec, Train
 from kdbench.train.objective import Objective, blank_outputs, needs_of, student_needs_of

@@ -7,7 +7,8 @@ from kdbench.grid.progress import Bar
 from kdbench.layout import SuiteFolder
 from kdbench.results.checkpoints import Checkpoints
 from kdbench.results.mlflow_thread import Tracker
-from kdbench.results.records import Record, Records
+from kdbench.results.records import Records
+from kdbench.results.schema import Record
 
 
 @dataclass

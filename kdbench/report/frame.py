@@ -9,12 +9,18 @@ from typing import Any
 import pandas as pd
 
 from kdbench.method.metric import Metric
-from kdbench.results.records import Record
+from kdbench.results.schema import Record
 from kdbench.suite.cells import Cell, alone
 
+HEAD = ("key", "dataset", "teacher", "student", "label", "seed", "status", "reason")
 GROUP = ["dataset", "teacher", "student"]  # what is compared with each other: one data set, one pair
-MADE_BY = ("commit", "kdbench", "torch", "timm", "device", "kind", "threads", "onednn", "led_around")
-# A warning is given where cells compared differ in these
+MADE_BY = (
+    "commit", "kdbench", "torch", "timm", "torchvision", "numpy", "scikit-learn", "python", "device", "kind", "threads",
+    "onednn", "led_around", "num_train", "num_test", "num_classes",
+)  # fmt: skip
+# A warning is given where cells compared differ in these, or in the file of a method that several of them use
+OWN = MADE_BY[12:]  # the record's own entries; the others are among its versions
+SHOWN = MADE_BY[:4] + MADE_BY[8:13]  # what "What it rests on" tells
 
 Curves = dict[str, dict[str, list[float]]]  # pair's title -> row's label -> mean score after every epoch
 
@@ -29,16 +35,18 @@ def frame_of(records: Iterable[Record]) -> pd.DataFrame:
     rows = []
     for record in records:
         profile = record.get("profile") or {}
-        made = (record.get("versions") or {}) | ({"led_around": around} if (around := record.get("led_around")) else {})
+        made = {**(record.get("versions") or {}), **{name: record.get(name) or None for name in OWN}}
         objective = record["settings"].get("objective")
         rows.append({
-            **{name: record.get(name) for name in ("key", *GROUP, "label", "seed", "status", "reason")},
-            "alone": objective == alone(),
+            **dict.fromkeys([*HEAD, "alone"]),  # their place; whatever else is called so does not stand in it
             **{name: value for name, value in record["scores"].items() if not isinstance(value, list | dict)},
             **{f"student_{k}": v for k, v in (profile.get("student") or {}).items()},
             **{f"teacher_{k}": v for k, v in (profile.get("teacher") or {}).items()},
             **{f"cost_{k}": v for k, v in (record.get("cost") or {}).items()},
-            **{name: made.get(name) for name in MADE_BY},
+            **{name: record.get(name) for name in HEAD},
+            "alone": objective == alone(),
+            **{name: None if made.get(name) is None else str(made[name]) for name in MADE_BY},
+            "method_files": json.dumps(made.get("method_files") or {}, sort_keys=True),
             "repeatable": record.get("repeatable") is not False,
             "objective": json.dumps(objective, sort_keys=True),
             "recipe": json.dumps(record["settings"], sort_keys=True),
@@ -97,25 +105,41 @@ class Sources:
     num_done: int
     made_by: dict[str, list[str]]  # commit, torch, ... -> every value that occurs
     warnings: list[str]
+    refused: tuple[str, ...] = ()  # records that were not believed, and why
 
 
-def sources_of(frame: pd.DataFrame) -> Sources:
+def sources_of(frame: pd.DataFrame, notes: Iterable[str] = (), refused: Iterable[str] = ()) -> Sources:
+    """`notes`: further warnings; `refused`: what was wrong with records that are not counted."""
     done = frame[frame["status"] == "done"] if len(frame) else frame
     known = [name for name in MADE_BY if name in done]
-    found = {name: sorted({str(v) for v in done[name].dropna()}) for name in known}
-    warnings = []
+    found = {name: sorted({str(v) for v in done[name].dropna()}) for name in known if name in SHOWN}
+    warnings = [*notes]
     for group, part in done.groupby(GROUP, sort=False) if known else []:
         for name in known:
             values = sorted({str(value) for value in part[name].dropna()})
             if len(values) > 1:
                 warnings.append(f"{title(group)}: cells are compared that differ in {name}: {', '.join(values)}")
+        warnings += _edited(title(group), part)
     if dirty := [commit for commit in found.get("commit", []) if commit.endswith("-dirty")]:
         warnings.append(
             f"some cells were made with uncommitted changes ({', '.join(dirty)}): the commit does not say all"
         )
     if "repeatable" in done and (done["repeatable"] == False).any():  # noqa: E712  (missing cells have None)
         warnings.append("some cells were made on a machine that does not repeat itself: made again they would differ")
-    return Sources(len(done), found, warnings)
+    return Sources(len(done), found, warnings, tuple(refused))
+
+
+def _edited(where: str, part: pd.DataFrame) -> list[str]:
+    """A warning for every method whose file was not the same for all the cells that use it."""
+    seen: dict[str, set[str]] = {}
+    for text in part["method_files"].dropna().unique() if "method_files" in part else ():
+        for method, digest in json.loads(text).items():
+            seen.setdefault(method, set()).add(digest)
+    return [
+        f"{where}: cells are compared whose code of {method} differs: {', '.join(sorted(digests))}"
+        for method, digests in sorted(seen.items())
+        if len(digests) > 1
+    ]
 
 
 def curves_of(frame: pd.DataFrame, records: Iterable[Record], metric: Metric) -> Curves:

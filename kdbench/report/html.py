@@ -9,7 +9,7 @@ from typing import Any
 from kdbench.files import finite
 from kdbench.report.frame import GROUP, title
 from kdbench.report.gains import Gain
-from kdbench.report.markdown import rests_on, teacher_line
+from kdbench.report.markdown import not_believed, rests_on, teacher_line
 from kdbench.report.rows import Pair, Row
 from kdbench.report.statistics import Ranking
 from kdbench.report.summary import headline
@@ -28,14 +28,14 @@ def html(board: Board, links: Mapping[str, str] | None = None) -> str:
         "suite": board.suite,
         "reference": board.reference,
         "headline": headline(board),
-        "warnings": board.sources.warnings,
+        "warnings": [*board.sources.warnings, *not_believed(board)],
         "rests_on": rests_on(board).replace("**", ""),
         "pairs": [_pair_data(board, pair, runs) for pair in board.pairs],
         "ranking": None if board.ranking is None else _ranking_data(board.ranking),
     }
     text = json.dumps(finite(data), allow_nan=False, separators=(",", ":"), ensure_ascii=False)
     safe = text.replace("<", "\\u003c").replace("\u2028", "\\u2028").replace("\u2029", "\\u2029")
-    return Path(__file__).with_name("page.html").read_text().replace("/*DATA*/null", safe, 1)
+    return Path(__file__).with_name("page.html").read_text(encoding="utf-8").replace("/*DATA*/null", safe, 1)
 
 
 def _pair_data(board: Board, pair: Pair, runs: Runs) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Iterable
 
+from kdbench.plain import one_line
 from kdbench.report.rows import Pair, Row
 from kdbench.report.table import Board
 from kdbench.report.text import number
@@ -51,4 +52,4 @@ def _spread(row: Row) -> str:
 
 def escape(text: str) -> str:
     special = {"\\": "\\textbackslash{}", "~": "\\textasciitilde{}", "^": "\\textasciicircum{}"}
-    return "".join(special.get(c, f"\\{c}" if c in "&%$#_{}" else c) for c in text)
+    return "".join(special.get(c, f"\\{c}" if c in "&%$#_{}" else c) for c in one_line(text))

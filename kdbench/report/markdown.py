@@ -2,10 +2,14 @@
 
 import math
 from collections.abc import Iterable
+from dataclasses import replace
+from typing import Any
 
 import pandas as pd
 
 from kdbench.method.metric import Metric
+from kdbench.plain import inert
+from kdbench.report.frame import Sources
 from kdbench.report.gains import STUDENT, Gain
 from kdbench.report.rows import Pair, Row
 from kdbench.report.statistics import EQUAL, MOST_SEEDS, Ranking, wins_ties_losses
@@ -13,10 +17,14 @@ from kdbench.report.summary import headline, mean
 from kdbench.report.table import Board
 from kdbench.report.text import chance, duration, human, number, plus_minus
 
+MOST_REFUSED = 10  # records whose reasons are told
+
 
 def markdown(board: Board) -> str:
+    board = inert_board(board)
     parts = [f"# Leaderboard: {board.suite}\n", " ".join(headline(board)) + "\n"]
     parts += [f"> **Warning.** {line[0].upper()}{line[1:]}.\n" for line in board.sources.warnings]
+    parts += [f"> **Not believed.** {line}.\n" for line in not_believed(board)]
     for pair in board.pairs:
         parts += [f"## {pair.title}\n", teacher_line(pair, board.task) + "\n"]
         if pair.done:
@@ -30,6 +38,40 @@ def markdown(board: Board) -> str:
     if board.ranking is not None:
         parts += ["## Across pairs\n", across(board.rows, board.ranking, board.reference), ""]
     return "\n".join([*parts, rests_on(board) + "\n", legend(board)]) + "\n"
+
+
+def inert_board(board: Board) -> Board:
+    """The board with nothing in its texts that Markdown would take for markup."""
+    ranking, sources = board.ranking, board.sources
+    return replace(
+        board,
+        suite=inert(board.suite),
+        reference=inert(board.reference),
+        pairs=[Pair(inert(pair.title), [_inert_row(row) for row in pair.rows]) for pair in board.pairs],
+        ranking=ranking and replace(ranking, ranks={inert(label): rank for label, rank in ranking.ranks.items()},
+                                    left_out=tuple(map(inert, ranking.left_out))),
+        sources=Sources(
+            sources.num_done,
+            {name: [inert(value) for value in values] for name, values in sources.made_by.items()},
+            [inert(line) for line in sources.warnings],
+            tuple(map(inert, sources.refused)),
+        ),
+        class_words={(inert(where), inert(label)): inert(text) for (where, label), text in board.class_words.items()},
+    )  # fmt: skip
+
+
+def _inert_row(row: Row) -> Row:
+    texts: dict[str, Any] = {
+        name: inert(getattr(row, name)) for name in ("dataset", "teacher", "student", "label", "reason")
+    }
+    return replace(row, **texts)
+
+
+def not_believed(board: Board) -> list[str]:
+    """How many records were refused, and why the first ones."""
+    refused = board.sources.refused
+    more = [f"And {len(refused) - MOST_REFUSED} more"] if len(refused) > MOST_REFUSED else []
+    return [f"{len(refused)} records are not counted", *refused[:MOST_REFUSED], *more] if refused else []
 
 
 def grid(rows: list[dict[str, str]]) -> str:
@@ -122,7 +164,7 @@ def classes_in_words(pair: Pair, board: Board) -> list[str]:
     """Classes that are gained or lost for sure; one line for all rows without such a class."""
     words = board.class_words
     told = {row.label: words[pair.title, row.label] for row in pair.rows if (pair.title, row.label) in words}
-    lines = [f"By class, {label}: {harmless(text)}." for label, text in told.items() if ";" in text]
+    lines = [f"By class, {label}: {text}." for label, text in told.items() if ";" in text]
     if unsure := [label for label, text in told.items() if ";" not in text]:
         lines.append(f"By class, no gain or loss can be told from chance: {', '.join(unsure)} (see per_class.csv).")
     return lines
@@ -145,14 +187,9 @@ def remarks(rows: Iterable[Row]) -> list[str]:
     for row in rows:
         for status, count in row.not_done.items():
             if count:
-                reason = f": {harmless(row.reason)}" if row.reason and status != "missing" else ""
+                reason = f": {' '.join(row.reason.split())}" if row.reason and status != "missing" else ""
                 lines.append(f"{row.label}: {count} of {row.cells} cells {status}{reason}")
     return lines
-
-
-def harmless(text: str) -> str:
-    """One line that Markdown does not take for markup."""
-    return " ".join(text.split()).replace("<", "&lt;").replace("|", "\\|")
 
 
 def across(rows: list[Row], ranking: Ranking, reference: str) -> str:

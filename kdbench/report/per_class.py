@@ -17,7 +17,7 @@ from scipy import stats
 from kdbench.method.metric import Metric
 from kdbench.report.frame import GROUP, title
 from kdbench.report.statistics import ALPHA, Floats, holm
-from kdbench.results.records import Record
+from kdbench.results.schema import Record
 
 ClassWords = dict[tuple[str, str], str]  # (title, objective) -> what is certain of single classes
 

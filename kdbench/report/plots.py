@@ -6,6 +6,7 @@ over the suite, and the critical-difference diagram where there are two pairs or
 
 import math
 import re
+import warnings
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -25,7 +26,7 @@ from kdbench.report.table import Board
 
 MOST_PAIRS = 4  # figures of single pairs; a large suite's others are on the page
 STYLE: Any = {"svg.fonttype": "none", "svg.hashsalt": "kdbench", "font.size": 9, "axes.spines.top": False,
-         "axes.spines.right": False, "figure.constrained_layout.use": True}  # fmt: skip
+         "axes.spines.right": False, "figure.constrained_layout.use": True, "text.parse_math": False}  # fmt: skip
 COLOURS = {1: "#1b7f3b", 0: "#777777", -1: "#b3261e"}  # better, not distinguishable, worse
 
 
@@ -36,7 +37,8 @@ def write_plots(board: Board, folder: Path) -> list[Path]:
     written: list[Path] = []
     pairs = [Pair(pair.title, [row for row in pair.rows if math.isfinite(row.score)]) for pair in board.pairs]
     pairs = [pair for pair in pairs if pair.rows]
-    with rc_context(STYLE):
+    with rc_context(STYLE), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph .* missing from font")  # a label in a script that the font lacks
         for number, pair in enumerate(pairs[:MOST_PAIRS], 1):
             figure = pair_figure(pair, board.curves.get(pair.title, {}), board.task)
             written += save(figure, folder / f"{number:02d}-{slug(pair.title)}")

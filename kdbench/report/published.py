@@ -63,7 +63,7 @@ def load(dataset: str) -> pd.DataFrame:
 def recipes() -> dict[str, Any]:
     """data set -> its comparable setting: `train`, `slow_students`, and `rows` with every setting filled in."""
     load_methods()
-    found = yaml.safe_load((folder() / "recipes.yaml").read_text())
+    found = yaml.safe_load((folder() / "recipes.yaml").read_text(encoding="utf-8"))
     for benchmark in found.values():
         for row in benchmark["rows"]:
             row["objective"] = objective_identity(objective(row["objective"]))

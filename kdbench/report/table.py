@@ -12,7 +12,7 @@ from kdbench.report.frame import GROUP, Curves, Sources, curves_of, frame_of, so
 from kdbench.report.gains import Gain
 from kdbench.report.per_class import ClassWords, class_words, per_class
 from kdbench.report.rows import Identities, Pair, Row, pairs_of
-from kdbench.results.records import Record
+from kdbench.results.schema import Record
 from kdbench.suite.cells import Cell
 
 REFERENCE = "kd"  # the label of the row that gains are counted against, beside the student alone
@@ -47,8 +47,11 @@ def make_board(
     reference: str = REFERENCE,
     published: bool = False,
     task: Metric = TOP1,
+    notes: Iterable[str] = (),
+    refused: Iterable[str] = (),
 ) -> Board:
-    """`reference`: the row that gains are also counted against; `published`: the literature's numbers beside ours.
+    """`reference`: the row that gains are also counted against; `published`: the literature's numbers beside ours;
+    `notes`: warnings; `refused`: what was wrong with records that are not among `records`.
 
     Raises UserError when published numbers are asked for and not installed.
     """
@@ -65,7 +68,7 @@ def make_board(
         pairs=pairs,
         table=table,
         ranking=ranking_of(table, task),
-        sources=sources_of(frame),
+        sources=sources_of(frame, notes, refused),
         curves=curves_of(frame, records, task),
         per_class=by_class,
         class_words=class_words(by_class),

@@ -1,7 +1,9 @@
-"""Numbers as people read them."""
+"""Numbers as people read them, and text from outside as it may stand in a table."""
 
 import math
 from typing import Any
+
+import pandas as pd
 
 
 def human(value: Any) -> str:
@@ -33,3 +35,16 @@ def duration(seconds: float) -> str:
 
 def plus_minus(value: Any, spread: Any) -> str:
     return number(value) if spread is None or not math.isfinite(spread) else f"{value:.2f} ± {spread:.2f}"
+
+
+_FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n")  # a spreadsheet takes what begins so for one
+
+
+def csv(frame: pd.DataFrame) -> str:
+    """The frame as CSV; text that a spreadsheet would take for a formula gets an apostrophe before it."""
+    texts = frame.select_dtypes(exclude="number")
+    return frame.assign(**{name: texts[name].map(_no_formula) for name in texts}).to_csv(index=False)
+
+
+def _no_formula(value: Any) -> Any:
+    return f"'{value}" if isinstance(value, str) and value.startswith(_FORMULA) else value

@@ -11,6 +11,7 @@ from kdbench.report.html import html
 from kdbench.report.latex import latex
 from kdbench.report.markdown import markdown
 from kdbench.report.table import Board
+from kdbench.report.text import csv
 from kdbench.results.mlflow_thread import addresses_of
 
 
@@ -22,13 +23,13 @@ def write_board(board: Board, folder: Path, *, plots: bool = True, links: Mappin
     text, place = markdown(board), SuiteFolder(folder)
     files = {
         place.leaderboard("md"): text,
-        place.leaderboard("csv"): board.table.to_csv(index=False),
+        place.leaderboard("csv"): csv(board.table),
         place.leaderboard("tex"): latex(board),
         place.leaderboard("html"): html(board, links or addresses_of(folder)),
-        place.cells("csv"): board.frame.to_csv(index=False),
+        place.cells("csv"): csv(board.frame),
     }
     if len(board.per_class):
-        files[place.per_class] = board.per_class.to_csv(index=False)
+        files[place.per_class] = csv(board.per_class)
     for path, content in files.items():
         write_atomic(path, content.encode())
     write_parquet(board.frame, place.cells("parquet"))

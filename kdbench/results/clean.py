@@ -9,7 +9,8 @@ from pathlib import Path
 from kdbench.layout import Layout, SuiteFolder, TeacherFolder
 from kdbench.locks import is_held
 from kdbench.results.checkpoints import SUFFIX
-from kdbench.results.records import Record, Records, is_final
+from kdbench.results.records import Records, is_final
+from kdbench.results.schema import Record
 from kdbench.suite.cells import fingerprint
 
 DAY = 24 * 3600.0

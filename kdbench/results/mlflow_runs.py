@@ -15,7 +15,8 @@ from typing import Any
 from filelock import FileLock
 
 from kdbench.layout import Layout
-from kdbench.results.records import Record
+from kdbench.plain import inert
+from kdbench.results.schema import Record
 
 UI = "http://127.0.0.1:5000"  # where `kdbench ui` shows a local store
 PATIENCE = 60.0  # seconds to wait for another process that writes
@@ -92,7 +93,7 @@ class MlflowRuns:
         """Where a browser finds the run, for the leaderboard's page; and which record it shows, once it is whole."""
         self.journal.parent.mkdir(parents=True, exist_ok=True)
         address = f"{self.address}/#/experiments/{self.experiment}/runs/{self.runs[key]}{TRAINING}"
-        with self.journal.open("a") as file:
+        with self.journal.open("a", encoding="utf-8") as file:
             file.write(json.dumps([key, address, *finished]) + "\n")
 
     def _params(self, run_id: str, params: dict[str, Any]) -> None:
@@ -172,12 +173,11 @@ def completed_runs(client: Any, suite: str) -> list[str]:
     return found
 
 
-def download_record(client: Any, run_id: str, folder: Path) -> Record:
-    """The record that a run holds; it is put into a folder of the run's own below `folder`."""
+def download_record(client: Any, run_id: str, folder: Path) -> bytes:
+    """The file of the record that a run holds; it is put into a folder of the run's own below `folder`."""
     place = folder / run_id
     place.mkdir()
-    record: Record = json.loads(Path(client.download_artifacts(run_id, "record.json", str(place))).read_text())
-    return record
+    return Path(client.download_artifacts(run_id, "record.json", str(place))).read_bytes()
 
 
 def make_database(uri: str) -> None:
@@ -213,9 +213,9 @@ def description(record: Record) -> str:
     """The run's description, Markdown: how it went, and what makes use of it."""
     key, top1 = record["key"], record["scores"].get("test_top1")
     if record["status"] != "done" or top1 is None:
-        return f"{record['status']}: {record.get('reason', '')}"
+        return f"{record['status']}: {inert(record.get('reason') or '')}"
     return (
-        f"{top1:.2f}% top-1 on {record['dataset']} after the last epoch.\n\n"
+        f"{top1:.2f}% top-1 on {inert(record['dataset'])} after the last epoch.\n\n"
         f'Its student, ready to use: `kdbench.load_student("{key}")`; as a file: `kdbench export {key} --format onnx`'
     )
 

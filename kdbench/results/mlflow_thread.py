@@ -15,7 +15,7 @@ from pathlib import Path
 from kdbench.errors import first_line
 from kdbench.layout import Layout, SuiteFolder
 from kdbench.results.mlflow_runs import MlflowRuns, finished_of, run_name, tags_of
-from kdbench.results.records import Record
+from kdbench.results.schema import Record
 
 RETRY = 30.0  # seconds until an absent server is asked again
 PATIENCE = 10.0  # seconds without a job done after which the end of a run no longer waits for MLflow

@@ -10,12 +10,18 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
+from kdbench.data import DATASETS, NOT_THERE, digest_of
+from kdbench.errors import UserError
+from kdbench.method.register import METHODS
+from kdbench.nets import NETS
+from kdbench.registry import Registry
 from kdbench.suite.load import Suite
 from kdbench.suite.objectives import ObjectiveSpec, for_pair, objective
 from kdbench.suite.spec import Batches, DatasetSpec, ModelSpec, TeacherSpec, TeacherTrain, Train, title_of
 
 # The one method that the engine knows by name: plain labels. Teachers learn from it, and gains are counted against it.
 BASELINE = "ce"
+DATA = Path("data")  # where data sets are looked for when not told otherwise
 FORMAT = 3  # raised when the engine's own arithmetic changes a number: every key changes with it
 
 
@@ -39,20 +45,28 @@ class Cell:
     seed: int
     validation: float
     place: str = field(default="", compare=False)  # where its pair stands in the suite, for messages
+    data: str = ""  # a digest of the data; "" where the name and the settings say which they are
 
     @property
     def identity(self) -> dict[str, Any]:
         """Everything that decides the number, defaults filled in, and nothing else."""
         return {
             "format": FORMAT,
-            "dataset": _dataset(self.dataset),
-            "validation": self.validation,
+            **self.data_identity,
             "teacher": self.teacher_identity,
             "student": _model(self.student),
             "train": _dump(self.train),
             "objective": objective_identity(self.phases),
             "seed": self.seed,
+            **_code("code", METHODS, self.methods),
         }
+
+    @property
+    def data_identity(self) -> dict[str, Any]:
+        """Which data, and how much of them is held out."""
+        digest = {"data": self.data} if self.data else {}
+        code = _code("data_code", DATASETS, [self.dataset.name])
+        return {"dataset": _dataset(self.dataset), **digest, **code, "validation": self.validation}
 
     @cached_property
     def key(self) -> str:
@@ -71,6 +85,7 @@ class Cell:
         if self.teacher_cell is not None:
             phases = objective_identity(self.teacher_cell.phases)
             identity |= {"taught_by": self.teacher_cell.teacher_identity, "objective": phases}
+            identity |= _code("code", METHODS, self.teacher_cell.methods)
         return identity
 
     @cached_property
@@ -93,6 +108,7 @@ class Cell:
             phases=objective(spec.objective),
             seed=self.teacher_seed,
             validation=self.validation,
+            data=self.data,
         )
 
     @property
@@ -102,8 +118,7 @@ class Cell:
 
     @cached_property
     def teacher_key(self) -> str:
-        data = {"dataset": _dataset(self.dataset), "validation": self.validation}
-        return fingerprint({"format": FORMAT, **data, **self.teacher_identity})
+        return fingerprint({"format": FORMAT, **self.data_identity, **self.teacher_identity})
 
     @cached_property
     def cohort(self) -> str:
@@ -134,18 +149,35 @@ class Cell:
         return objective_identity(self.phases) == alone()
 
 
-def cells_of(suite: Suite, only: str | None = None) -> list[Cell]:
-    """All cells in the order of the suite; with `only`, those whose title or label matches the pattern (* and ?)."""
+def cells_of(suite: Suite, only: str | None = None, data_dir: Path = DATA, unread: bool = False) -> list[Cell]:
+    """All cells in the order of the suite; with `only`, those whose title or label matches the pattern (* and ?).
+
+    `data_dir`: where the data lie, which are part of the keys. Raises UserError when they are not as they must be;
+    `unread`: then they count as not there, for they are not to be read.
+    """
+    digests = [_digest(dataset, data_dir, unread) for dataset in suite.datasets]
     cells = [
-        Cell(suite.name, label, dataset, *pair, suite.teacher_train, phases, seed, suite.validation, place)
-        for dataset, (pair, place), seed, (label, choices) in product(
-            suite.datasets, zip(suite.pairs, suite.places, strict=True), suite.seeds, suite.objectives.items()
+        Cell(suite.name, label, dataset, *pair, suite.teacher_train, phases, seed, suite.validation, place, data)
+        for (dataset, data), (pair, place), seed, (label, choices) in product(
+            zip(suite.datasets, digests, strict=True),
+            zip(suite.pairs, suite.places, strict=True),
+            suite.seeds,
+            suite.objectives.items(),
         )
         if (phases := for_pair(choices, title_of(*pair[:2]))) is not None
     ]
     if only is None:
         return cells
     return [c for c in cells if fnmatchcase(c.label, only) or fnmatchcase(c.title, f"*{only}*")]
+
+
+def _digest(dataset: DatasetSpec, data_dir: Path, unread: bool) -> str:
+    try:
+        return digest_of(dataset.name, dataset.settings, data_dir)
+    except UserError:
+        if unread:
+            return NOT_THERE
+        raise
 
 
 def cohorts_of(cells: Iterable[Cell]) -> list[list[Cell]]:
@@ -191,9 +223,15 @@ def _dataset(spec: DatasetSpec) -> dict[str, Any]:
     return json.loads(_dataset_text(spec))
 
 
+def _code(entry: str, registry: Registry[Any], names: Iterable[str]) -> dict[str, Any]:
+    """{entry: name -> hash} of those whose code came in by a plugin; nothing where all are kdbench's own."""
+    found = {name: code for name in names if (code := registry.code(name))}
+    return {entry: found} if found else {}
+
+
 def _model(spec: ModelSpec) -> dict[str, Any]:
     whole = spec.model_dump(mode="json", exclude={"taught_by", "objective"})
-    identity = {k: v for k, v in whole.items() if v is not None}
+    identity = {k: v for k, v in whole.items() if v is not None} | _code("code", NETS, [spec.model])
     if spec.checkpoint is not None:  # what is in the file decides, not where it stands
         identity["checkpoint"] = _file_hash(spec.checkpoint)
     return identity

@@ -1,9 +1,11 @@
 """The three doors through which methods, data sets and nets come in: entry points, `plugins:`, `--plugin`."""
 
 import hashlib
-import importlib.util
+import os
 import sys
+from importlib.machinery import ModuleSpec, SourceFileLoader
 from importlib.metadata import entry_points
+from importlib.util import module_from_spec
 from pathlib import Path
 
 from kdbench.errors import UserError
@@ -29,16 +31,17 @@ def load_plugin(path: Path) -> None:
     """Import one file of the user's own. Raises UserError when it is missing or does not import."""
     if not path.is_file():
         raise UserError(f"plugin {path}: no such file")
-    name = "kdbench_plugin_" + hashlib.sha256(str(path.resolve()).encode()).hexdigest()[:12]
-    if name in sys.modules:
-        return
-    spec = importlib.util.spec_from_file_location(name, path)
-    if spec is None or spec.loader is None:
-        raise UserError(f"plugin {path}: not a Python file")
-    module = importlib.util.module_from_spec(spec)
+    name = "kdbench_plugin_" + hashlib.sha256(os.fsencode(path.resolve())).hexdigest()[:12]
+    text = path.read_bytes()
+    known = sys.modules.get(name)
+    if known is not None and known.__spec__ is not None and known.__spec__.loader_state == text:
+        return  # once it is edited it is imported again
+    loader = SourceFileLoader(name, str(path))
+    module = module_from_spec(ModuleSpec(name, loader, origin=str(path), loader_state=text))
+    module.__file__ = str(path)
     sys.modules[name] = module
     try:
-        spec.loader.exec_module(module)
+        exec(loader.source_to_code(text, str(path)), vars(module))  # what was hashed, and not bytecode of before
     except BaseException as error:
         del sys.modules[name]
         if isinstance(error, KeyboardInterrupt | UserError):

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from kdbench.errors import UserError
-from kdbench.files import write_json
+from kdbench.files import cache_folder, write_json
 from kdbench.results.provenance import has_bf16, kind_of, processor
 from kdbench.train.proof import WAYS, Operation, is_channels_last, template, troubles
 
@@ -95,10 +95,7 @@ def in_words(name: str, verdict: Verdict) -> str:
 
 def folder() -> Path:
     """Where verdicts are kept: KDBENCH_CACHE, else the user's cache. Safe to delete."""
-    cache = os.environ.get("KDBENCH_CACHE") or os.path.join(
-        os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache"), "kdbench"
-    )
-    return Path(cache) / "arithmetic"
+    return cache_folder("arithmetic")
 
 
 _verdicts: dict[tuple[int, Path], Verdicts] = {}

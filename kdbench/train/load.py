@@ -20,7 +20,8 @@ from kdbench.layout import RESULTS, Layout, suite_of_record
 from kdbench.method.contract import Field, InputSpec, Task
 from kdbench.nets import Net, build_net
 from kdbench.results.mlflow_runs import download_record
-from kdbench.results.records import Record, read_record
+from kdbench.results.records import read_record
+from kdbench.results.schema import Record, judged
 from kdbench.suite.plugins import load_methods
 from kdbench.suite.spec import ModelSpec
 from kdbench.train.objective import Objective, blank_outputs, needs_of, student_needs_of
@@ -77,7 +78,7 @@ def fetch(name: str, uri: str, folder: Path) -> tuple[Record, Path]:
         experiments = [experiment.experiment_id for experiment in client.search_experiments()]
         found = client.search_runs(experiments, f"tags.`kdbench.key` = '{name}'")
         run = found[0].info.run_id if found else client.get_run(name).info.run_id
-        record = download_record(client, run, folder)
+        record = judged(download_record(client, run, folder))
         weights = client.download_artifacts(run, f"{record['key']}.safetensors", str(folder))
     except Exception as error:
         raise UserError(f"MLflow ({uri}) has no student {name!r}: {first_line(error)}") from error

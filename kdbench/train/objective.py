@@ -1,7 +1,7 @@
 """An objective: a weighted sum of methods, and the owner of their adapters."""
 
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -113,10 +113,16 @@ class Objective(nn.Module):
         for term in self.terms():
             weight, found = term.losses(student, teacher, batch)
             for name, loss in found.items():
-                losses[name] = loss
+                losses[self._curve(term.name, name, losses)] = loss
                 part = bool(term.method.needs)
                 sums[part] = sums[part] + weight * loss
         return sums[0], sums[1], losses
+
+    @staticmethod
+    def _curve(method: str, name: str, taken: Collection[str]) -> str:
+        """Under which name a loss is shown: its own, or `method.name` where that is another's."""
+        own = name == method and name != "total"
+        return name if own or (name not in taken and name not in ("ce", "total")) else f"{method}.{name}"
 
     def rule(self) -> Method | None:
         """The present phase's rule on gradients, if there is one."""

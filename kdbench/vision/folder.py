@@ -11,6 +11,7 @@ from PIL import Image, ImageOps
 from pydantic import Field
 
 from kdbench.data import Splits, register_dataset
+from kdbench.digest import digest_of_files
 from kdbench.errors import UserError
 from kdbench.method.contract import Task
 from kdbench.vision.batches import Images, picture_task
@@ -24,14 +25,29 @@ def info(data_dir: Path, path: str, size: int, broken: str) -> Task:
     """Counts the pictures; a folder that isn't there yet is taken to have ten classes of a hundred pictures."""
     root = data_dir / Path(path).expanduser()
     if not root.is_dir():
-        print(f"{root} is not there yet: taken to hold 10 classes, 1,000 + 1,000 pictures", file=sys.stderr)
+        taken = "taken to hold 10 classes, 1,000 + 1,000 pictures; once it is there, keys will be others"
+        print(f"{root} is not there yet: {taken}", file=sys.stderr)
         return picture_task(10, size, 1000, 1000)
     train, test, classes = parts_of(root)
     counts = [sum(len(pictures(part / name)) for name in classes) for part in (train, test)]
     return replace(picture_task(len(classes), size, *counts), classes=tuple(classes))
 
 
-@register_dataset("folder", info=info)
+def digest(data_dir: Path, path: str, size: int, broken: str) -> str | None:
+    """Of what is read: names of classes and pictures, and what is in the pictures."""
+    root = data_dir / Path(path).expanduser()
+    if not root.is_dir():
+        return None
+    train, test, classes = parts_of(root)
+    files: dict[str, str] = {}
+    for part, place in (("train", train), ("test", test)):
+        start = len(str(place)) + 1
+        found = (str(file) for name in classes for file in pictures(place / name))
+        files |= {f"{part}/{file[start:]}": file for file in found}
+    return digest_of_files(files, classes)
+
+
+@register_dataset("folder", info=info, digest=digest)
 def folder(data_dir: Path, path: str, size: Side = 64, broken: Literal["stop", "skip"] = "stop") -> Splits:
     """Pictures of any size, brought to `size` x `size`: the shorter side is resized, the middle is cut out.
 

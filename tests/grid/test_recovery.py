@@ -17,7 +17,8 @@ from hypothesis import strategies as st
 import kdbench as package
 from kdbench.grid.progress import Bar
 from kdbench.results.checkpoints import Checkpoints
-from kdbench.results.records import Records, Shape
+from kdbench.results.records import Records
+from kdbench.results.schema import Shape
 from kdbench.suite.cells import cells_of
 from kdbench.suite.load import load_suite
 from kdbench.train.teacher import _load

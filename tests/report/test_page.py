@@ -178,7 +178,7 @@ def test_the_page_without_a_result(tmp_path: Path, driver: Any) -> None:
 
 
 def test_the_file_is_self_contained(page: Path) -> None:
-    text = page.read_text()
+    text = page.read_text(encoding="utf-8")
     assert not re.search(r"""(src|href)=["']?(https?:)?//""", text)
     assert EVIL not in text  # no markup from a record reaches the file
     assert "default-src 'none'" in text

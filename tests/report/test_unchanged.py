@@ -19,7 +19,7 @@ import pytest
 
 from kdbench.report.table import Board, make_board
 from kdbench.report.write import write_board
-from kdbench.results.records import Record
+from kdbench.results.schema import Record
 from kdbench.suite.cells import Cell, cells_of
 from kdbench.suite.load import load_suite
 from kdbench.suite.plugins import load_methods

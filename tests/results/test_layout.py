@@ -49,7 +49,7 @@ def spelt(tree: ast.AST) -> Iterator[tuple[int, str]]:
 
 @pytest.mark.parametrize("path", sorted(HOME.rglob("*.py")), ids=lambda path: str(path.relative_to(HOME)))
 def test_only_layout_spells_a_folder_of_the_results(path: Path) -> None:
-    found = list(spelt(ast.parse(path.read_text())))
+    found = list(spelt(ast.parse(path.read_text(encoding="utf-8"))))
     if path == HOME / "layout.py":
         assert len(found) >= 8
     else:

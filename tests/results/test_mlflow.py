@@ -133,7 +133,7 @@ class Server:
                     return
             except OSError:
                 time.sleep(0.1)
-        raise TimeoutError(Path(self.log.name).read_text())
+        raise TimeoutError(Path(self.log.name).read_text(encoding="utf-8"))
 
 
 @pytest.fixture
