@@ -23,7 +23,6 @@ from kdbench.nets import build_net
 from kdbench.suite.cells import BASELINE
 from kdbench.suite.load import ModelSpec, Train, objective
 from kdbench.suite.plugins import load_methods
-from kdbench.train.loop import with_progress
 from kdbench.train.objective import Objective, blank_outputs, built_objective, needs_of, student_needs_of
 from kdbench.train.teacher import freeze
 from kdbench.train.trial import Trial, forward_teacher, training_task
@@ -85,7 +84,7 @@ def verdicts() -> dict[tuple[str, str, str], str | None]:
 def steps() -> tuple[Counter[str], list[str]]:
     """How many pairs make a finite training step with each method, and why the others don't."""
     splits, cpu = few_pictures(), torch.device("cpu")
-    batch = with_progress(next(splits.train.in_order(2)), 0.5)
+    batch = next(splits.train.in_order(2))
     task = training_task(splits.task, Train(), splits.train.targets)
     done: Counter[str] = Counter()
     why: list[str] = []

@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 
@@ -24,6 +24,7 @@ from kdbench.results.checkpoints import Checkpoints
 from kdbench.results.provenance import device_name
 from kdbench.suite.cells import Cell, fingerprint
 from kdbench.train.arithmetic import repeat_itself
+from kdbench.train.lent import Guard, Undermined
 from kdbench.train.loop import Cohort, Hooks, OutOfMemory, Stopped, is_out_of_memory, train_cohort
 from kdbench.train.memory import free_memory, keep_freed
 from kdbench.train.teacher import Teacher, TeacherFailed, obtain
@@ -90,7 +91,8 @@ class Worker:
         try:
             splits = self.splits(cells[0])
             self.events.now(f"{cells[0].dataset.name} · teacher {cells[0].teacher.short}")
-            teacher = obtain(cells[0], splits, self.place.results, self.device, self.teacher_hooks, self.waiting)
+            with Guard():
+                teacher = obtain(cells[0], splits, self.place.results, self.device, self.teacher_hooks, self.waiting)
         except (Stopped, CannotWrite):
             raise
         except Exception as error:
@@ -98,16 +100,12 @@ class Worker:
             self.end(cells, status, error)
             return
         members, later = self.members(cells, splits, teacher)
-        if not self.train(members, teacher, splits):
-            half = len(members) // 2
-            self.events.say(f"out of memory with {len(members)} members: the cohort goes on in two halves")
-            ready = [cell for cell, _ in members]
-            members.clear()
-            self.clear()
-            self.run(ready[:half])
-            self.run(ready[half:])
+        again = self.train(members, teacher, splits)
         members.clear()
-        self.run(later)
+        if again:
+            self.clear()
+        for part in [*again, later]:
+            self.run(part)
 
     def members(
         self, cells: Sequence[Cell], splits: Splits, teacher: Teacher
@@ -119,7 +117,9 @@ class Worker:
                 self.events.say(f"memory is short: {len(members)} of {len(cells)} members train first")
                 return members, cells[number:]
             try:
-                members.append((cell, self.trial(cell, splits, teacher)))
+                with Guard():
+                    trial = self.trial(cell, splits, teacher)
+                members.append((cell, trial))
             except (Stopped, CannotWrite):
                 raise
             except Inapplicable as reason:
@@ -130,10 +130,12 @@ class Worker:
                 self.end([cell], "failed", error, teacher)
         return members, []
 
-    def train(self, members: Sequence[tuple[Cell, Trial]], teacher: Teacher, splits: Splits) -> bool:
-        """Train the members and tell their ends. False when they do not fit together. Raises Stopped."""
+    def train(
+        self, members: Sequence[tuple[Cell, Trial]], teacher: Teacher, splits: Splits
+    ) -> Sequence[Sequence[Cell]]:
+        """Train the members and tell their ends; gives the groups of them that are to run again. Raises Stopped."""
         if not members:
-            return True
+            return []
         first = members[0][0]
         shared = (teacher.net, splits, first.train.batches, first.seed)
         cohort = Cohort(*shared, self.hooks(members), self.cache(first, teacher))
@@ -141,18 +143,38 @@ class Worker:
             if not train_cohort(cohort, [trial for _, trial in members]):
                 raise Stopped
         except OutOfMemory:
-            return False
+            return self.halves([cell for cell, _ in members])
+        except Undermined as error:
+            return [self.without(error.offender, members, teacher)]
         self.events.now(f"measuring {first.pair}")
         for cell, trial in members:
             try:
-                details = self.measure.details(cell, trial, teacher, splits, cohort.known, len(members))
-                record = record_of(cell, self.device, trial.status, trial.reason, teacher, **details)
-                weights = weights_file(cell, trial) if trial.status == "done" else None
+                with Guard():
+                    details = self.measure.details(cell, trial, teacher, splits, cohort.known, len(members))
+                    record = record_of(cell, self.device, trial.status, trial.reason, teacher, **details)
+                    weights = weights_file(cell, trial) if trial.status == "done" else None
             except Exception as error:
                 self.end([cell], "failed", error, teacher)
             else:
                 self.events.finished(record, weights)
-        return True
+        return []
+
+    def halves(self, cells: Sequence[Cell]) -> Sequence[Sequence[Cell]]:
+        """What does not fit into memory at once."""
+        self.events.say(f"out of memory with {len(cells)} members: the cohort goes on in two halves")
+        return [cells[: len(cells) // 2], cells[len(cells) // 2 :]]
+
+    def without(self, offender: str, members: Sequence[tuple[Cell, Trial]], teacher: Teacher) -> Sequence[Cell]:
+        """Record the offender; the others lose what they have learnt, since nobody knows what of it is sound."""
+        others = []
+        for cell, trial in members:
+            if cell.key == offender:
+                self.events.finished(record_of(cell, self.device, trial.status, trial.reason, teacher), None)
+                self.events.say(f"{cell.label} wrote into what all share: the others start again")
+            else:
+                self.checkpoints(cell).remove(cell.key)
+                others.append(cell)
+        return others
 
     def end(self, cells: Sequence[Cell], status: str, error: Exception, teacher: Teacher | None = None) -> None:
         """The cells can't be trained: the error is their reason."""
@@ -215,8 +237,8 @@ class Worker:
         def save(members: Sequence[Trial]) -> None:
             if members and (pace.due() or self.stop()):
                 for trial in members:
-                    if trial.status == "running":
-                        checkpoints.save(trial.key, trial.state())
+                    if trial.status == "running" and (state := state_of(trial)) is not None:
+                        checkpoints.save(trial.key, state)
                 pace.saved()
 
         return save
@@ -259,3 +281,13 @@ class Worker:
         gc.collect()
         if self.device.type == "cuda":
             torch.cuda.empty_cache()
+
+
+def state_of(trial: Trial) -> dict[str, Any] | None:
+    """Its state; None where making it raises, which ends the trial."""
+    try:
+        with Guard():
+            return trial.state()
+    except Exception as error:
+        trial.fail(error)
+        return None

@@ -43,7 +43,7 @@ _FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n")  # a spreadsheet takes what be
 def csv(frame: pd.DataFrame) -> str:
     """The frame as CSV; text that a spreadsheet would take for a formula gets an apostrophe before it."""
     texts = frame.select_dtypes(exclude="number")
-    return frame.assign(**{name: texts[name].map(_no_formula) for name in texts}).to_csv(index=False)
+    return frame.assign(**{str(name): texts[name].map(_no_formula) for name in texts}).to_csv(index=False)
 
 
 def _no_formula(value: Any) -> Any:

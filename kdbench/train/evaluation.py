@@ -3,8 +3,10 @@
 All members of a cohort are evaluated in one pass; sums stay on the device and are read once at the end.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -12,6 +14,7 @@ from torch import Tensor, nn
 
 from kdbench.data import Split
 from kdbench.train.group import ALONE, Group
+from kdbench.train.lent import Guard, Lent
 
 BATCH = 500
 ECE_BINS = 15  # Guo et al. 2017, https://arxiv.org/abs/1706.04599
@@ -78,15 +81,20 @@ def evaluate(
         net.eval()
     for batch in split.in_order(BATCH):
         teacher_says = teacher[batch.index] if teacher is not None else None
+        lent = Lent({"the batch's inputs": batch.inputs})
         for place, net in enumerate(nets):
             if place in broken:
                 continue
+            guard = Guard(lent)
             try:
-                with autocast(batch.target.device, precision):
+                with guard, autocast(batch.target.device, precision):
                     logits = net(batch.inputs).logits
                 sums[place].add(logits.float(), batch.target, teacher_says)
             except Exception as error:
                 broken[place] = error
+                if guard.spoilt:
+                    again = partial(evaluate, split=split, precision=precision, teacher=teacher, group=group)
+                    return _without(place, error, nets, modes, again)
                 continue
             found[place].append(logits.argmax(1))
     for net, mode in zip(nets, modes, strict=True):
@@ -94,6 +102,16 @@ def evaluate(
     return [
         broken.get(place) or Judged(sums[place].result(group), torch.cat(found[place])) for place in range(len(nets))
     ]
+
+
+def _without(
+    place: int, error: Exception, nets: Sequence[nn.Module], modes: Sequence[bool], again: Callable[..., Any]
+) -> list[Judged | Exception]:
+    """The pass anew without the net at `place`, which wrote into the inputs that all share."""
+    for net, mode in zip(nets, modes, strict=True):
+        net.train(mode)
+    found = again([*nets[:place], *nets[place + 1 :]])
+    return [*found[:place], error, *found[place:]]
 
 
 def evaluate_one(net: nn.Module, split: Split, precision: str, teacher: Tensor | None = None) -> Judged:

@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
+from itertools import islice
 
 import torch
 from torch import Tensor
@@ -24,6 +25,7 @@ from kdbench.nets import Net
 from kdbench.suite.spec import Batches
 from kdbench.train.evaluation import Judged, evaluate, predictions
 from kdbench.train.group import ALONE, Group
+from kdbench.train.lent import THOROUGH, Guard, Lent, Undermined
 from kdbench.train.optim import learning_rate
 from kdbench.train.repeat import step_twice
 from kdbench.train.teacher_cache import TeacherCache
@@ -83,10 +85,15 @@ class Cohort:
 def train_cohort(cohort: Cohort, trials: Sequence[Trial]) -> bool:
     """Train every trial to its end (status `done`, or `diverged` or `failed` with a reason).
 
-    Returns False when `hooks.stop` ended it early. Raises OutOfMemory when several members do not fit together.
+    Returns False when `hooks.stop` ended it early. Raises OutOfMemory when several members do not fit together, and
+    Undermined when one wrote into what it was lent and the others must start again.
     """
     try:
         return train(cohort, trials)
+    except Undermined:
+        if any(trial.status == "running" for trial in trials):
+            raise
+        return True
     except Broken as broken:
         running, error = [t for t in trials if t.status == "running"], broken.__cause__
         assert isinstance(error, Exception)
@@ -125,14 +132,13 @@ def train_epoch(cohort: Cohort, running: Sequence[Trial], number: int) -> bool:
         trial.objective.enter(number)
     done = number * cohort.steps
     start = max(0, min((t.done for t in running), default=done) - done)
-    views = views_of(frozenset().union(*(t.needs | t.objective.student_needs for t in running)))
     clock = Clock()
-    for step, batch in enumerate(epoch_of(cohort, number, start, views), start):
+    for step, batch in enumerate(epoch_of(cohort, number, start, views_needed(running)), start):
         members = [t for t in running if t.done == done + step and t.status == "running"]
         if not members:  # all are past this step: they went on from a checkpoint
             continue
-        progress = (done + step) / (cohort.batches.epochs * cohort.steps)
-        lock_step(cohort, members, with_progress(batch, progress), (number, step), clock)
+        place, thorough = (number, step), step == start or step % THOROUGH == 0
+        lock_step(cohort, members, with_progress(cohort, batch, place), place, clock, thorough)
         cohort.hooks.step(len(members))
         # Asked first: a signal that comes from here on ends the next step, whose state is then saved.
         stopping = cohort.group.agree(cohort.hooks.stop())
@@ -155,24 +161,58 @@ def epoch_of(cohort: Cohort, number: int, start: int, views: Sequence[str]) -> I
         yield batch
 
 
-def lock_step(cohort: Cohort, members: Sequence[Trial], batch: Batch, place: tuple[int, int], clock: "Clock") -> None:
-    """One batch for all members; `place`: epoch and step. One that raises leaves the cohort; the others go on."""
+def lock_step(
+    cohort: Cohort,
+    members: Sequence[Trial],
+    batch: Batch,
+    place: tuple[int, int],
+    clock: "Clock",
+    thorough: bool = False,
+) -> None:
+    """One batch for all members; `place`: epoch and step. One that raises leaves the cohort; the others go on.
+
+    So does one that writes into what it is lent; those after it get it made anew. `thorough`: see `lent.py`. Raises
+    Undermined.
+    """
     seconds = {"data": clock.lap()}
-    with shared():
-        teacher_out, saved = teacher_outputs(cohort, members, batch, place)
+    teacher_out, saved = teacher_outputs(cohort, members, batch, place)
     seconds["teacher"] = clock.lap() + saved  # the cost that is stated is that without a cache
     if cohort.cache is not None and not saved:
         cohort.cache.add(place[1], cohort.steps, teacher_out, seconds["teacher"])
+    lent = lend(batch, teacher_out, thorough)
     for trial in members:
         rate = learning_rate(trial.train_spec, trial.done, cohort.steps)
+        guard = Guard(lent)
         try:
-            step_twice(trial, partial(trial.step, batch, teacher_out, torch.tensor(rate, dtype=torch.float64)))
+            with guard:
+                step_twice(trial, partial(trial.step, batch, teacher_out, torch.tensor(rate, dtype=torch.float64)))
         except Exception as error:
             if is_out_of_memory(error) and len(members) > 1:
                 raise OutOfMemory from error
             trial.fail(error)
+        if guard.spoilt:
+            if guard.behind and place != (0, 0):
+                raise Undermined(trial.key)
+            batch = batch_at(cohort, members, place)
+            teacher_out, _ = teacher_outputs(cohort, members, batch, place)
+            lent = lend(batch, teacher_out, thorough)
         for name, took in {**seconds, "step": clock.lap()}.items():
             trial.seconds[name] += took if name != "teacher" or trial.needs else 0.0
+
+
+def lend(batch: Batch, teacher_out: Outputs, thorough: bool) -> Lent:
+    return Lent({"the batch's": batch, "the teacher's": teacher_out}, thorough)
+
+
+def batch_at(cohort: Cohort, members: Sequence[Trial], place: tuple[int, int]) -> Batch:
+    """The batch of `place` once more from the data. Raises Broken."""
+    [batch] = islice(epoch_of(cohort, *place, views_needed(members)), 1)
+    return with_progress(cohort, batch, place)
+
+
+def views_needed(trials: Sequence[Trial]) -> tuple[str, ...]:
+    """Which other views of a batch the trials or their teacher see."""
+    return views_of(frozenset().union(*(t.needs | t.objective.student_needs for t in trials)))
 
 
 def teacher_outputs(
@@ -180,13 +220,14 @@ def teacher_outputs(
 ) -> tuple[Outputs, float]:
     """The teacher's outputs for the union of the members' needs, and the seconds saved where they were cached.
 
-    Logits [B, 0] when nobody needs it.
+    Logits [B, 0] when nobody needs it. Raises Broken.
     """
     needs = frozenset().union(*(trial.needs for trial in members))
     if cohort.teacher is None or not needs:
         return no_outputs(batch), 0.0
     compute = partial(forward_teacher, cohort.teacher, batch, needs, cohort.batches.precision)
-    outputs, saved = (compute(), 0.0) if cohort.cache is None else cohort.cache.get(*place, needs, compute)
+    with shared(), Guard(Lent({"the batch's": batch})):
+        outputs, saved = (compute(), 0.0) if cohort.cache is None else cohort.cache.get(*place, needs, compute)
     return cohort.group.gather(outputs), saved
 
 
@@ -213,8 +254,10 @@ def end_epoch(cohort: Cohort, trials: Sequence[Trial]) -> None:
         trial.seconds["epochs"] += seconds
 
 
-def with_progress(batch: Batch, share: float) -> Batch:
-    """The batch with the share of the training that is done, 0..1."""
+def with_progress(cohort: Cohort, batch: Batch, place: tuple[int, int]) -> Batch:
+    """The batch of `place` (epoch and step) with the share of the training that is done, 0..1."""
+    epoch, step = place
+    share = (epoch * cohort.steps + step) / (cohort.batches.epochs * cohort.steps)
     return replace(batch, progress=torch.full((), share, dtype=torch.float64, device=batch.target.device))
 
 

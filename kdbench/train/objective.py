@@ -14,6 +14,7 @@ from kdbench.method.functional import standardise
 from kdbench.method.register import METHODS
 from kdbench.seeding import derive, seeded
 from kdbench.suite.objectives import Phase, Terms
+from kdbench.train.lent import without_weights
 
 
 class Term(nn.Module):
@@ -187,7 +188,7 @@ def built_objective(phases: Sequence[Phase], student: Any, teacher: Any, task: T
     """The objective of `phases` with adapters for two nets on `device`. Raises Inapplicable."""
     methods = sorted({name for _, terms in phases for name in terms})
     student_out = blank_outputs(student, student_needs_of(methods), task, device)
-    teacher_out = blank_outputs(teacher, needs_of(methods), task, device)
+    teacher_out = without_weights(blank_outputs(teacher, needs_of(methods), task, device))
     made = Objective(phases)
     made.build(student_out, teacher_out, task, *seed)
     return made

@@ -37,7 +37,7 @@ class TeacherCache:
             self.open_epoch(epoch)
         needs |= {"logits"}
         if self.known and needs <= self.known[step].keys():
-            found = {name: self.known[step][name].to(self.device).float() for name in needs}
+            found = {name: self.known[step][name].to(self.device, torch.float32, copy=True) for name in needs}
             return Outputs(found["logits"], found.get("embedding")), self.seconds
         return compute(), 0.0
 
@@ -45,7 +45,8 @@ class TeacherCache:
         """Note the outputs of step `step` of `steps`, which took so long; the last one writes the epoch."""
         if self.known or step != len(self.fresh) or not outputs.logits.shape[1]:
             return
-        self.fresh.append(Outputs(outputs.logits, outputs.embedding))
+        embedding = outputs.embedding.clone() if outputs.embedding is not None else None
+        self.fresh.append(Outputs(outputs.logits.clone(), embedding))
         self.seconds += seconds / steps
         if len(self.fresh) == steps:
             self.write()

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from kdbench.data import Splits
+from kdbench.errors import in_words
 from kdbench.method.contract import VIEWS, Batch, Method, Outputs, Task
 from kdbench.nets import Net, build_net
 from kdbench.seeding import RandomState, derive
@@ -18,6 +19,7 @@ from kdbench.suite.spec import Train
 from kdbench.train.arithmetic import trusted
 from kdbench.train.evaluation import autocast
 from kdbench.train.group import ALONE, Group
+from kdbench.train.lent import without_weights
 from kdbench.train.objective import (
     Objective,
     built_objective,
@@ -119,7 +121,7 @@ class Trial:
 
     def fail(self, error: Exception) -> None:
         """Leave the cohort, with the reason."""
-        self.status, self.reason = "failed", f"{type(error).__name__}: {error}"
+        self.status, self.reason = "failed", in_words(error)
 
     def end_epoch(self, num_steps: int, scores: dict[str, dict[str, float]]) -> None:
         """Read this epoch's sums, note its curves, and leave the cohort if something is not finite."""
@@ -215,7 +217,7 @@ def gradients(loss: Tensor, params: Sequence[nn.Parameter]) -> Gradients:
 def forward_teacher(teacher: Net, batch: Batch, needs: frozenset[str], precision: str) -> Outputs:
     """The teacher's outputs, in fp32 or wider."""
     with autocast(batch.target.device, precision):
-        return at_least_fp32(all_views(teacher, batch, needs))
+        return without_weights(at_least_fp32(all_views(teacher, batch, needs)))
 
 
 def teacher_epoch(
@@ -282,7 +284,7 @@ def start_trial(
 
     `between` is called after every batch of a preparation; what it raises ends the trial before it started.
     """
-    needs, task = needs_of(cell.methods), training_task(splits.task, cell.train, splits.train.targets)
+    needs, task = needs_of(cell.methods), training_task(splits.task, cell.train, splits.train.targets.clone())
     built = built_objective(cell.phases, net.to(device), teacher, task, device, cell.seed)
     if "peer" in student_needs_of(cell.methods):
         peer = build_net(cell.student, task, "peer", cell.seed)

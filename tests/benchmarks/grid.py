@@ -47,7 +47,7 @@ class Steps:
         for _ in range(steps):
             self.clock.lap()
             step, batch = next(self.batches)
-            lock_step(self.cohort, self.trials, with_progress(batch, 0.5), (0, step), self.clock)
+            lock_step(self.cohort, self.trials, with_progress(self.cohort, batch, (0, step)), (0, step), self.clock)
 
 
 def seconds(runner: Steps, steps: int, device: torch.device) -> float:

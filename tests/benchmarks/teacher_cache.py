@@ -36,7 +36,7 @@ def measure(pair: str, given: argparse.Namespace, device: torch.device, folder: 
         for step, batch in enumerate(few.train.epoch(train, 0, 0)):
             wait(device)
             start = time.perf_counter()
-            lock_step(cohort, [member], with_progress(batch, 0.5), (0, step), clock)
+            lock_step(cohort, [member], with_progress(cohort, batch, (0, step)), (0, step), clock)
             wait(device)
             times.append(time.perf_counter() - start)
         return median(times[1:])  # the first reads the file, and makes the optimizer's buffers
