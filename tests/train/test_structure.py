@@ -339,7 +339,7 @@ def test_the_paraphraser_is_trained_beforehand_and_then_frozen(begin, train, spl
     shorter = next(term for term in other.objective.terms() if term.name == "ft").method
 
     def error(method):
-        epoch = teacher_epoch(teacher, one.needs, splits, one.train_spec, 0, 0)
+        epoch = teacher_epoch(teacher, one.needs, splits, one.train_spec, 0, 0, lambda: None)
         maps = [teacher_out.features[method.t] for teacher_out, _ in epoch]
         with torch.no_grad():
             return sum(float((method.decoder(method.paraphraser(x)) - x).square().mean()) for x in maps)
