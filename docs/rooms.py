@@ -23,7 +23,7 @@ def floors() -> tuple[tuple[str, ...], ...]:
 
 def summary(path: Path) -> str:
     """The first paragraph of a module's docstring, in one line."""
-    text = ast.get_docstring(ast.parse(path.read_text())) or ""
+    text = ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or ""
     return " ".join(text.split("\n\n")[0].split()).replace("|", "\\|")
 
 
