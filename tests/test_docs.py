@@ -1,0 +1,45 @@
+"""The site of docs/ can't fall behind the code: `mkdocs build --strict` (in .ci/run) finds dead links."""
+
+import re
+import sys
+from pathlib import Path
+
+import pytest
+
+import kdbench
+
+ROOT = Path(__file__).parents[1]
+DOCS = ROOT / "docs"
+ROOMS = sorted(path.parent.name for path in (ROOT / "kdbench").glob("*/__init__.py"))
+
+sys.path.insert(0, str(DOCS))
+import rooms as hook  # noqa: E402
+
+sys.path.pop(0)
+
+
+@pytest.mark.parametrize("room", ROOMS)
+def test_every_room_has_its_page(room: str) -> None:
+    page = (DOCS / "rooms" / f"{room}.md").read_text(encoding="utf-8")
+    assert f"rooms/{room}.md" in (ROOT / "mkdocs.yml").read_text(encoding="utf-8")
+    shown = hook.on_page_markdown(page)
+    assert "{{" not in shown
+    for path in (ROOT / "kdbench" / room).glob("*.py"):
+        assert path.name == "__init__.py" or re.search(rf"^\| `{path.name}` \| \S", shown, re.MULTILINE), path
+    assert "It may import: `errors`" in shown
+
+
+def test_every_public_name_is_on_the_page_of_the_api() -> None:
+    text = (DOCS / "api.md").read_text(encoding="utf-8")
+    for name in kdbench.__all__:
+        assert f"::: kdbench.{kdbench._HOME[name]}.{name}\n" in text, name
+        assert f"`{name}`" in text, name
+
+
+def test_the_files_that_the_docs_name_are_there() -> None:
+    pages = [*DOCS.glob("*.md"), *DOCS.glob("rooms/*.md"), ROOT / "CONTRIBUTING.md", ROOT / "README.md"]
+    for page in pages:
+        for name in re.findall(
+            r"`((?:kdbench|tests|examples|suites|docs)/[\w/.-]+)`", page.read_text(encoding="utf-8")
+        ):
+            assert "NAME" in name or (ROOT / name).exists(), f"{page.name}: {name}"
