@@ -1,4 +1,4 @@
-"""A plugin that raises, at whatever door, is one row's failure: the other rows' records are those of a run without it."""
+"""A plugin that raises, at whatever door, is one row's failure: the others' records are as without it."""
 
 import json
 
@@ -89,7 +89,8 @@ def test_it_fails_alone(kdbench, suite_file, tmp_path, whole, monkeypatch, door,
     code, out, err = kdbench("plan", suite, "--plugin", path)
     assert code == 0
     if door in ("init", "build"):
-        assert "fails: digits · cifar_resnet14 -> cifar_resnet8 · bad: " in out
+        assert "fails: digits" in out
+        assert "· bad: " in out
     code, out, err = kdbench("run", suite, "--plugin", path)
     assert code == 1
     assert "Traceback" not in err
@@ -102,7 +103,7 @@ def test_it_fails_alone(kdbench, suite_file, tmp_path, whole, monkeypatch, door,
 
 
 def test_one_that_reaches_into_others_unseen_at_first(kdbench, suite_file, tmp_path, whole):
-    """It is found in the second epoch; the others start again."""
+    """It is found in the last step; the others start again."""
     if not records(whole):
         assert kdbench("run", suite_file(), results=whole)[0] == 0
     act = "self.n = getattr(self, 'n', 0) + 1\n        if self.n > 3: teacher.logits.data.zero_()"
