@@ -1,11 +1,6 @@
 """The same as the commands, from Python: `kdbench.run("suite.yaml") -> pandas.DataFrame`."""
 
-<<<<<<< HEAD
-import os
 import re
-import signal
-=======
->>>>>>> 0d9369c (A plugin fails alone, at whatever door; what a run shows decides nothing)
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -109,20 +104,12 @@ def _options(given: dict[str, Any]) -> Options:
 
 
 def _plan(path: Path, options: Options) -> Plan:
-<<<<<<< HEAD
-    suite = load_suite(path, options.plugins)
-    cells = cells_of(suite, options.only, options.data)
-    if not cells:
-        raise UserError(f"{path}: no cell matches --only {options.only!r}; rows are: {', '.join(suite.objectives)}")
-    return make_plan(cells, options.results, options.data, suite.plugins)
-=======
     with own_interrupts():
         suite = load_suite(path, options.plugins)
-        cells = cells_of(suite, options.only)
+        cells = cells_of(suite, options.only, options.data)
         if not cells:
             raise UserError(f"{path}: no cell matches --only {options.only!r}; rows are: {', '.join(suite.objectives)}")
         return make_plan(cells, options.results, options.data, suite.plugins)
->>>>>>> 0d9369c (A plugin fails alone, at whatever door; what a run shows decides nothing)
 
 
 def make_leaderboard(
@@ -185,11 +172,7 @@ def run_suite(
                 tracker = Tracker(made.name, options.results, options.uri, bar.say)
             ended: int | None = None
             if tracker is not None:
-<<<<<<< HEAD
-                tracker.describe(f"Suite `{made.name}`\n\n{fenced(path.read_text(encoding='utf-8'))}")
-=======
-                tracker.describe(f"Suite `{made.name}`\n\n```yaml\n{text_of_suite}\n```")
->>>>>>> 0d9369c (A plugin fails alone, at whatever door; what a run shows decides nothing)
+                tracker.describe(f"Suite `{made.name}`\n\n{fenced(text_of_suite)}")
                 try:
                     place = Place(options.results, options.data, str(device), options.keep_answers)
                     recorder = Recorder(folder, tracker, bar)

@@ -130,12 +130,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except UserError as error:
         print(error, file=sys.stderr)
         return 2
-<<<<<<< HEAD
-    except BrokenPipeError:  # `kdbench list models | head`
-        sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115
-        return 0
-=======
->>>>>>> 0d9369c (A plugin fails alone, at whatever door; what a run shows decides nothing)
     except OSError as error:
         if isinstance(error, BrokenPipeError) and reader_is_gone():  # `kdbench list models | head`
             return 0
@@ -164,7 +158,7 @@ def reader_is_gone() -> bool:
     try:
         sys.stdout.flush()
     except BrokenPipeError:
-        sys.stdout = open(os.devnull, "w")  # noqa: SIM115
+        sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115
         return True
     return False
 

@@ -83,7 +83,7 @@ def test_letters_that_a_stream_lacks():
 def test_a_run_ends_well_whatever_becomes_of_its_output(suite_file, tmp_path, kind):
     suite, results = suite_file(), tmp_path / "results"
     if kind == "full":
-        with open("/dev/full", "w") as full:
+        with open("/dev/full", "w", encoding="utf-8") as full:
             run = begin(suite, results, stdout=full, stderr=full)
     elif kind == "closed":
         run = begin(suite, results, prefix=["sh", "-c", 'exec "$0" "$@" >&- 2>&-'])
