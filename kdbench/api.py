@@ -1,12 +1,9 @@
 """The same as the commands, from Python: `kdbench.run("suite.yaml") -> pandas.DataFrame`."""
 
-import os
 import re
-import signal
 import sys
 import warnings
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,7 +20,8 @@ from kdbench.grid.plan import Plan, make_plan
 from kdbench.grid.progress import Bar
 from kdbench.grid.recorder import Recorder
 from kdbench.grid.run import run_plan
-from kdbench.layout import RESULTS, Layout
+from kdbench.grid.signals import own_interrupts, stop_signals
+from kdbench.layout import RESULTS, Layout, SuiteFolder
 from kdbench.report.frame import frame_of
 from kdbench.report.table import Board, make_board
 from kdbench.report.write import write_board
@@ -63,6 +61,7 @@ class Outcome:
     counts: dict[str, int]
     trained: int
     signal: int | None = None
+    folder: SuiteFolder | None = None  # where it lies
 
     @property
     def exit_code(self) -> int:
@@ -107,11 +106,12 @@ def _options(given: dict[str, Any]) -> Options:
 
 
 def _plan(path: Path, options: Options) -> Plan:
-    suite = load_suite(path, options.plugins)
-    cells = cells_of(suite, options.only, options.data)
-    if not cells:
-        raise UserError(f"{path}: no cell matches --only {options.only!r}; rows are: {', '.join(suite.objectives)}")
-    return make_plan(cells, options.results, options.data, suite.plugins)
+    with own_interrupts():
+        suite = load_suite(path, options.plugins)
+        cells = cells_of(suite, options.only, options.data)
+        if not cells:
+            raise UserError(f"{path}: no cell matches --only {options.only!r}; rows are: {', '.join(suite.objectives)}")
+        return make_plan(cells, options.results, options.data, suite.plugins)
 
 
 def make_leaderboard(
@@ -160,7 +160,10 @@ def run_suite(
         warnings.filterwarnings("ignore", message=".*not writable.*", category=UserWarning)
         device = choose_device(options.device)
         made = _plan(path, options)
-        todo = made.todo
+        todo, text_of_suite = (
+            made.todo,
+            path.read_text(encoding="utf-8", errors="replace"),
+        )  # it may be edited meanwhile
         with Bar(_total_steps(made), console) as bar, stop_signals(bar.say) as stop:
             for line in made.damaged:
                 bar.say(line)
@@ -175,7 +178,7 @@ def run_suite(
                 tracker = Tracker(made.name, options.results, options.uri, bar.say)
             ended: int | None = None
             if tracker is not None:
-                tracker.describe(f"Suite `{made.name}`\n\n{fenced(path.read_text(encoding='utf-8'))}")
+                tracker.describe(f"Suite `{made.name}`\n\n{fenced(text_of_suite)}")
                 try:
                     place = Place(options.results, options.data, str(device), options.keep_answers)
                     recorder = Recorder(folder, tracker, bar)
@@ -198,7 +201,7 @@ def run_suite(
     for cell in made.cells:
         status = records[cell.key]["status"] if cell.key in records else "missing"
         counts[status] = counts.get(status, 0) + 1
-    return Outcome(board.table, text, counts, len(todo), ended)
+    return Outcome(board.table, text, counts, len(todo), ended, folder)
 
 
 def fenced(text: str) -> str:
@@ -209,6 +212,7 @@ def fenced(text: str) -> str:
 
 def progress_line(made: Plan, device: torch.device) -> str:
     skipped = f", {len(made.inapplicable)} do not apply (see `kdbench plan`)" if made.inapplicable else ""
+    skipped += f", {len(made.failing)} fail (see below)" if made.failing else ""
     what = f"{made.name}: {len(made.cells)} cells, {made.num_done} done{skipped}"
     if not made.todo:
         return f"{what}; nothing to train"
@@ -216,7 +220,7 @@ def progress_line(made: Plan, device: torch.device) -> str:
 
 
 def _anything_new(made: Plan) -> bool:
-    return bool(made.todo) or any(key not in made.records for key in made.inapplicable)
+    return bool(made.todo or made.failing) or any(key not in made.records for key in made.inapplicable)
 
 
 def _total_steps(made: Plan) -> int:
@@ -231,26 +235,3 @@ def _total_steps(made: Plan) -> int:
                 teachers.add(link.teacher_key)
                 total += cell.teacher_train.epochs * steps_per_epoch(num_train, cell.teacher_train.batch_size)
     return total
-
-
-@contextmanager
-def stop_signals(say: Callable[[str], None]) -> Iterator[list[int]]:
-    """A list that holds the signal once one came: finish the step, save, leave. A second one leaves at once."""
-    caught: list[int] = []
-
-    def handle(number: int, _: Any) -> None:
-        if caught:
-            os._exit(128 + number)
-        caught.append(number)
-        say("stopping after this step; state is saved (once more: leave at once)")
-
-    try:
-        before = {s: signal.signal(s, handle) for s in (signal.SIGINT, signal.SIGTERM)}
-    except ValueError:  # not in the main thread: whoever runs us handles signals
-        yield caught
-        return
-    try:
-        yield caught
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

@@ -6,18 +6,21 @@ import gc
 import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext, suppress
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from importlib import import_module
 from io import TextIOWrapper
 from pathlib import Path
 from typing import Any, cast
 
+from kdbench.display import displays
 from kdbench.errors import UserError
+from kdbench.grid.signals import own_interrupts
 from kdbench.layout import RESULTS
 
 EPILOG = """\
 exit codes: 0 all cells are done; 1 some failed or diverged (the rest are done); 2 nothing was started because of the
-input; 130, 143 stopped by Ctrl-C or SIGTERM (the same command goes on from there)."""
+input; 129, 130, 143 stopped by SIGHUP, Ctrl-C or SIGTERM (the same command goes on from there). A plugin (--plugin, or
+`plugins:` in a suite) is code that runs with your rights, on `plan` and `leaderboard` too."""
 
 SHORT = ("plan", "leaderboard")  # they make millions of small objects, and end
 
@@ -108,7 +111,8 @@ def _common(sub: argparse.ArgumentParser) -> None:
     sub.add_argument("--results", type=Path, default=RESULTS, metavar="DIR", help=f"default: ./{RESULTS}")
     sub.add_argument("--device", default="auto", help="cpu, cuda, cuda:1 (default: a GPU if there is one)")
     sub.add_argument("--plugin", type=Path, action="append", default=[], metavar="FILE",
-                     help="a Python file with methods of your own; may be given several times")  # fmt: skip
+                     help="a Python file with methods of your own; it is code that runs with your rights, "
+                          "whatever the command; may be given several times")  # fmt: skip
     store = "an MLflow store (default: MLFLOW_TRACKING_URI, else a SQLite file in the results)"
     sub.add_argument("--tracking-uri", metavar="URI", help=store)
 
@@ -121,15 +125,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     given = parser().parse_args(arguments)
     given.words = [*(sys.argv[1:] if arguments is None else arguments)]
     try:
-        with uncollected() if given.command in SHORT else nullcontext():
+        with own_interrupts(), around(given.command):
             return command(given.command)(given)
     except UserError as error:
         print(error, file=sys.stderr)
         return 2
-    except BrokenPipeError:  # `kdbench list models | head`
-        sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115
-        return 0
     except OSError as error:
+        if isinstance(error, BrokenPipeError) and reader_is_gone():  # `kdbench list models | head`
+            return 0
         full = error.errno in (errno.ENOSPC, errno.EDQUOT)
         hint = "; make room and run the same command again: it goes on" if full else ""
         print(f"{error.filename or 'kdbench'}: {error.strerror or error}{hint}", file=sys.stderr)
@@ -141,6 +144,23 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def command(name: str) -> Callable[[argparse.Namespace], int]:
     """`run` of `commands/NAME.py`: with it come torch, timm and MLflow, which take seconds."""
     return cast(Callable[[argparse.Namespace], int], import_module(f"kdbench.commands.{name}").run)
+
+
+def around(command: str) -> AbstractContextManager[None]:
+    """What a command runs in: what a run shows decides nothing."""
+    if command == "run":
+        return displays()
+    return uncollected() if command in SHORT else nullcontext()
+
+
+def reader_is_gone() -> bool:
+    """Of our output; then nobody sees what comes after, either."""
+    try:
+        sys.stdout.flush()
+    except BrokenPipeError:
+        sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115
+        return True
+    return False
 
 
 @contextmanager

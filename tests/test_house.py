@@ -16,7 +16,7 @@ MODULES = sorted(HOME.rglob("*.py"))
 
 # From the ground up. A room is a folder, or a module beside the folders. It knows the floors below its own and itself.
 FLOORS = (
-    ("errors", "files", "layout", "plain", "seeding"),
+    ("display", "errors", "files", "layout", "plain", "seeding"),
     ("digest", "locks", "registry", "weights"),
     ("method",),
     ("data", "nets"),

@@ -14,7 +14,7 @@ from rich.table import Table
 
 from kdbench.commands.console import console, table
 from kdbench.data import DATASETS
-from kdbench.errors import UserError, unknown
+from kdbench.errors import UserError, first_line, unknown
 from kdbench.method.contract import Inapplicable
 from kdbench.method.register import METHODS
 from kdbench.nets import build_net, known_models
@@ -22,6 +22,7 @@ from kdbench.report.text import human
 from kdbench.suite.objectives import objective
 from kdbench.suite.plugins import load_methods, load_plugin
 from kdbench.suite.spec import ModelSpec
+from kdbench.train.lent import Guard
 from kdbench.train.objective import built_objective
 from kdbench.vision.batches import picture_task
 
@@ -94,10 +95,12 @@ def applicability(
     found: dict[str, tuple[int | None, str]] = {}
     for name in names:
         try:
-            with torch.device(device):
+            with Guard(), torch.device(device):
                 built = built_objective(objective({name: 1.0}), nets[student], nets[teacher], task, device, 0)
         except Inapplicable as reason:
             found[name] = None, str(reason).removeprefix(f"{name} ")
+        except Exception as error:
+            found[name] = None, f"fails: {first_line(error)}"
         else:
             adapters = sum(p.numel() for p in built.parameters() if p.requires_grad)
             found[name] = adapters + size * ("peer" in METHODS[name].student_needs), ""

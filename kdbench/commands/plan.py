@@ -35,7 +35,7 @@ def run(given: argparse.Namespace) -> int:
     if len(made.cohorts) > 40:
         out.print(f"... and {len(made.cohorts) - 40} cohorts more")
     for line in why_not(made):
-        out.print(line, soft_wrap=True)
+        out.print(line, soft_wrap=True, markup=False)
     if todo:
         device = choose_device(options.device)
         if slow := slow_precision(device, (c.train.precision for c in todo)):
@@ -45,11 +45,12 @@ def run(given: argparse.Namespace) -> int:
 
 
 def why_not(made: Plan) -> list[str]:
-    """One line per row and pair that does not apply."""
+    """One line per row and pair that does not apply, or whose code raises."""
     lines: dict[str, None] = {}
     for cell in made.cells:
-        if (reason := made.inapplicable.get(cell.key)) is not None:
-            lines[f"does not apply: {cell.dataset.name} · {cell.pair} · {cell.label}: {reason}"] = None
+        for what, reasons in (("does not apply", made.inapplicable), ("fails", made.failing)):
+            if cell.key in reasons:
+                lines[f"{what}: {cell.dataset.name} · {cell.pair} · {cell.label}: {reasons[cell.key]}"] = None
     return list(lines)
 
 

@@ -6,13 +6,14 @@ import sys
 
 from kdbench.api import run_suite
 from kdbench.commands.console import show_markdown
-from kdbench.commands.given import folder_of, options_of
+from kdbench.commands.given import options_of
 
 
 def run(given: argparse.Namespace) -> int:
     outcome = run_suite(given.suite, options_of(given))
     show_markdown(outcome.text)
-    print(f"\nWritten to {folder_of(given).leaderboard('md')} and .csv; browse the runs with: kdbench ui")
+    assert outcome.folder is not None
+    print(f"\nWritten to {outcome.folder.leaderboard('md')} and .csv; browse the runs with: kdbench ui")
     bad = {s: n for s, n in outcome.counts.items() if n and s in ("failed", "diverged", "missing")}
     if bad:
         print("Not all is well: " + ", ".join(f"{n} cells {s}" for s, n in bad.items()), file=sys.stderr)

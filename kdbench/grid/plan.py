@@ -18,6 +18,7 @@ from kdbench.results.records import Records, is_final
 from kdbench.results.schema import Record
 from kdbench.suite.cells import Cell, cohorts_of
 from kdbench.suite.spec import DatasetSpec, ModelSpec, Train
+from kdbench.train.lent import Guard
 from kdbench.train.objective import Objective, blank_outputs, needs_of, student_needs_of
 from kdbench.train.profiling import count_macs
 from kdbench.train.trial import training_task
@@ -27,9 +28,13 @@ from kdbench.weights import fitting_weights
 USUAL = frozenset(NEEDS) - {"attention", "queries", "keys", "values", "token_logits"}
 
 
+class Fails(Exception):
+    """A method's code raises on the way to training, with the reason."""
+
+
 @dataclass
 class Plan:
-    """`inapplicable`: key -> why. `todo`: what a run would train now."""
+    """`inapplicable`: key -> why; `failing`: the same where a method's code raised; `todo`: what a run would train."""
 
     cells: list[Cell]
     records: dict[str, Record]
@@ -37,6 +42,7 @@ class Plan:
     shapes: "Shapes"
     plugins: tuple[Path, ...] = ()
     damaged: list[str] = field(default_factory=list)
+    failing: dict[str, str] = field(default_factory=dict)
 
     @property
     def name(self) -> str:
@@ -45,7 +51,8 @@ class Plan:
 
     @cached_property
     def todo(self) -> list[Cell]:
-        return [c for c in self.cells if c.key not in self.inapplicable and not is_final(self.records.get(c.key))]
+        refused = self.inapplicable.keys() | self.failing.keys()
+        return [c for c in self.cells if c.key not in refused and not is_final(self.records.get(c.key))]
 
     @property
     def cohorts(self) -> list[list[Cell]]:
@@ -73,7 +80,8 @@ def make_plan(cells: list[Cell], results: Path, data_dir: Path, plugins: tuple[P
     shapes = Shapes(data_dir)
     shapes.check_models(cells)
     unfinished = [c for c in cells if not is_final(found.get(c.key))]
-    return Plan(cells, found, shapes.inapplicable(unfinished), shapes, plugins, records.damaged)
+    inapplicable, failing = shapes.refused(unfinished)
+    return Plan(cells, found, inapplicable, shapes, plugins, records.damaged, failing)
 
 
 class Shapes:
@@ -125,7 +133,8 @@ class Shapes:
 
     def _blank(self, spec: ModelSpec, dataset: DatasetSpec, needs: Iterable[str]) -> Outputs | Exception:
         try:
-            return blank_outputs(self.net(spec, dataset), needs, self.task(dataset), "meta")
+            with Guard():
+                return blank_outputs(self.net(spec, dataset), needs, self.task(dataset), "meta")
         except Exception as error:
             return error
 
@@ -159,26 +168,38 @@ class Shapes:
             return f"{role}: {spec.short} can't take {self.task(dataset).inputs}: {first_line(error)}"
         return ""
 
-    def why_not(self, cell: Cell) -> str | None:
-        """Why the cell's objective, or that of a teacher of its own, does not apply to its pair; None when it does."""
-        if cell.teacher_cell is not None and (reason := self.why_not(cell.teacher_cell)) is not None:
-            return f"its teacher {cell.teacher.model} can't be taught: {reason}"
-        built = Objective(cell.phases)
+    def why_not(self, cell: Cell) -> Inapplicable | Fails | None:
+        """What ends the cell's objective (or that of its teacher) on its pair: Inapplicable, or what it raised.
+
+        Raises UserError when a setting is wrong.
+        """
+        if cell.teacher_cell is not None and (why := self.why_not(cell.teacher_cell)) is not None:
+            return type(why)(f"its teacher {cell.teacher.model} can't be taught: {why}")
         try:
+            self.try_to_build(cell)
+        except UserError:
+            raise
+        except Exception as error:
+            return error if isinstance(error, Inapplicable) else Fails(first_line(error))
+        return None
+
+    def try_to_build(self, cell: Cell) -> None:
+        """Raises Inapplicable, and whatever its methods raise."""
+        with Guard():
+            built = Objective(cell.phases)
             student = self.outputs(cell.student, cell.dataset, student_needs_of(cell.methods))
             teacher = self.outputs(cell.teacher, cell.dataset, needs_of(cell.methods))
             with torch.device("meta"):
                 built.build(student, teacher, self.training_task(cell.dataset, cell.train), 0)
-        except Inapplicable as why:
-            return str(why)
-        return None
 
-    def inapplicable(self, cells: Sequence[Cell]) -> dict[str, str]:
-        verdicts: dict[tuple[str, ...], str | None] = {}
-        found = {}
+    def refused(self, cells: Sequence[Cell]) -> tuple[dict[str, str], dict[str, str]]:
+        """The cells that do not apply, and those whose methods' code raises: key -> why."""
+        verdicts: dict[tuple[str, ...], Inapplicable | Fails | None] = {}
+        inapplicable: dict[str, str] = {}
+        failing: dict[str, str] = {}
         for cell in cells:
             if cell.case not in verdicts:
                 verdicts[cell.case] = self.why_not(cell)
-            if (reason := verdicts[cell.case]) is not None:
-                found[cell.key] = reason
-        return found
+            if (why := verdicts[cell.case]) is not None:
+                (inapplicable if isinstance(why, Inapplicable) else failing)[cell.key] = str(why)
+        return inapplicable, failing

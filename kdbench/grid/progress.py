@@ -1,11 +1,12 @@
 """A bar with what is running, the rate and the time left; plain lines where there is no terminal."""
 
-import sys
 import time
-from typing import Any
+from typing import IO, Any, cast
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from kdbench.display import Display
 
 EVERY = 15.0  # seconds between plain lines
 
@@ -15,6 +16,7 @@ class Bar:
 
     def __init__(self, total: int, console: Console | None = None) -> None:
         self.console = console or Console(stderr=True)
+        self.console.file = cast(IO[str], Display(self.console.file))
         self.total, self.done, self.what = max(total, 1), 0, ""
         self.start = self.last = time.monotonic()
         self.bar: Progress | None = None
@@ -57,8 +59,7 @@ class Bar:
     def say(self, line: str) -> None:
         """A line that stays."""
         self.console.print(line, highlight=False, markup=False, soft_wrap=True)
-        if not self.console.is_terminal:
-            sys.stderr.flush()
+        self.console.file.flush()
 
 
 def clock(seconds: float) -> str:

@@ -16,9 +16,10 @@ from kdbench.suite.cells import Cell
 def run_plan(plan: Plan, place: Place, executor: Executor, recorder: Recorder, stop: Stop) -> None:
     """Every cell that is not done. Raises Stopped, and CannotWrite when the disk is full."""
     device = torch.device(place.device)
-    for cell in plan.cells:
-        if cell.key in plan.inapplicable:
-            recorder.finished(record_of(cell, device, "skipped", plan.inapplicable[cell.key]), None)
+    for status, reasons in (("skipped", plan.inapplicable), ("failed", plan.failing)):
+        for cell in plan.cells:
+            if cell.key in reasons:
+                recorder.finished(record_of(cell, device, status, reasons[cell.key]), None)
     for key in recorder.checkpoints.saved():
         if is_final(plan.records.get(key)):  # its run died between the record and this
             recorder.checkpoints.remove(key)

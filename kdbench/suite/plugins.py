@@ -8,7 +8,7 @@ from importlib.metadata import entry_points
 from importlib.util import module_from_spec
 from pathlib import Path
 
-from kdbench.errors import UserError
+from kdbench.errors import Interrupted, UserError, in_words
 from kdbench.method.register import METHODS
 
 
@@ -44,6 +44,6 @@ def load_plugin(path: Path) -> None:
         exec(loader.source_to_code(text, str(path)), vars(module))  # what was hashed, and not bytecode of before
     except BaseException as error:
         del sys.modules[name]
-        if isinstance(error, KeyboardInterrupt | UserError):
+        if isinstance(error, Interrupted | UserError):
             raise
-        raise UserError(f"plugin {path}: {type(error).__name__}: {error}") from error
+        raise UserError(f"plugin {path}: {in_words(error)}") from error

@@ -1,9 +1,9 @@
 """What a member is lent must be left as it was: the batch, the teacher's outputs, the settings of the process.
 
 Two looks are taken after every member. The cheap one, in every step, compares version counters, which torch raises
-with every write that it knows of. The thorough one, in the first step and every 50 steps, compares the bits: it finds
-what is written behind torch's back (`x.data.zero_()`, `x.numpy()[:] = 0`). A member that writes so in none of those
-steps is not found. The teacher's own weights are never lent, only copies of them.
+with every write that it knows of. The thorough one compares the bits, in the first and the last step, every 50 steps
+and where a run goes on: it finds what is written behind torch's back (`x.data.zero_()`, `x.numpy()[:] = 0`). A member
+that writes so in none of those steps is not found. The teacher's own weights are never lent, only copies of them.
 """
 
 import os

@@ -137,7 +137,8 @@ def train_epoch(cohort: Cohort, running: Sequence[Trial], number: int) -> bool:
         members = [t for t in running if t.done == done + step and t.status == "running"]
         if not members:  # all are past this step: they went on from a checkpoint
             continue
-        place, thorough = (number, step), step == start or step % THOROUGH == 0
+        place, last = (number, step), done + step == cohort.batches.epochs * cohort.steps - 1
+        thorough = (done + step) % THOROUGH == 0 or last or step == start > 0
         lock_step(cohort, members, with_progress(cohort, batch, place), place, clock, thorough)
         cohort.hooks.step(len(members))
         # Asked first: a signal that comes from here on ends the next step, whose state is then saved.

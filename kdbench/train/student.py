@@ -23,7 +23,9 @@ class Delivered(nn.Module):
             return self.net(inputs, needs)
         outputs = self.net(inputs, own_needs({*needs, *self.method.student_needs}))
         logits = self.method.infer(outputs)
-        assert logits is not None
+        if not isinstance(logits, Tensor) or logits.shape != outputs.logits.shape:
+            given = list(logits.shape) if isinstance(logits, Tensor) else logits
+            raise TypeError(f"infer gave {given}, not logits of shape {list(outputs.logits.shape)}")
         return replace(outputs, logits=logits)
 
     def weights(self) -> dict[str, Tensor]:

@@ -7,7 +7,6 @@ from typing import Annotated, Literal
 
 import numpy as np
 import psutil
-from PIL import Image, ImageOps
 from pydantic import Field
 
 from kdbench.data import Splits, register_dataset
@@ -16,24 +15,38 @@ from kdbench.errors import UserError
 from kdbench.method.contract import Task
 from kdbench.vision.batches import Images, picture_task
 from kdbench.vision.builtin import images
+from kdbench.vision.decode import TooLarge, decode, own_limit
 
 EXTENSIONS = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm"}
 Side = Annotated[int, Field(ge=4, le=1024)]
+Megapixels = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
 
-def info(data_dir: Path, path: str, size: int, broken: str) -> Task:
-    """Counts the pictures; a folder that isn't there yet is taken to have ten classes of a hundred pictures."""
+def info(data_dir: Path, path: str, size: int, broken: str, max_megapixels: float | None) -> Task:
+    """Counts the pictures; a folder that isn't there yet is taken to have ten classes of a hundred pictures.
+
+    Raises UserError for a class without pictures to learn from; says which have none to test.
+    """
     root = data_dir / Path(path).expanduser()
     if not root.is_dir():
         taken = "taken to hold 10 classes, 1,000 + 1,000 pictures; once it is there, keys will be others"
         print(f"{root} is not there yet: {taken}", file=sys.stderr)
         return picture_task(10, size, 1000, 1000)
     train, test, classes = parts_of(root)
-    counts = [sum(len(pictures(part / name)) for name in classes) for part in (train, test)]
-    return replace(picture_task(len(classes), size, *counts), classes=tuple(classes))
+    counts = [[len(pictures(part / name)) for name in classes] for part in (train, test)]
+    empty, untested = ([n for n, count in zip(classes, of_part, strict=True) if not count] for of_part in counts)
+    if empty:
+        raise UserError(f"data set folder: {train} has no pictures of {named(empty)}; remove the folders or fill them")
+    if untested and len(untested) < len(classes):
+        print(f"{test} has no pictures of {named(untested)}: nothing will be said of these classes", file=sys.stderr)
+    return replace(picture_task(len(classes), size, *map(sum, counts)), classes=tuple(classes))
 
 
-def digest(data_dir: Path, path: str, size: int, broken: str) -> str | None:
+def named(classes: list[str]) -> str:
+    return ", ".join(classes[:5]) + (f" and {len(classes) - 5} more" if len(classes) > 5 else "")
+
+
+def digest(data_dir: Path, path: str, size: int, broken: str, max_megapixels: float | None) -> str | None:
     """Of what is read: names of classes and pictures, and what is in the pictures."""
     root = data_dir / Path(path).expanduser()
     if not root.is_dir():
@@ -48,16 +61,23 @@ def digest(data_dir: Path, path: str, size: int, broken: str) -> str | None:
 
 
 @register_dataset("folder", info=info, digest=digest)
-def folder(data_dir: Path, path: str, size: Side = 64, broken: Literal["stop", "skip"] = "stop") -> Splits:
+def folder(
+    data_dir: Path,
+    path: str,
+    size: Side = 64,
+    broken: Literal["stop", "skip"] = "stop",
+    max_megapixels: Megapixels | None = None,
+) -> Splits:
     """Pictures of any size, brought to `size` x `size`: the shorter side is resized, the middle is cut out.
 
     `path` is relative to the data folder, or absolute. They are decoded once and kept in memory as uint8.
     `broken`: pictures that can't be read end the run (`stop`, the default) or are left out (`skip`); either way they
-    are named.
+    are named. `max_megapixels`: a picture with more can't be read (default: 50). Hidden folders and files (`.name`)
+    are passed over.
     """
     train, test, classes = parts_of(data_dir / Path(path).expanduser())
     skip = broken == "skip"
-    first, second = (_read(part, classes, size, skip) for part in (train, test))
+    first, second = (_read(part, classes, size, skip, max_megapixels) for part in (train, test))
     return Splits(first, second, len(classes), classes=tuple(classes))
 
 
@@ -68,16 +88,21 @@ def parts_of(root: Path) -> tuple[Path, Path, list[str]]:
         if not part.is_dir():
             need = "it needs train/ and val/ (or test/), each with a folder per class"
             raise UserError(f"data set folder: {part} is not a folder; {need}")
-    classes = sorted(entry.name for entry in train.iterdir() if entry.is_dir())
+    classes = folders(train)
     if len(classes) < 2:
         raise UserError(f"data set folder: {train} needs two class folders or more; it has {len(classes)}")
-    strange = sorted({entry.name for entry in test.iterdir() if entry.is_dir()} - set(classes))
+    strange = sorted(set(folders(test)) - set(classes))
     if strange:
         raise UserError(f"data set folder: {test} has classes that train/ lacks: {', '.join(strange[:5])}")
     return train, test, classes
 
 
-def _read(root: Path, classes: list[str], size: int, skip: bool = False) -> Images:
+def folders(root: Path) -> list[str]:
+    """Their names, without hidden ones (`.ipynb_checkpoints`)."""
+    return sorted(entry.name for entry in root.iterdir() if entry.is_dir() and not entry.name.startswith("."))
+
+
+def _read(root: Path, classes: list[str], size: int, skip: bool, megapixels: float | None) -> Images:
     files = [(path, label) for label, name in enumerate(classes) for path in pictures(root / name)]
     if not files:
         raise UserError(f"data set folder: no pictures below {root} (looked for {' '.join(sorted(EXTENSIONS))})")
@@ -86,15 +111,17 @@ def _read(root: Path, classes: list[str], size: int, skip: bool = False) -> Imag
         what = f"{len(files)} pictures of {size} x {size} take {needed:.1f} GiB of memory"
         raise UserError(f"data set folder: {what}; choose a smaller size")
     pixels = np.empty((len(files), size, size, 3), dtype=np.uint8)
-    broken: dict[int, Path] = {}
-    for place, (path, _) in enumerate(files):
-        try:
-            with Image.open(path) as picture:
-                pixels[place] = np.asarray(ImageOps.fit(picture.convert("RGB"), (size, size), Image.Resampling.BICUBIC))
-        except Exception:
-            broken[place] = path
+    broken: dict[int, str] = {}
+    with own_limit():
+        for place, (path, _) in enumerate(files):
+            try:
+                pixels[place] = decode(path, size, megapixels)
+            except (TooLarge, ValueError) as error:
+                broken[place] = f"{path} ({error})"
+            except Exception:
+                broken[place] = str(path)
     if broken:
-        shown = ", ".join(str(path) for path in list(broken.values())[:5]) + (" ..." if len(broken) > 5 else "")
+        shown = ", ".join(list(broken.values())[:5]) + (" ..." if len(broken) > 5 else "")
         what = f"data set folder: {len(broken)} of {len(files)} pictures below {root} can't be read: {shown}"
         if not skip:
             raise UserError(f"{what}; remove them, or give the data set `broken: skip`")
@@ -104,5 +131,8 @@ def _read(root: Path, classes: list[str], size: int, skip: bool = False) -> Imag
 
 
 def pictures(root: Path) -> list[Path]:
-    """The picture files below `root`, sorted."""
-    return sorted(p for p in root.rglob("*") if p.suffix.lower() in EXTENSIONS and p.is_file()) if root.is_dir() else []
+    """The picture files below `root`, sorted; hidden ones, and those in hidden folders, are passed over."""
+    if not root.is_dir():
+        return []
+    found = (path for path in root.rglob("*") if path.suffix.lower() in EXTENSIONS and path.is_file())
+    return sorted(path for path in found if not any(part.startswith(".") for part in path.relative_to(root).parts))

@@ -251,7 +251,7 @@ def test_a_small_file_system(kdbench, one_epoch, tmp_path):
 def test_a_second_signal_leaves_at_once():
     script = """
 import os, signal, time
-from kdbench.api import stop_signals
+from kdbench.grid.signals import stop_signals
 with stop_signals(print) as stop:
     os.kill(os.getpid(), signal.SIGINT)
     assert stop == [signal.SIGINT]

@@ -149,7 +149,7 @@ def test_what_is_lent_stays_as_it_was_later(bad, begin, splits, teacher, kind):
 
 
 def test_what_is_written_behind_torch_later_starts_the_others_again(bad, begin, splits, teacher):
-    bad(lambda s, t, b: behind(t.logits), step=3)  # found in the first step of the second epoch
+    bad(lambda s, t, b: behind(t.logits), step=3)  # found in the last step
     with pytest.raises(Undermined, match="bad"):
         run(begin, splits, teacher, {"bad": {"ce": 1, "bad": 1}, "kd": ROWS["kd"]})
     alone = run(begin, splits, teacher, {"bad": {"ce": 1, "bad": 1}})["bad"]

@@ -1,0 +1,56 @@
+"""One picture file as 8-bit RGB, as people see it: upright, in its own range of values, on white where it is clear."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageOps
+
+MEGAPIXELS = 50.0  # in one picture, unless the data set says otherwise: 200 MB while it is decoded
+
+
+class TooLarge(Exception):
+    """A picture with more pixels than allowed; it is not decoded."""
+
+
+@contextmanager
+def own_limit() -> Iterator[None]:
+    """Without Pillow's limit on pixels: `decode` has one of its own."""
+    before, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
+    try:
+        yield
+    finally:
+        Image.MAX_IMAGE_PIXELS = before
+
+
+def decode(path: Path, size: int, megapixels: float | None = None) -> np.ndarray:
+    """[size, size, 3] uint8: the shorter side is resized, the middle is cut out.
+
+    Raises TooLarge, and whatever Pillow does for a file that is no picture.
+    """
+    with Image.open(path) as picture:
+        most, has = MEGAPIXELS if megapixels is None else megapixels, picture.width * picture.height / 1e6
+        if has > most:
+            raise TooLarge(f"{has:.1f} megapixels; the limit is {most:g} (the data set's `max_megapixels`)")
+        upright = ImageOps.exif_transpose(picture)
+        return np.asarray(ImageOps.fit(as_rgb(upright), (size, size), Image.Resampling.BICUBIC))
+
+
+def as_rgb(picture: Image.Image) -> Image.Image:
+    """8 bits a channel. Raises ValueError for values whose range is not known."""
+    if picture.mode in ("F", "I") or picture.mode.startswith("I;"):
+        return Image.fromarray(in_bytes(np.asarray(picture))).convert("RGB")
+    if picture.has_transparency_data:
+        clear = picture.convert("RGBA")
+        return Image.alpha_composite(Image.new("RGBA", clear.size, "white"), clear).convert("RGB")
+    return picture.convert("RGB")
+
+
+def in_bytes(values: np.ndarray) -> np.ndarray:
+    """[H, W] of 0..1 (floats) or of 0..65535 (whole numbers) as uint8 0..255."""
+    most = 1.0 if values.dtype.kind == "f" else 65535.0
+    low, high = float(values.min()), float(values.max())
+    if not (low >= 0 and high <= most):
+        raise ValueError(f"its values lie in {low:g}..{high:g}, not in 0..{most:g}, so what is white is not known")
+    return np.rint(values.astype(np.float64) * (255 / most)).astype(np.uint8)
