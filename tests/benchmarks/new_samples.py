@@ -1,11 +1,11 @@
-"""Do intervals for new pictures cover? On simulated pictures, and on real ones from halves of a test set.
+"""Do intervals for new samples cover? On simulated samples, and on real ones from halves of a test set.
 
-    python tests/benchmarks/new_pictures.py [--tables 2000]
-    python tests/benchmarks/new_pictures.py --outcomes FILE.npz [--seeds 3] [--splits 200]
+    python tests/benchmarks/new_samples.py [--tables 2000]
+    python tests/benchmarks/new_samples.py --outcomes FILE.npz [--seeds 3] [--splits 200]
 
-Simulated: a student gets a picture right if row + seed + picture + row's own taste for the picture + luck is above 0,
-all normal; the truth is the difference of two rows over all seeds and pictures, known in closed form. `outcomes`: one
-boolean array [seeds, pictures] a row. A few seeds on one half of the pictures give an interval; the other seeds on the
+Simulated: a student gets a sample right if row + seed + sample + row's own taste for the sample + luck is above 0,
+all normal; the truth is the difference of two rows over all seeds and samples, known in closed form. `outcomes`: one
+boolean array [seeds, samples] a row. A few seeds on one half of the samples give an interval; the other seeds on the
 other half give what it should hold, whose own variance is added.
 """
 
@@ -18,32 +18,32 @@ import numpy as np
 from scipy import stats
 
 from kdbench.report.model import compare
-from kdbench.report.pictures import Crossed, Right, crossed, new_pictures
+from kdbench.report.outcomes import Crossed, Right, crossed, new_samples
 from kdbench.report.variances import Floats
 
-SEED, PICTURE, TASTE = 0.03, 1.5, 0.7  # standard deviations, luck's is 1
+SEED, SAMPLE, TASTE = 0.03, 1.5, 0.7  # standard deviations, luck's is 1
 
 
-def draw(rng: np.random.Generator, levels: Floats, seeds: int, pictures: int) -> Right:
-    """Outcomes [rows, seeds, pictures]."""
+def draw(rng: np.random.Generator, levels: Floats, seeds: int, samples: int) -> Right:
+    """Outcomes [rows, seeds, samples]."""
     rows = len(levels)
-    common = PICTURE * rng.standard_normal(pictures) + TASTE * rng.standard_normal((rows, 1, pictures))
+    common = SAMPLE * rng.standard_normal(samples) + TASTE * rng.standard_normal((rows, 1, samples))
     centre = levels[:, None, None] + SEED * rng.standard_normal((rows, seeds, 1)) + common
-    return np.asarray(centre + rng.standard_normal((rows, seeds, pictures)) > 0)
+    return np.asarray(centre + rng.standard_normal((rows, seeds, samples)) > 0)
 
 
-def coverage(rows: int, seeds: int, pictures: int, tables: int) -> tuple[float, float]:
-    """Share of intervals for new pictures that hold the truth, and of those for these pictures."""
-    rng = np.random.default_rng([rows, seeds, pictures])
+def coverage(rows: int, seeds: int, samples: int, tables: int) -> tuple[float, float]:
+    """Share of intervals for new samples that hold the truth, and of those for these samples."""
+    rng = np.random.default_rng([rows, seeds, samples])
     levels = np.linspace(0.5, 0.8, rows)
-    truth = 100 * stats.norm.cdf(levels / math.sqrt(1 + SEED**2 + PICTURE**2 + TASTE**2))
+    truth = 100 * stats.norm.cdf(levels / math.sqrt(1 + SEED**2 + SAMPLE**2 + TASTE**2))
     hits = []
     for _ in range(tables):
-        right = draw(rng, levels, seeds, pictures)
+        right = draw(rng, levels, seeds, samples)
         scores = {str(i): dict(enumerate(100 * row.mean(axis=1))) for i, row in enumerate(right)}
         for contrast in compare(scores, ["0"], draws=1000).contrasts:
             row = int(contrast.row)
-            low, high = new_pictures(
+            low, high = new_samples(
                 contrast.mean, contrast.std**2 / contrast.n, contrast.df, crossed(right[row], right[0])
             )
             known = truth[row] - truth[0]
@@ -53,14 +53,14 @@ def coverage(rows: int, seeds: int, pictures: int, tables: int) -> tuple[float, 
 
 
 def halves(outcomes: dict[str, Right], seeds: int, splits: int) -> float:
-    """Share of the differences on other halves and other seeds that intervals for new pictures hold."""
+    """Share of the differences on other halves and other seeds that intervals for new samples hold."""
     rng = np.random.default_rng(0)
     hits = []
     for _ in range(splits):
-        total, pictures = next(iter(outcomes.values())).shape
-        order, half = rng.permutation(total), rng.permutation(pictures)
+        total, samples = next(iter(outcomes.values())).shape
+        order, half = rng.permutation(total), rng.permutation(samples)
         ours, rest = order[:seeds], order[seeds:]
-        one, other = half[: pictures // 2], half[pictures // 2 :]
+        one, other = half[: samples // 2], half[samples // 2 :]
         for a, b in combinations(outcomes, 2):
             here = crossed(outcomes[a][np.ix_(ours, one)], outcomes[b][np.ix_(ours, one)])
             there = crossed(outcomes[a][np.ix_(rest, other)], outcomes[b][np.ix_(rest, other)])
@@ -70,9 +70,9 @@ def halves(outcomes: dict[str, Right], seeds: int, splits: int) -> float:
 
 def _holds(here: Crossed, there: Crossed) -> bool:
     parts = (here.of_seeds, here.num_seeds - 1), (there.of_seeds, there.num_seeds - 1)
-    pictures = here.of_pictures + there.of_pictures
-    total = here.of_seeds + there.of_seeds + pictures
-    df = total**2 / (sum(v**2 / n for v, n in parts) + pictures**2 / (here.num_pictures - 1))
+    samples = here.of_samples + there.of_samples
+    total = here.of_seeds + there.of_seeds + samples
+    df = total**2 / (sum(v**2 / n for v, n in parts) + samples**2 / (here.num_samples - 1))
     return abs(here.mean - there.mean) < float(stats.t.ppf(0.975, df)) * math.sqrt(total)
 
 
@@ -88,12 +88,12 @@ def main() -> None:
             found = halves({name: read[name] for name in read.files}, args.seeds, args.splits)
         print(f"{args.outcomes.name}: {found:.3f} of the differences on other halves and seeds are held")
         return
-    print("| rows x seeds | pictures | covered, new pictures | covered by the interval for these pictures |")
+    print("| rows x seeds | samples | covered, new samples | covered by the interval for these samples |")
     print("|:--|--:|--:|--:|")
     for seeds in (3, 5):
-        for pictures in (500, 2000):
-            covered, these = coverage(8, seeds, pictures, args.tables)
-            print(f"| 8 x {seeds} | {pictures} | {covered:.3f} | {these:.3f} |", flush=True)
+        for samples in (500, 2000):
+            covered, these = coverage(8, seeds, samples, args.tables)
+            print(f"| 8 x {seeds} | {samples} | {covered:.3f} | {these:.3f} |", flush=True)
 
 
 if __name__ == "__main__":
