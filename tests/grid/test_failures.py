@@ -185,7 +185,8 @@ def out_of_memory_with_several(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     def short(cohort: Any, trials: Sequence[Any], *arguments: Any) -> Any:
         members.append(len(trials))
         if len(trials) > 1:
-            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+            with loop.shared():
+                raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
         return whole(cohort, trials, *arguments)
 
     monkeypatch.setattr(loop, "teacher_outputs", short)
