@@ -118,8 +118,9 @@ def _restore(objective: Objective, state: dict[str, Tensor], settings: Record, n
 
 
 def _spec(identity: dict[str, Any]) -> ModelSpec:
-    """The model without its first weights: it gets its own."""
-    return ModelSpec.model_validate({k: v for k, v in identity.items() if k not in ("pretrained", "checkpoint")})
+    """The model without its first weights: it gets its own. `code` tells a plugin's code, it is no setting."""
+    left_out = ("pretrained", "checkpoint", "code")
+    return ModelSpec.model_validate({k: v for k, v in identity.items() if k not in left_out})
 
 
 def phases_of(objective: Any) -> Any:

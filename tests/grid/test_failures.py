@@ -1,7 +1,7 @@
 """A failure is a cell's: whatever raises becomes the end of the cells it touches, with its reason; the others go on."""
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -178,19 +178,18 @@ def scores(found: dict[tuple[str, str], Any]) -> dict[tuple[str, str], Any]:
     return {place: record["scores"] for place, record in found.items()}
 
 
-def out_of_memory_with_several(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """The teacher's forward runs out of memory while a step has several members; returns how many there were."""
-    whole, members = loop.teacher_outputs, []
+def out_of_memory_with_several(monkeypatch: pytest.MonkeyPatch) -> list[frozenset[str]]:
+    """The teacher's forward runs out of memory while kd and sp both need it; returns what was needed of it."""
+    whole, seen = loop.forward_teacher, []
 
-    def short(cohort: Any, trials: Sequence[Any], *arguments: Any) -> Any:
-        members.append(len(trials))
-        if len(trials) > 1:
-            with loop.shared():
-                raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
-        return whole(cohort, trials, *arguments)
+    def short(teacher: Any, batch: Any, needs: frozenset[str], *arguments: Any) -> Any:
+        seen.append(needs)
+        if len(needs) > 1:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+        return whole(teacher, batch, needs, *arguments)
 
-    monkeypatch.setattr(loop, "teacher_outputs", short)
-    return members
+    monkeypatch.setattr(loop, "forward_teacher", short)
+    return seen
 
 
 def test_out_of_memory_in_the_teachers_forward_splits_the_cohort(
@@ -202,12 +201,12 @@ def test_out_of_memory_in_the_teachers_forward_splits_the_cohort(
     together = scores(records())
     for path in (tmp_path / "results" / "tiny" / "records").glob("*.json"):
         path.unlink()
-    members = out_of_memory_with_several(monkeypatch)
+    seen = out_of_memory_with_several(monkeypatch)
     code, _, err = kdbench("run", suite)
     assert code == 0, err
     assert "out of memory with 3 members" in err
     assert {record["cost"]["cohort_size"] for record in records().values()} == {1}
-    assert max(members) == 3
+    assert max(map(len, seen)) == 2
     assert scores(records()) == together
 
 
