@@ -3,6 +3,7 @@
 import os
 import re
 import signal
+import sys
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -31,6 +32,7 @@ from kdbench.results.mlflow_thread import PATIENCE, Tracker, behind, default_uri
 from kdbench.results.records import Records
 from kdbench.suite.cells import DATA, cells_of
 from kdbench.suite.load import load_suite
+from kdbench.suite.origin import claim
 from kdbench.train.arithmetic import slow_precision
 from kdbench.train.loop import Stopped
 
@@ -117,6 +119,8 @@ def make_leaderboard(
 ) -> tuple[pd.DataFrame, str]:
     """`also`: other results folders; `mlflow`: a store to take records from; `shown`: as for `make_board`."""
     board = read_board(path, options, also, mlflow, **shown)
+    if doubled := claim(Layout(options.results).suite(board.suite), path):
+        print(doubled, file=sys.stderr)
     return board.table, write_board(board, options.results / board.suite)
 
 
@@ -164,6 +168,8 @@ def run_suite(
             if slow := slow_precision(device, (c.train.precision for c in made.todo)):
                 bar.say(slow)
             folder = Layout(options.results).suite(made.name)
+            if doubled := claim(folder, path):
+                bar.say(doubled)
             tracker = None
             if _anything_new(made) or behind(folder.path, made.records.values()):
                 tracker = Tracker(made.name, options.results, options.uri, bar.say)

@@ -1,7 +1,7 @@
 """Where everything lies in the results folder: the only place that spells its paths, and the names no suite may have.
 
 results/
-  SUITE/          records/KEY.json  students/KEY.safetensors  checkpoints/  .locks/  mlflow.jsonl
+  SUITE/          records/KEY.json  students/KEY.safetensors  checkpoints/  .locks/  .suite  mlflow.jsonl
                   leaderboard.{md,csv,tex,html}  cells.{csv,parquet}  per_class.csv  plots/
   teachers/       KEY.json  KEY.safetensors  .KEY.lock  checkpoints/
   teacher_cache/  teacher outputs of earlier runs; safe to delete at any time
@@ -54,6 +54,11 @@ class SuiteFolder:
     def journal(self) -> Path:
         """Which cells MLflow shows, and where: a line for each run."""
         return self.path / "mlflow.jsonl"
+
+    @property
+    def origin(self) -> Path:
+        """Says which suite file was the last to write here."""
+        return self.path / ".suite"
 
     @property
     def per_class(self) -> Path:

@@ -61,9 +61,8 @@ def inert_board(board: Board) -> Board:
 
 
 def _inert_row(row: Row) -> Row:
-    texts: dict[str, Any] = {
-        name: inert(getattr(row, name)) for name in ("dataset", "teacher", "student", "label", "reason")
-    }
+    names = ("dataset", "teacher", "student", "label", "reason")
+    texts: dict[str, Any] = {name: inert(getattr(row, name)) for name in names}
     return replace(row, **texts)
 
 

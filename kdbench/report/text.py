@@ -42,8 +42,10 @@ _FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n")  # a spreadsheet takes what be
 
 def csv(frame: pd.DataFrame) -> str:
     """The frame as CSV; text that a spreadsheet would take for a formula gets an apostrophe before it."""
-    texts = frame.select_dtypes(exclude="number")
-    return frame.assign(**{str(name): texts[name].map(_no_formula) for name in texts}).to_csv(index=False)
+    shown = frame.copy()
+    for name in frame.select_dtypes(exclude="number"):
+        shown[name] = frame[name].map(_no_formula)
+    return shown.to_csv(index=False)
 
 
 def _no_formula(value: Any) -> Any:

@@ -102,13 +102,9 @@ def git_commit() -> str | None:
         return None
     try:
         found = subprocess.run(
-            command,
-            capture_output=True,
-            encoding="utf-8",
-            errors="replace",
-            timeout=10,
+            command, capture_output=True, encoding="utf-8", errors="replace", timeout=10,
             env={**os.environ, "LC_ALL": "C"},
-        )
+        )  # fmt: skip
     except (OSError, subprocess.TimeoutExpired):
         return None
     return found.stdout.strip() or None
