@@ -1,5 +1,9 @@
-"""Data sets that come with scikit-learn or torchvision."""
+"""Data sets that come with scikit-learn or torchvision.
 
+They have no digest in a key: their files are known and checked whenever they are read, so the name says it all.
+"""
+
+import hashlib
 import socket
 from collections.abc import Callable
 from pathlib import Path
@@ -61,11 +65,29 @@ def cifar100(data_dir: Path) -> Splits:
 @register_dataset("fashion_mnist", info=fixed(10, 28, 60_000, 10_000))
 def fashion_mnist(data_dir: Path) -> Splits:
     """60,000 + 10,000 grey pictures of clothes, 28 x 28, 10 classes (Xiao et al. 2017)."""
-    return _torchvision("FashionMNIST", data_dir, 10, "FashionMNIST/raw/ with the four *-ubyte.gz files")
+    splits = _torchvision("FashionMNIST", data_dir, 10, "FashionMNIST/raw/ with the four *-ubyte.gz files")
+    _check_raw(data_dir / "FashionMNIST" / "raw")
+    return splits
+
+
+# SHA-256 of the unpacked files: torchvision checks the packed ones alone, and those only when it unpacks them.
+FASHION_MNIST = {
+    "train-images-idx3-ubyte": "c59f468a2f672dc815687fe0f83887768d799fd8a3f3276145d20f83aa44d888",
+    "train-labels-idx1-ubyte": "bad3541b69d912435c50bb6ba87bec294ff4f6a2e1246121d8633921760443d9",
+    "t10k-images-idx3-ubyte": "5b4141f0afbad91edebe8549f8fcffe087ea10ca49f1dbef5c9a5cd8815ce37b",
+    "t10k-labels-idx1-ubyte": "0402a96d92fd2663957122ceb108a494c5af83dab82d92729df917d7dec38c34",
+}
+
+
+def _check_raw(folder: Path) -> None:
+    """Raises UserError when these are not the pictures that everybody calls Fashion-MNIST: their key is the name."""
+    for name, known in FASHION_MNIST.items():
+        if hashlib.sha256((folder / name).read_bytes()).hexdigest() != known:
+            raise UserError(f"data set fashion_mnist: {folder / name} is not the original file; remove it")
 
 
 def _torchvision(name: str, root: Path, num_classes: int, wanted: str) -> Splits:
-    """Read (or download) through torchvision, which checks every md5 before it opens a file."""
+    """Read (or download) through torchvision, which checks what it downloads, and CIFAR's files always."""
     from torchvision import datasets
 
     cls = getattr(datasets, name)

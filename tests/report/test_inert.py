@@ -2,7 +2,10 @@
 
 import csv as csv_reader
 import json
+import os
 import re
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -196,3 +199,20 @@ def test_no_advice_to_read_weights_unsafely(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="never loaded") as error:
         read_weights(path)
     assert "weights_only" not in str(error.value)
+
+
+LOCALE = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+
+
+def test_files_are_utf8_whatever_the_locale(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(ROWS, "kd ü 日本", ROWS["kd"])
+    path, cells = grid(tmp_path, ["student", "kd ü 日本"])
+    place = tmp_path / "results" / "grid" / "records"
+    place.mkdir(parents=True)
+    for made in drawn(cells, {}):
+        (place / f"{made['key']}.json").write_text(json.dumps(made, ensure_ascii=False), encoding="utf-8")
+    words = [sys.executable, "-m", "kdbench", "leaderboard", str(path), "--results", str(tmp_path / "results")]
+    done = subprocess.run(words, env={**os.environ, **LOCALE}, capture_output=True, check=False)
+    assert (done.returncode, done.stderr) == (0, b"")
+    assert "kd ü 日本" in (tmp_path / "results" / "grid" / "leaderboard.md").read_text(encoding="utf-8")
+    assert b"kd \\xfc" in done.stdout
