@@ -16,6 +16,7 @@ from kdbench.report.summary import headline
 from kdbench.report.table import Board
 
 MOST_POINTS = 120  # of a curve on the page
+ALL_POINTS = 150_000  # of all its curves; where they are many, each has fewer
 DIGITS = 6
 
 Runs = dict[tuple[str, str], list[Any]]  # (pair's title, label) -> its cells
@@ -40,6 +41,7 @@ def html(board: Board, links: Mapping[str, str] | None = None) -> str:
 
 def _pair_data(board: Board, pair: Pair, runs: Runs) -> dict[str, Any]:
     first = pair.rows[0]
+    most = min(MOST_POINTS, max(2, ALL_POINTS // max(1, sum(map(len, board.curves.values())))))
     done = next(iter(pair.done), None)
     return {
         "title": pair.title,
@@ -54,13 +56,13 @@ def _pair_data(board: Board, pair: Pair, runs: Runs) -> dict[str, Any]:
             | {"classes": board.class_words.get((pair.title, row.label))}
             for row in pair.rows
         ],
-        "curves": {label: thinned(curve) for label, curve in board.curves.get(pair.title, {}).items()},
+        "curves": {label: thinned(curve, most) for label, curve in board.curves.get(pair.title, {}).items()},
     }
 
 
-def thinned(curve: list[float]) -> list[tuple[int, float]]:
-    """(epoch, score) at up to 120 epochs, the last one always among them."""
-    stride = max(1, math.ceil(len(curve) / MOST_POINTS))
+def thinned(curve: list[float], most: int = MOST_POINTS) -> list[tuple[int, float]]:
+    """(epoch, score) at up to `most` epochs, the last one always among them."""
+    stride = max(1, math.ceil(len(curve) / most))
     return [(n + 1, round(curve[n], 2)) for n in range(len(curve)) if (len(curve) - 1 - n) % stride == 0]
 
 

@@ -24,6 +24,7 @@ from kdbench.report.rows import Pair, Row
 from kdbench.report.statistics import Ranking
 from kdbench.report.table import Board
 
+MOST_ROWS = 60  # of a pair in its figure: those with the highest means, and the student alone
 MOST_PAIRS = 4  # figures of single pairs; a large suite's others are on the page
 STYLE: Any = {"svg.fonttype": "none", "svg.hashsalt": "kdbench", "font.size": 9, "axes.spines.top": False,
          "axes.spines.right": False, "figure.constrained_layout.use": True, "text.parse_math": False}  # fmt: skip
@@ -35,7 +36,7 @@ def write_plots(board: Board, folder: Path) -> list[Path]:
     for path in [*folder.glob("*.png"), *folder.glob("*.svg")]:  # of an earlier state of the suite
         path.unlink()
     written: list[Path] = []
-    pairs = [Pair(pair.title, [row for row in pair.rows if math.isfinite(row.score)]) for pair in board.pairs]
+    pairs = [Pair(pair.title, most_of([row for row in pair.rows if math.isfinite(row.score)])) for pair in board.pairs]
     pairs = [pair for pair in pairs if pair.rows]
     with rc_context(STYLE), warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Glyph .* missing from font")  # a label in a script that the font lacks
@@ -44,9 +45,15 @@ def write_plots(board: Board, folder: Path) -> list[Path]:
             written += save(figure, folder / f"{number:02d}-{slug(pair.title)}")
         if pairs:
             written += save(latency_figure(pairs, board.task), folder / "accuracy-latency")
-        if board.ranking is not None:
+        if board.ranking is not None and len(board.ranking.ranks) <= MOST_ROWS:
             written += save(ranking_figure(board.ranking), folder / "critical-difference")
     return written
+
+
+def most_of(rows: list[Row]) -> list[Row]:
+    """The rows that a figure has room for, in their order."""
+    least = sorted((row.score for row in rows), reverse=True)[:MOST_ROWS][-1:] or [0.0]
+    return [row for row in rows if row.score >= least[0] or row.alone]
 
 
 def slug(name: str) -> str:
@@ -72,7 +79,8 @@ def pair_figure(pair: Pair, curves: dict[str, list[float]], metric: Metric) -> F
     left, middle, right = figure.subplots(1, 3)
     plot_gains(left, pair.rows)
     plot_costs(middle, pair)
-    plot_curves(right, pair.rows, curves, metric)
+    shown = {row.label for row in pair.rows}
+    plot_curves(right, pair.rows, {label: curve for label, curve in curves.items() if label in shown}, metric)
     return figure
 
 
