@@ -55,6 +55,7 @@ def parser() -> argparse.ArgumentParser:
     exporting.add_argument("key", metavar="KEY", help="a cell's key (see cells.csv) or its record's path")
     exporting.add_argument("--format", choices=["safetensors", "onnx"], default="onnx")
     exporting.add_argument("--output", type=Path, metavar="FILE", help="default: KEY.onnx or KEY.safetensors")
+    exporting.add_argument("--force", action="store_true", help="replace FILE if it is there")
     _common(exporting)
     init = command("init", "look at a folder of pictures and propose a suite for it")
     init.add_argument("--teacher", required=True, metavar="MODEL")

@@ -124,6 +124,10 @@ class Layout:
         """The suites that have records."""
         return [SuiteFolder(path.parent) for path in sorted(self.results.glob("*/records"))]
 
+    def cohort_locks(self) -> list[Path]:
+        """Of all suites, those without records too."""
+        return sorted(self.results.glob("*/.locks/*.lock"))
+
     def find_records(self, beginning: str) -> list[Path]:
         """The records of any suite whose key begins so."""
         return sorted(self.results.glob(f"*/records/{beginning}*.json"))

@@ -169,10 +169,11 @@ def known_models() -> frozenset[str]:
     return frozenset(NETS).union(*(family.names() for family in families()))
 
 
-def build_net(spec: Spec, task: Task, *seed: object) -> Net:
+def build_net(spec: Spec, task: Task, *seed: object, expected: str | None = None) -> Net:
     """The net of `spec` for the task, in fp32 on torch's default device, initialised from `seed`.
 
-    Raises UserError when it is unknown or cannot be built, or its weights cannot be had or do not fit.
+    `expected`: the SHA-256 of its checkpoint, where that is known. Raises UserError when it is unknown or cannot be
+    built, or its weights cannot be had, are others or do not fit.
     """
     try:
         with seeded(*seed):
@@ -183,7 +184,9 @@ def build_net(spec: Spec, task: Task, *seed: object) -> Net:
         hint = "; without a network give its weights as `checkpoint:`" if spec.pretrained else ""
         raise UserError(f"model {spec.model!r} can't be built: {first_line(error)}{hint}") from error
     if spec.checkpoint:
-        load_weights(net.model, Path(spec.checkpoint))
+        digest = load_weights(net.model, Path(spec.checkpoint))
+        if expected not in (None, digest):
+            raise UserError(f"checkpoint {spec.checkpoint} is another file than when the run was planned; plan it anew")
     return net
 
 

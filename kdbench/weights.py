@@ -1,5 +1,6 @@
 """Weights from files: read safely, and judged by what fits."""
 
+import hashlib
 from pathlib import Path
 from typing import Any
 
@@ -20,13 +21,30 @@ NUMPY_SCALAR: list[Any] = [
 ]
 
 
-def load_weights(model: nn.Module, path: Path) -> None:
+def load_weights(model: nn.Module, path: Path) -> str:
     """Load a .safetensors file, or a .pth read with `weights_only` (nothing in it is executed).
 
     The CIFAR nets also take the names of the CRD benchmark's public checkpoints. Raises UserError when the file is
-    missing, is not such a file, or does not fit the model; then it says what fits and what does not.
+    missing, is not such a file, or does not fit the model; then it says what fits and what does not. Returns the
+    SHA-256 of what was loaded.
     """
-    model.load_state_dict(fitting_weights(model, path))
+    before = _stamp(path)
+    state = fitting_weights(model, path)
+    with path.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    if _stamp(path) != before:
+        raise UserError(f"checkpoint {path} was changed while it was read; run the same command again")
+    model.load_state_dict(state)
+    return digest
+
+
+def _stamp(path: Path) -> tuple[int, ...]:
+    """Another one where the file was replaced or written to."""
+    try:
+        about = path.stat()
+    except OSError:
+        return ()
+    return about.st_ino, about.st_size, about.st_mtime_ns, about.st_ctime_ns
 
 
 def fitting_weights(model: nn.Module, path: Path) -> dict[str, Tensor]:

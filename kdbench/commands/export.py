@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import tempfile
 import warnings
 from pathlib import Path
 
@@ -26,26 +27,34 @@ FORMATS = ("safetensors", "onnx")
 def run(given: argparse.Namespace) -> int:
     for path in given.plugin:
         load_plugin(path)
-    print(export(given.key, given.format, given.output, given.results)[1])
+    print(export(given.key, given.format, given.output, given.results, given.force)[1])
     return 0
 
 
-def export(key: str | Path, format: str, output: Path | None = None, results: Path = RESULTS) -> tuple[Path, str]:
+def export(
+    key: str | Path, format: str, output: Path | None = None, results: Path = RESULTS, force: bool = False
+) -> tuple[Path, str]:
     """Write the student of a cell as one file and compare the file's logits with the student's.
 
-    Returns the file and a line about it. Raises UserError when the logits differ by more than 1e-4.
+    Returns the file and a line about it. `force`: replace a file that is there. Raises UserError when the logits
+    differ by more than 1e-4; then what stood there still does.
     """
     record, weights = find(key, results)
-    student = load_weights_of(record, weights)
     path = output or Path(f"{record['key']}.{format}")
+    if path.exists() and (not force or path.is_dir()):
+        raise UserError(f"{path} is there already; " + ("it is a folder" if path.is_dir() else "--force replaces it"))
+    student = load_weights_of(record, weights)
     inputs = student.inputs.random(4, generator=torch.Generator().manual_seed(0))
     with torch.inference_mode():
         expected = student(inputs)
     write = write_safetensors if format == "safetensors" else write_onnx
-    difference = write(student, record, path, inputs, expected)
-    if not difference <= TOLERANCE:
-        path.unlink()
-        raise UserError(f"{path}: its logits differ from the student's by {difference:.2g}; not written")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=f".{path.name}.", dir=path.parent) as folder:
+        aside = Path(folder) / path.name
+        difference = write(student, record, aside, inputs, expected)
+        if not difference <= TOLERANCE:
+            raise UserError(f"{path}: its logits differ from the student's by {difference:.2g}; not written")
+        aside.replace(path)
     takes = str(student.inputs)
     bare = format == "safetensors" and student.delivered.method is None and student.delivered.net.about()
     what = (

@@ -185,7 +185,8 @@ class Worker:
     def trial(self, cell: Cell, splits: Splits, teacher: Teacher) -> Trial:
         """A student with its objective, at the start or where its checkpoint left it. Raises Inapplicable."""
         self.events.now(f"preparing {cell.label}")
-        net = build_net(cell.student, splits.task, "student", cell.seed)
+        expected = cell.identity["student"].get("checkpoint")
+        net = build_net(cell.student, splits.task, "student", cell.seed, expected=expected)
         checkpoints = self.checkpoints(cell)
         try:
             trial = start_trial(

@@ -2,12 +2,12 @@
 
 import re
 import time
-from collections.abc import Iterator
-from contextlib import suppress
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 from kdbench.layout import Layout, SuiteFolder, TeacherFolder
-from kdbench.locks import is_held
+from kdbench.locks import attempt
 from kdbench.results.checkpoints import SUFFIX
 from kdbench.results.records import Records, is_final
 from kdbench.results.schema import Record
@@ -19,16 +19,21 @@ ASIDE = re.compile(r"^\..+\.(json|safetensors|ckpt|md|csv|tex|html|parquet)\.\w{
 
 
 def unneeded(results: Path, suite: str | None = None) -> Iterator[tuple[Path, str]]:
-    """Files that no record needs, with the reason; of one suite or of all. What a run may be at work on is left out."""
+    """Files that no record needs, with the reason; of one suite or of all. What a run may be at work on is left out.
+
+    Until the next one is asked for, the locks are held that a run would need to be at work on it.
+    """
     teachers: set[str] = set()
     layout = Layout(results)
     for folder in layout.suites():
-        records = {record["key"]: record for record in Records(results, folder.name).read_all()}
-        teachers |= {key for record in records.values() for key in teachers_of(record)}
-        if suite in (None, folder.name) and not any(is_held(lock) for lock in folder.locks.glob("*.lock")):
-            yield from of_suite(folder, records)
-    if suite is None:
-        yield from of_teachers(layout.teachers, teachers)
+        with all_of(folder.locks.glob("*.lock")) as mine:
+            records = {record["key"]: record for record in Records(results, folder.name).read_all()}
+            teachers |= {key for record in records.values() for key in teachers_of(record)}
+            if mine and suite in (None, folder.name):
+                yield from of_suite(folder, records)
+    with all_of(layout.cohort_locks()) as mine:  # a run may have loaded a teacher that no record names yet
+        if suite is None and mine:
+            yield from of_teachers(layout.teachers, teachers)
     for path in sorted((results / (suite or "")).rglob(".*")):
         if ASIDE.match(path.name) and is_old(path):
             yield path, "half written when a run died"
@@ -41,7 +46,7 @@ def of_suite(folder: SuiteFolder, records: dict[str, Record]) -> Iterator[tuple[
     for path in sorted(folder.students.glob("*.safetensors")):
         if not folder.record(path.stem).exists():
             yield path, "a student without a record"
-    for path in sorted(folder.locks.glob("*")):
+    for path in sorted(folder.locks.glob("*.lock")):
         yield path, "a lock that nobody holds"
 
 
@@ -52,10 +57,24 @@ def of_teachers(folder: TeacherFolder, needed: set[str]) -> Iterator[tuple[Path,
     for path in sorted(folder.path.glob("[!.]*.*")):
         known = path.suffix not in (".json", ".safetensors") or path.stem in needed
         if not known and is_old(path):  # a younger one may belong to a run that is interrupted just now
-            yield path, "a teacher that no record refers to"
+            lock = folder.lock(path.stem)
+            was_there = lock.exists()
+            with attempt(lock) as mine:
+                if mine:
+                    yield path, "a teacher that no record refers to"
+                    if not was_there:
+                        lock.unlink(missing_ok=True)
     for path in folder.locks():
-        if not is_held(path):
-            yield path, "a lock that nobody holds"
+        with attempt(path) as mine:
+            if mine:
+                yield path, "a lock that nobody holds"
+
+
+@contextmanager
+def all_of(locks: Iterable[Path]) -> Iterator[bool]:
+    """Hold all the locks, or say that somebody has one of them."""
+    with ExitStack() as held:
+        yield all(held.enter_context(attempt(lock)) for lock in sorted(locks))
 
 
 def teachers_of(record: Record) -> Iterator[str]:
@@ -63,7 +82,9 @@ def teachers_of(record: Record) -> Iterator[str]:
     settings = record["settings"]
     above = settings.get("teacher")
     while isinstance(above, dict):
-        yield fingerprint({**{name: settings.get(name) for name in ("format", "dataset", "validation")}, **above})
+        data = {name: settings[name] for name in ("data", "data_code") if name in settings}
+        shared = {name: settings.get(name) for name in ("format", "dataset", "validation")}
+        yield fingerprint({**shared, **data, **above})
         above = above.get("taught_by")
 
 
@@ -74,8 +95,11 @@ def is_old(path: Path) -> bool:
 def clean(results: Path, remove: bool, suite: str | None = None) -> str:
     """What was found, a line a file; with `remove` it is gone."""
     lines, total = [], 0
-    for path, reason in list(unneeded(results, suite)):
-        size = path.stat().st_size
+    for path, reason in unneeded(results, suite):
+        try:
+            size = path.stat().st_size
+        except FileNotFoundError:  # who held a lock is named beside it no longer
+            continue
         lines.append(f"{size / 2**20:8.1f} MiB  {path}  ({reason})")
         total += size
         if remove:

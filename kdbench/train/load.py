@@ -6,11 +6,13 @@
   normalisation is part of the net, and so are layers that a method leaves in the student (SimKD).
 """
 
+import re
 import tempfile
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
@@ -26,6 +28,9 @@ from kdbench.suite.plugins import load_methods
 from kdbench.suite.spec import ModelSpec
 from kdbench.train.objective import Objective, blank_outputs, needs_of, student_needs_of
 from kdbench.train.student import Delivered, Student
+from kdbench.weights import mismatch
+
+KEY = re.compile("[0-9a-f]{0,64}")  # a cell's key, or its beginning
 
 
 def load_student(key: str | Path, results: str | Path = RESULTS, tracking_uri: str | None = None) -> nn.Module:
@@ -52,7 +57,8 @@ def load_deployed(key: str | Path, results: str | Path = RESULTS, tracking_uri: 
 def find(key: str | Path, results: Path) -> tuple[Record, Path]:
     """The record and the weights of a finished cell. Raises UserError when they can't be found."""
     given = Path(key)
-    paths = [given] if given.suffix == ".json" else Layout(results).find_records(str(key))
+    known = Layout(results).find_records(str(key)) if KEY.fullmatch(str(key)) else []
+    paths = [given] if given.suffix == ".json" else known
     names = {path.stem for path in paths}
     if len(names) != 1:
         what = "no record" if not names else f"{len(names)} records ({', '.join(sorted(names)[:3])} ...)"
@@ -88,10 +94,12 @@ def fetch(name: str, uri: str, folder: Path) -> tuple[Record, Path]:
 def load_weights_of(record: Record, weights: Path) -> Student:
     load_methods()
     settings = record["settings"]
-    state = load_file(weights)
+    state = weights_of(record, weights)
     own = {name.removeprefix("method."): state.pop(name) for name in list(state) if name.startswith("method.")}
     task = task_of_record(record)
     net = build_net(_spec(settings["student"]), task)
+    if wrong := mismatch(net.model.state_dict(), state):
+        raise UserError(f"{weights} is not a {record['student']}: it {wrong}")
     net.model.load_state_dict(state)
     objective = Objective(phases_of(settings["objective"]))
     if own:
@@ -100,6 +108,19 @@ def load_weights_of(record: Record, weights: Path) -> Student:
     if (delivered.method is not None) != bool(own):
         raise UserError(f"{weights}: does not hold the layers that its method leaves in the student")
     return Student(delivered, task.inputs).eval().requires_grad_(False)
+
+
+def weights_of(record: Record, path: Path) -> dict[str, Tensor]:
+    """The tensors of a student's file. Raises UserError when it is none, or another cell's."""
+    try:
+        with safe_open(path, "pt") as file:
+            key = (file.metadata() or {}).get("kdbench.key", record["key"])
+        state = load_file(path)
+    except (OSError, ValueError, SafetensorError) as error:
+        raise UserError(f"{path}: can't be read as a .safetensors file: {first_line(error)}") from error
+    if key != record["key"]:
+        raise UserError(f"{path}: holds the student of cell {key}, not of {record['key']}")
+    return state
 
 
 def _restore(objective: Objective, state: dict[str, Tensor], settings: Record, net: Net, task: Task) -> None:
@@ -114,6 +135,8 @@ def _restore(objective: Objective, state: dict[str, Tensor], settings: Record, n
         teacher_out = blank_outputs(teacher.to("meta"), needs_of(names), task, "meta")
     stays.build(student_out, teacher_out, task)
     stays.to_empty(device="cpu")
+    if wrong := mismatch(stays.state_dict(), state):
+        raise UserError(f"the layers that {stays.name} leaves in its student are others: the file {wrong}")
     stays.load_state_dict(state)
 
 

@@ -83,7 +83,8 @@ def freeze(net: Net, device: torch.device) -> Net:
 def _build(cell: Cell, splits: Splits) -> Net:
     generation = len(cell.lineage) - 1  # each generation starts from other weights, as born-again nets should
     seed = (cell.teacher_seed, generation) if generation else (cell.teacher_seed,)
-    return build_net(cell.teacher, splits.task, "teacher", *seed)
+    expected = cell.teacher_identity["model"].get("checkpoint")
+    return build_net(cell.teacher, splits.task, "teacher", *seed, expected=expected)
 
 
 def _load(cell: Cell, splits: Splits, folder: TeacherFolder, device: torch.device) -> Teacher | None:

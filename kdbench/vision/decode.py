@@ -1,4 +1,4 @@
-"""One picture file as 8-bit RGB, as people see it: upright, in its own range of values, on white where it is clear."""
+"""One picture file as 8-bit RGB, as a person sees it: upright, in its own range of values, white where it is clear."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager

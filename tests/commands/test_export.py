@@ -3,11 +3,13 @@
 import json
 import warnings
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import pytest
 import torch
 from safetensors import safe_open
+from safetensors.torch import save
 
 import kdbench
 from kdbench.commands.export import export
@@ -15,7 +17,7 @@ from kdbench.data import load_splits
 from kdbench.errors import UserError
 from kdbench.results.mlflow_runs import MlflowRuns
 from kdbench.train.evaluation import evaluate_one
-from kdbench.train.load import load_deployed, load_student, task_of_record
+from kdbench.train.load import load_deployed, load_student, load_weights_of, task_of_record
 
 METHODS = {"student": {"ce": 1}, "simkd": {"simkd": 1}}
 
@@ -98,6 +100,59 @@ def test_a_file_that_differs_is_not_left(results: Path, tmp_path: Path, monkeypa
     with pytest.raises(UserError, match="differ from the student's by 1"):
         export(record_of(results, "student")["key"], "safetensors", path, results)
     assert not path.exists()
+
+
+def test_a_file_that_is_there_stays(results: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    key, path = record_of(results, "student")["key"], tmp_path / "student.safetensors"
+    path.write_bytes(b"precious")
+    with pytest.raises(UserError, match=r"student.safetensors is there already; --force replaces it"):
+        export(key, "safetensors", path, results)
+    with monkeypatch.context() as patch:
+        patch.setattr("kdbench.commands.export.TOLERANCE", -1.0)
+        with pytest.raises(UserError, match="differ from the student's by"):
+            export(key, "safetensors", path, results, force=True)
+    assert path.read_bytes() == b"precious"
+    export(key, "safetensors", path, results, force=True)
+    assert list(tmp_path.iterdir()) == [path]
+    with safe_open(path, "pt") as file:
+        assert file.metadata()["kdbench.key"] == key
+
+
+def test_an_export_that_is_killed_leaves_nothing_half(results: Path, tmp_path: Path, monkeypatch: Any) -> None:
+    def killed(*_: Any) -> float:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("kdbench.commands.export.write_safetensors", killed)
+    path = tmp_path / "student.safetensors"
+    path.write_bytes(b"precious")
+    with pytest.raises(KeyboardInterrupt):
+        export(record_of(results, "student")["key"], "safetensors", path, results, force=True)
+    assert path.read_bytes() == b"precious"
+
+
+@pytest.mark.parametrize("kind", ["nothing", "garbage", "huge header", "another net", "another cell", "a folder"])
+def test_a_students_file_that_is_not_what_its_record_says(results: Path, tmp_path: Path, kind: str) -> None:
+    whole, other = record_of(results, "student"), record_of(results, "simkd")
+    path = tmp_path / f"{whole['key']}.safetensors"
+    if kind == "a folder":
+        path.mkdir()
+    elif kind == "another net":
+        path.write_bytes(save({"conv.weight": torch.zeros(3)}))
+    elif kind == "another cell":
+        path.write_bytes((results / "tiny" / "students" / f"{other['key']}.safetensors").read_bytes())
+    else:
+        bytes_of = {"nothing": b"", "garbage": b"garbage" * 99, "huge header": b"\xff" * 7 + b"\x7f{}"}
+        path.write_bytes(bytes_of[kind])
+    with pytest.raises(UserError) as error:
+        load_weights_of(whole, path)
+    assert str(path) in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("key", ["*", "**", "?", "[0-9a-f]", "", "a/b"])
+def test_a_key_is_no_pattern(results: Path, key: str) -> None:
+    with pytest.raises(UserError, match="no record for key"):
+        load_student(key, results)
 
 
 def test_records_without_shapes_ask_the_data_set(results: Path) -> None:

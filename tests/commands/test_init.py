@@ -17,7 +17,7 @@ from kdbench.commands.recommend import recommendation
 from kdbench.errors import UserError
 from kdbench.files import write_json
 from kdbench.suite.load import load_suite, objective
-from kdbench.train.student import load_deployed
+from kdbench.train.load import load_deployed
 from kdbench.vision.inspect import Folder, about, inspect
 
 pytestmark = pytest.mark.usefixtures("one_thread")

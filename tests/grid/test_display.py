@@ -1,5 +1,6 @@
 """What is shown decides nothing: closed pipes, full disks, terminals that go away, signals of a terminal."""
 
+import contextlib
 import io
 import json
 import os
@@ -8,15 +9,15 @@ import signal
 import socket
 import subprocess
 import sys
-import threading
-import time
 
 import pytest
 from conftest import TINY
 from rich.console import Console
 
+from kdbench.cli import main
 from kdbench.display import Display, displays
 from kdbench.grid.progress import Bar
+from kdbench.train import loop
 
 SCRIPT = """
 import sys
@@ -39,10 +40,22 @@ class Gone(io.StringIO):
         raise OSError(5, "Input/output error")
 
 
-def begin(suite, results, prefix=(), **streams):
-    arguments = ["run", suite, "--results", results, "--device", "cpu"]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "MLFLOW_DISABLE_TELEMETRY": "true"}
-    return subprocess.Popen([*prefix, sys.executable, "-c", SCRIPT, *map(str, arguments)], env=environment, **streams)
+@pytest.fixture
+def begin():
+    """`begin(suite, results)`: the `run` command in a process of its own, with these streams."""
+    runs = []
+
+    def start(suite, results, prefix=(), **streams):
+        arguments = ["run", suite, "--results", results, "--device", "cpu"]
+        environment = {**os.environ, "OMP_NUM_THREADS": "1", "MLFLOW_DISABLE_TELEMETRY": "true"}
+        command = [*prefix, sys.executable, "-c", SCRIPT, *map(str, arguments)]
+        runs.append(subprocess.Popen(command, env=environment, **streams))
+        return runs[-1]
+
+    yield start
+    for run in runs:
+        run.kill()
+        run.wait()
 
 
 def num_done(results):
@@ -79,73 +92,96 @@ def test_letters_that_a_stream_lacks():
     assert written.getvalue() == b"a \\u2192 b\n"
 
 
-@pytest.mark.parametrize("kind", ["reader gone", "full", "closed", "terminal gone"])
-def test_a_run_ends_well_whatever_becomes_of_its_output(suite_file, tmp_path, kind):
-    suite, results = suite_file(), tmp_path / "results"
+def gone(kind):
+    """A stream that fails from its first write, or its first line, on."""
     if kind == "full":
-        with open("/dev/full", "w", encoding="utf-8") as full:
-            run = begin(suite, results, stdout=full, stderr=full)
-    elif kind == "closed":
-        run = begin(suite, results, prefix=["sh", "-c", 'exec "$0" "$@" >&- 2>&-'])
-    elif kind == "terminal gone":
-        ours, theirs = pty.openpty()
-        run = begin(suite, results, stdout=theirs, stderr=theirs)
-        os.close(theirs)
-        os.read(ours, 10)
-        os.close(ours)
-    else:
-        run = begin(suite, results, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
-        run.stdout.readline()
-        run.stdout.close()
-    assert run.wait(120) == 0
+        return open("/dev/full", "w", encoding="utf-8", buffering=1)
+    ours, theirs = pty.openpty() if kind == "terminal gone" else os.pipe()
+    os.close(ours)
+    return os.fdopen(theirs, "w", encoding="utf-8", buffering=1)
+
+
+@pytest.mark.parametrize("kind", ["reader gone", "full", "terminal gone", "closed"])
+def test_a_run_ends_well_whatever_becomes_of_its_output(quick_profile, suite_file, tmp_path, monkeypatch, kind):
+    monkeypatch.setattr("kdbench.grid.progress.EVERY", -1.0)
+    stream = None if kind == "closed" else gone(kind)
+    monkeypatch.setattr(sys, "stdout", stream)
+    monkeypatch.setattr(sys, "stderr", stream)
+    results = tmp_path / "results"
+    assert main(["run", str(suite_file()), "--results", str(results), "--device", "cpu"]) == 0
     assert num_done(results) == 2
+    if stream is not None:
+        assert isinstance(sys.stdout, Display)  # or Python's last flush would fail
+        with contextlib.suppress(OSError):
+            stream.close()
 
 
-def test_no_success_with_cells_missing_when_the_reader_goes(suite_file, tmp_path):
+@pytest.mark.slow  # a process of its own
+def test_the_exit_code_of_a_process_whose_output_is_full(begin, suite_file, tmp_path):
+    with open("/dev/full", "w", encoding="utf-8") as full:
+        run = begin(suite_file(), tmp_path / "results", stdout=full, stderr=full)
+    assert run.wait(300) == 0
+    assert num_done(tmp_path / "results") == 2
+
+
+def test_no_success_with_cells_missing_when_the_reader_goes(quick_profile, suite_file, tmp_path, monkeypatch):
     plugin = tmp_path / "bad.py"
     plugin.write_text(
         "from kdbench import Method, register_method\n"
-        "@register_method('bad')\nclass Bad(Method):\n"
-        "    def forward(self, student, teacher, batch): raise BrokenPipeError(32, 'Broken pipe')\n"
+        "@register_method('bad_pipe')\nclass Bad(Method):\n"
+        "    def forward(self, student, teacher, batch): raise BrokenPipeError(32, 'Broken pipe')\n",
+        encoding="utf-8",
     )
-    rows = {"student": TINY["methods"]["student"], "bad": {"ce": 1, "bad": 1}}
-    run = begin(suite_file(methods=rows, plugins=["bad.py"]), tmp_path / "results", stdout=subprocess.PIPE)
-    run.stdout.close()
-    assert run.wait(120) == 1
+    rows = {"student": TINY["methods"]["student"], "bad": {"ce": 1, "bad_pipe": 1}}
+    suite, stream = suite_file(methods=rows, plugins=["bad.py"]), gone("reader gone")
+    monkeypatch.setattr(sys, "stdout", stream)
+    assert main(["run", str(suite), "--results", str(tmp_path / "results"), "--device", "cpu"]) == 1
+    with contextlib.suppress(OSError):
+        stream.close()
+
+
+def test_a_broken_pipe_elsewhere_is_no_success(monkeypatch, capsys):
+    def command(name):
+        raise BrokenPipeError(32, "Broken pipe")
+
+    monkeypatch.setattr("kdbench.cli.command", command)
+    assert main(["list", "methods"]) == 1
+    assert "Broken pipe" in capsys.readouterr().err
+    monkeypatch.setattr(sys, "stdout", gone("reader gone"))
+    monkeypatch.setattr("kdbench.cli.command", lambda name: lambda given: print("x" * 10**6))  # `| head`
+    assert main(["list", "methods"]) == 0
 
 
 @pytest.mark.parametrize("ignored", [False, True])
-def test_a_terminal_that_is_closed(suite_file, tmp_path, ignored):
-    """SIGHUP saves and stops, unless it is ignored."""
-    results = tmp_path / "results"
-    suite = suite_file(train={**TINY["train"], "epochs": 40})
-    prefix = ["nohup"] if ignored else []
-    run = begin(suite, results, prefix=prefix, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
-    seen: list[bytes] = []
-    lines = threading.Thread(target=lambda: [seen.append(line) for line in run.stderr])
-    lines.start()
-    until = time.monotonic() + 100
-    while not any(b"objectives" in line for line in seen) and time.monotonic() < until:
-        time.sleep(0.05)
-    run.send_signal(signal.SIGHUP)
-    if ignored:
-        assert run.wait(120) == 0
-        assert num_done(results) == 2
-    else:
-        assert run.wait(60) == 129
-        assert list((results / "tiny" / "checkpoints").glob("*.ckpt"))
-    lines.join()
+def test_a_terminal_that_is_closed(quick_profile, suite_file, tmp_path, monkeypatch, ignored):
+    """SIGHUP saves and stops, unless it is ignored (`nohup`)."""
+    results, step = tmp_path / "results", loop.lock_step
+
+    def hang_up(*given):
+        step(*given)
+        if given[3] == (1, 2):
+            os.kill(os.getpid(), signal.SIGHUP)
+
+    monkeypatch.setattr(loop, "lock_step", hang_up)
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN if ignored else signal.SIG_DFL)
+    try:
+        code = main(["run", str(suite_file()), "--results", str(results), "--device", "cpu"])
+    finally:
+        signal.signal(signal.SIGHUP, before)
+    assert code == (0 if ignored else 129)
+    assert num_done(results) == (2 if ignored else 0)
+    assert bool(list(results.rglob("*.ckpt"))) != ignored
 
 
 @pytest.mark.parametrize("change", ["deleted", "broken"])
 def test_a_suite_that_changes_while_it_runs(kdbench, suite_file, monkeypatch, tmp_path, change):
     from kdbench.grid.cohort import Worker
 
-    suite, begin = suite_file(), Worker.members
+    suite, whole = suite_file(), Worker.members
 
     def members(self, *given):
         suite.unlink() if change == "deleted" else suite.write_text("name: [")
-        return begin(self, *given)
+        return whole(self, *given)
 
     monkeypatch.setattr(Worker, "members", members)
     code, out, err = kdbench("run", suite)

@@ -17,11 +17,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from kdbench.data import load_splits
 from kdbench.errors import UserError
 from kdbench.results.checkpoints import Checkpoints
 from kdbench.results.records import Records
 from kdbench.suite.load import load_suite
-from kdbench.vision.batches import load_splits
 
 QUICK = settings(max_examples=80, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 JSON = st.recursive(

@@ -15,6 +15,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import kdbench as package
+from kdbench.data import load_splits
 from kdbench.grid.progress import Bar
 from kdbench.results.checkpoints import Checkpoints
 from kdbench.results.records import Records
@@ -22,7 +23,6 @@ from kdbench.results.schema import Shape
 from kdbench.suite.cells import cells_of
 from kdbench.suite.load import load_suite
 from kdbench.train.teacher import _load
-from kdbench.vision.batches import load_splits
 
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8),
