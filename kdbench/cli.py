@@ -157,7 +157,7 @@ def around(command: str) -> AbstractContextManager[None]:
 def reader_is_gone() -> bool:
     """Of our output; then nobody sees what comes after, either."""
     try:
-        sys.stdout.flush()
+        print(flush=True)
     except BrokenPipeError:
         sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115
         return True

@@ -1,5 +1,6 @@
 """What is shown decides nothing: where a stream's reader went away, or its disk is full, the rest is not shown."""
 
+import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -42,9 +43,9 @@ class Display:
         return getattr(self.stream, name)
 
 
-def shown(stream: TextIO | None) -> TextIO | None:
+def shown(stream: IO[str] | None) -> Display:
     """A Display of the stream, which may not be there at all (`2>&-`)."""
-    return cast(TextIO, Display(stream)) if stream is not None else None
+    return Display(stream if stream is not None else open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115
 
 
 @contextmanager
@@ -59,9 +60,7 @@ def displays() -> Iterator[None]:
     try:
         yield
     finally:
-        for one in filter(None, made):
+        for one in made:
             one.flush()
-        sys.stdout, sys.stderr = (
-            now if now is not None and cast(Display, now).failed else then
-            for now, then in zip(made, before, strict=True)
-        )
+        kept = (now if now.failed else then for now, then in zip(made, before, strict=True))
+        sys.stdout, sys.stderr = cast(tuple[TextIO, TextIO], tuple(kept))

@@ -6,7 +6,7 @@ from typing import IO, Any, cast
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from kdbench.display import Display
+from kdbench.display import shown
 
 EVERY = 15.0  # seconds between plain lines
 
@@ -16,7 +16,7 @@ class Bar:
 
     def __init__(self, total: int, console: Console | None = None) -> None:
         self.console = console or Console(stderr=True)
-        self.console.file = cast(IO[str], Display(self.console.file))
+        self.console.file = cast(IO[str], shown(self.console.file))
         self.total, self.done, self.what = max(total, 1), 0, ""
         self.start = self.last = time.monotonic()
         self.bar: Progress | None = None

@@ -213,7 +213,7 @@ class SuiteFile(Frozen):
 
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$")]
     extends: str | None = None
-    plugins: tuple[str, ...] = ()
+    plugins: Annotated[tuple[str, ...], Field(description="Python files; code that runs with your rights")] = ()
     datasets: Annotated[tuple[DatasetSpec, ...], Field(min_length=1)]
     pairs: Annotated[tuple[Pair, ...], Field(min_length=1)]
     methods: Annotated[dict[str, dict[str, Any]], Field(min_length=1)]

@@ -147,9 +147,12 @@ def test_a_broken_pipe_elsewhere_is_no_success(monkeypatch, capsys):
     monkeypatch.setattr("kdbench.cli.command", command)
     assert main(["list", "methods"]) == 1
     assert "Broken pipe" in capsys.readouterr().err
-    monkeypatch.setattr(sys, "stdout", gone("reader gone"))
+    stream = gone("reader gone")
+    monkeypatch.setattr(sys, "stdout", stream)
     monkeypatch.setattr("kdbench.cli.command", lambda name: lambda given: print("x" * 10**6))  # `| head`
     assert main(["list", "methods"]) == 0
+    with contextlib.suppress(OSError):
+        stream.close()
 
 
 @pytest.mark.parametrize("ignored", [False, True])
