@@ -10,9 +10,9 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext, supp
 from importlib import import_module
 from io import TextIOWrapper
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, TextIO, cast
 
-from kdbench.display import displays
+from kdbench.display import Nowhere, displays
 from kdbench.errors import UserError
 from kdbench.grid.signals import own_interrupts
 from kdbench.layout import RESULTS
@@ -159,7 +159,7 @@ def reader_is_gone() -> bool:
     try:
         print(flush=True)
     except BrokenPipeError:
-        sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115
+        sys.stdout = cast(TextIO, Nowhere())
         return True
     return False
 

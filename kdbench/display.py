@@ -1,6 +1,6 @@
 """What is shown decides nothing: where a stream's reader went away, or its disk is full, the rest is not shown."""
 
-import os
+import io
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -43,9 +43,16 @@ class Display:
         return getattr(self.stream, name)
 
 
+class Nowhere(io.TextIOBase):
+    """A stream that shows nothing."""
+
+    def write(self, text: str) -> int:
+        return len(text)
+
+
 def shown(stream: IO[str] | None) -> Display:
     """A Display of the stream, which may not be there at all (`2>&-`)."""
-    return Display(stream if stream is not None else open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115
+    return Display(cast(IO[str], Nowhere()) if stream is None else stream)
 
 
 @contextmanager
