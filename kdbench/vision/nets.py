@@ -64,10 +64,10 @@ class TimmNet(Net):
             embedding=self._embedding.last().flatten(1) if "embedding" in needs else None,
             features=tuple(features),
             preacts=self.tap("preacts").all() if "preacts" in needs else (),
-            attention=self.attention("attention", needs, len(images)),
-            queries=self.attention("queries", needs, len(images)),
-            keys=self.attention("keys", needs, len(images)),
-            values=self.attention("values", needs, len(images)),
+            attention=self.attention("attention", needs, images),
+            queries=self.attention("queries", needs, images),
+            keys=self.attention("keys", needs, images),
+            values=self.attention("values", needs, images),
             token_logits=self.tap("token_logits").last() if "token_logits" in self.tapped(needs) else None,
             norms=last_norms(self.model) if "norms" in needs else (),
             classifier=self.classifier() if "classifier" in needs else None,
@@ -103,11 +103,11 @@ class TimmNet(Net):
             raise Inapplicable(f"needs a map before the pooling; {type(self.model).__name__} gives tokens")
         return x.permute(0, 3, 1, 2) if getattr(self.model, "output_fmt", "NCHW") == "NHWC" else x
 
-    def attention(self, need: str, needs: Collection[str], num_pictures: int) -> tuple[Tensor, ...]:
+    def attention(self, need: str, needs: Collection[str], images: Tensor) -> tuple[Tensor, ...]:
         """One of `ATTENTION`, of every layer; nothing where it is not needed."""
         if need not in needs:
-            return ()
-        return over_whole_pictures(self.tap(need).all(), num_pictures, type(self.model).__name__)
+            return ()  # before the number of pictures is read: an exported net takes any
+        return over_whole_pictures(self.tap(need).all(), len(images), type(self.model).__name__)
 
     def tapped(self, needs: Collection[str]) -> list[str]:
         """Which of `needs` are read by a tap. A net without a head of its own for a token has no `token_logits`."""
