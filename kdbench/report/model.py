@@ -16,7 +16,7 @@ import numpy as np
 from scipy import special, stats
 
 from kdbench.report.chance import Chance, Scores, Table, Weighed, chance_of, scale_of, step_down, table_of, weighed
-from kdbench.report.statistics import ALPHA, MOST_SEEDS, POWER
+from kdbench.report.statistics import ALPHA, MOST_SEEDS, POWER, beyond
 from kdbench.report.variances import SHARED_BY, residuals
 
 DRAWS = 20_000
@@ -191,7 +191,7 @@ def _needed(effect: float, tail: float, df_a_seed: float) -> int:
     while low < high:  # power rises with n
         middle = (low + high) // 2
         df = df_a_seed * (middle - 1)
-        if 1 - special.nctdtr(df, effect * math.sqrt(middle), -special.stdtrit(df, tail)) >= POWER:
+        if beyond(-float(special.stdtrit(df, tail)), df, effect * math.sqrt(middle)) >= POWER:
             high = middle
         else:
             low = middle + 1
