@@ -16,7 +16,7 @@ from kdbench.report.summary import headline
 from kdbench.report.table import Board
 
 MOST_POINTS = 120  # of a curve on the page
-ALL_POINTS = 150_000  # of all its curves; where they are many, each has fewer
+ALL_POINTS = 60_000  # of all its curves; where they are many, each has fewer
 DIGITS = 6
 
 Runs = dict[tuple[str, str], list[Any]]  # (pair's title, label) -> its cells

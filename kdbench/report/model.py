@@ -13,10 +13,10 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 
 import numpy as np
-from scipy import stats
+from scipy import special, stats
 
 from kdbench.report.chance import Chance, Scores, Table, Weighed, chance_of, scale_of, step_down, table_of, weighed
-from kdbench.report.statistics import ALPHA, MOST_SEEDS, POWER
+from kdbench.report.statistics import ALPHA, MOST_SEEDS, POWER, beyond
 from kdbench.report.variances import SHARED_BY, residuals
 
 DRAWS = 20_000
@@ -191,7 +191,7 @@ def _needed(effect: float, tail: float, df_a_seed: float) -> int:
     while low < high:  # power rises with n
         middle = (low + high) // 2
         df = df_a_seed * (middle - 1)
-        if stats.nct.sf(stats.t.isf(tail, df), df, effect * math.sqrt(middle)) >= POWER:
+        if beyond(-float(special.stdtrit(df, tail)), df, effect * math.sqrt(middle)) >= POWER:
             high = middle
         else:
             low = middle + 1

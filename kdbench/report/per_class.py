@@ -8,6 +8,7 @@ every objective of the pair.
 import math
 import warnings
 from collections.abc import Iterable
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -35,19 +36,47 @@ def per_class(frame: pd.DataFrame, records: Iterable[Record], metric: Metric) ->
     parts: list[pd.DataFrame] = []
     done = frame[frame["key"].isin(known) & (frame["status"] == "done")] if known else frame[:0]
     for group, part in done.groupby(GROUP, sort=False) if len(done) else []:
-        alone = _by_seed(part[part["alone"].astype(bool)], known)
-        rows = []
-        for label, own in part.groupby("label", sort=False):
-            ours = _by_seed(own, known)
-            base = {} if own["alone"].astype(bool).any() else alone
-            columns = {
-                **dict(zip(GROUP, group, strict=True)), "objective": str(label),
-                **_means(ours, names[own["key"].iloc[0]], metric), **_tested(_differences(ours, base)),
-            }  # fmt: skip
-            rows.append(pd.DataFrame(columns))
-        made = pd.concat(rows, ignore_index=True)
+        made = _of_pair(_by_label(part), known, names, metric)
+        for place, (name, value) in enumerate(zip(GROUP, group, strict=True)):
+            made.insert(place, name, str(value))
         parts.append(made.assign(p_holm=holm(made["p"].tolist())))
     return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame()
+
+
+def _of_pair(
+    cells: "dict[str, _Own]", known: dict[str, Floats], names: dict[str, list[str]], metric: Metric
+) -> pd.DataFrame:
+    scores = [{seed: known[key] for seed, key in own.keys.items()} for own in cells.values()]
+    alone = {
+        seed: value
+        for own, ours in zip(cells.values(), scores, strict=True)
+        if own.alone
+        for seed, value in ours.items()
+    }
+    bases = [{} if own.alone else alone for own in cells.values()]
+    tested = _tested([_differences(ours, base) for ours, base in zip(scores, bases, strict=True)])
+    rows = []
+    for (label, own), ours, found in zip(cells.items(), scores, tested, strict=True):
+        means = _means(ours, names[next(iter(own.keys.values()))], metric)
+        rows.append({"objective": np.full(len(found["gain"]), label, dtype=object), **means, **found})
+    return pd.DataFrame({name: np.concatenate([row[name] for row in rows]) for name in rows[0]})
+
+
+@dataclass
+class _Own:
+    """A row's cells of one pair: seed -> key."""
+
+    alone: bool
+    keys: dict[int, str] = field(default_factory=dict)
+
+
+def _by_label(part: pd.DataFrame) -> dict[str, _Own]:
+    found: dict[str, _Own] = {}
+    for label, alone, seed, key in part[["label", "alone", "seed", "key"]].itertuples(index=False, name=None):
+        own = found.setdefault(str(label), _Own(False))
+        own.alone |= bool(alone)
+        own.keys[seed] = key
+    return found
 
 
 def _scores(record: Record, metric: Metric) -> Floats | None:
@@ -61,15 +90,11 @@ def _scores(record: Record, metric: Metric) -> Floats | None:
 BySeed = dict[int, Floats]  # seed -> score of every class, [K]
 
 
-def _by_seed(cells: pd.DataFrame, known: dict[str, Floats]) -> BySeed:
-    return {seed: known[key] for seed, key in zip(cells["seed"], cells["key"], strict=True)}
-
-
 def _means(ours: BySeed, names: list[str], metric: Metric) -> dict[str, Any]:
     mean = np.mean(list(ours.values()), axis=0)
     count = len(mean)
     named = names if len(names) == count else [str(number) for number in range(count)]
-    return {"class": range(count), "name": named, metric.name: mean}
+    return {"class": np.arange(count), "name": np.array(named, dtype=object), metric.name: mean}
 
 
 def _differences(ours: BySeed, alone: BySeed) -> Floats:
@@ -78,11 +103,26 @@ def _differences(ours: BySeed, alone: BySeed) -> Floats:
     return np.array([ours[seed] - alone[seed] for seed in common]).reshape(len(common), len(next(iter(ours.values()))))
 
 
-def _tested(differences: Floats) -> dict[str, Any]:
-    """Differences [seeds, classes] -> mean, interval and p-value of every class."""
+def _tested(differences: list[Floats]) -> list[dict[str, Floats]]:
+    """Differences [seeds, classes] of each row -> mean, interval and p-value of every class.
+
+    Rows with as many seeds are tested at once.
+    """
+    found: list[dict[str, Floats]] = [{} for _ in differences]
+    for n in {len(values) for values in differences}:
+        alike = [place for place, values in enumerate(differences) if len(values) == n]
+        numbers = _numbers(np.concatenate([differences[place] for place in alike], axis=1))
+        ends = np.cumsum([differences[place].shape[1] for place in alike])[:-1]
+        for name, values in numbers.items():
+            for place, own in zip(alike, np.split(values, ends), strict=True):
+                found[place][name] = own
+    return found
+
+
+def _numbers(differences: Floats) -> dict[str, Floats]:
     n, count = differences.shape
     nothing = np.full(count, np.nan)
-    found = {"n": n, "gain": differences.mean(axis=0) if n else nothing}
+    found = {"n": np.full(count, n), "gain": differences.mean(axis=0) if n else nothing}
     if n < 2:
         return {**found, "low": nothing, "high": nothing, "p": nothing}
     with np.errstate(all="ignore"), warnings.catch_warnings():
@@ -98,20 +138,27 @@ def class_words(classes: pd.DataFrame) -> ClassWords:
     """(pair's title, objective) -> what is certain of its classes, in words."""
     if not len(classes):
         return {}
-    found: ClassWords = {}
-    for (*group, label), rows in classes.groupby([*GROUP, "objective"], sort=False):
-        tested = rows[rows["p_holm"].notna()]
-        sure = tested[tested["p_holm"] < ALPHA].sort_values("gain")
-        words = [
-            f"{word} on {len(some)} of {len(rows)}: {', '.join(map(_one, some.head(MOST_NAMED).itertuples()))}"
-            + (" and others" if len(some) > MOST_NAMED else "")
-            for some, word in ((sure[sure["gain"] > 0][::-1], "better"), (sure[sure["gain"] < 0], "worse"))
-            if len(some)
-        ]
-        if len(tested):
-            rest = "the others" if words else f"all {len(rows)}"
-            found[title(group), str(label)] = "; ".join([*words, f"{rest} not distinguishable from the student alone"])
-    return found
+    rows: dict[tuple[str, str], list[Any]] = {}
+    for row in classes[[*GROUP, "objective", "name", "gain", "p_holm"]].itertuples(index=False):
+        rows.setdefault((title(row[:3]), str(row.objective)), []).append(row)
+    return {place: words for place, own in rows.items() if (words := _words(own))}
+
+
+def _words(rows: list[Any]) -> str:
+    """Of one objective; empty when nothing was tested."""
+    tested = [row for row in rows if not math.isnan(row.p_holm)]
+    sure = sorted((row for row in tested if row.p_holm < ALPHA), key=lambda row: float(row.gain))
+    words = [
+        f"{word} on {len(some)} of {len(rows)}: {', '.join(map(_one, some[:MOST_NAMED]))}"
+        + (" and others" if len(some) > MOST_NAMED else "")
+        for some, word in (
+            ([r for r in sure if r.gain > 0][::-1], "better"),
+            ([r for r in sure if r.gain < 0], "worse"),
+        )
+        if some
+    ]
+    rest = "the others" if words else f"all {len(rows)}"
+    return "; ".join([*words, f"{rest} not distinguishable from the student alone"]) if tested else ""
 
 
 def _one(row: Any) -> str:

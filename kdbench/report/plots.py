@@ -24,7 +24,7 @@ from kdbench.report.rows import Pair, Row
 from kdbench.report.statistics import Ranking
 from kdbench.report.table import Board
 
-MOST_ROWS = 60  # of a pair in its figure: those with the highest means, and the student alone
+MOST_ROWS = 40  # of a pair in its figure: those with the highest means, and the student alone
 MOST_PAIRS = 4  # figures of single pairs; a large suite's others are on the page
 STYLE: Any = {"svg.fonttype": "none", "svg.hashsalt": "kdbench", "font.size": 9, "axes.spines.top": False,
          "axes.spines.right": False, "figure.constrained_layout.use": True, "text.parse_math": False}  # fmt: skip

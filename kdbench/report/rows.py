@@ -145,11 +145,11 @@ def _rows_of(part: pd.DataFrame, reference: str, metric: Metric, identities: Ide
     alone = set(part.loc[part["alone"].astype(bool), "label"])
     gains = gains_of(scores, alone, reference)
     means = _means_of(done)
-    for label, cells in part.groupby("label", sort=False):
+    for label, cells in _by_label(part).items():
         ours = by_seed(scores, str(label))
         mean = means.get(label, {})
         score, best = mean.get(metric.test, NAN), mean.get(metric.best, NAN)
-        dataset, teacher, student = (str(cells[name].iloc[0]) for name in GROUP)
+        dataset, teacher, student = (str(cells[name][0]) for name in GROUP)
         place = dataset, teacher, student, str(label)
         yield Row(
             dataset=dataset,
@@ -158,8 +158,8 @@ def _rows_of(part: pd.DataFrame, reference: str, metric: Metric, identities: Ide
             label=str(label),
             alone=label in alone,
             n=len(ours),
-            cells=len(cells),
-            not_done={status: int((cells["status"] == status).sum()) for status in NOT_DONE},
+            cells=len(cells["label"]),
+            not_done={status: cells["status"].count(status) for status in NOT_DONE},
             reason=_first_text(cells, "reason"),
             settings=_first_text(cells, "objective"),
             recipe=_first_text(cells, "recipe"),
@@ -191,5 +191,16 @@ def _means_of(done: pd.DataFrame) -> dict[Any, dict[str, float]]:
     return {label: {str(k): float(v) for k, v in row.items()} for label, row in means.to_dict("index").items()}
 
 
-def _first_text(cells: pd.DataFrame, column: str) -> str:
+def _by_label(part: pd.DataFrame) -> dict[Any, dict[str, list[Any]]]:
+    """label -> column -> its cells' values; of ten thousand rows, a frame for each would take half a minute."""
+    names = [name for name in ("label", "status", *GROUP, "reason", "objective", "recipe") if name in part]
+    found: dict[Any, dict[str, list[Any]]] = {}
+    for values in part[names].itertuples(index=False, name=None):
+        cells = found.setdefault(values[0], {name: [] for name in names})
+        for name, value in zip(names, values, strict=True):
+            cells[name].append(value)
+    return found
+
+
+def _first_text(cells: Mapping[str, list[Any]], column: str) -> str:
     return next((text for text in cells.get(column, []) if isinstance(text, str) and text), "")

@@ -25,6 +25,8 @@ sys.path.insert(0, str(Path(__file__).parent))
 from common import machine, report
 from grids import PAIRS, grid, record
 
+from kdbench.suite.cells import cells_of
+from kdbench.suite.load import load_suite
 from kdbench.suite.plugins import load_methods
 
 EPOCHS = 240
@@ -46,6 +48,26 @@ def make_records(folder: Path, seeds: int) -> Path:
         made["test_top1_per_class"] = (100 * draw.random(10)).tolist()
         (place / f"{cell.key}.json").write_text(json.dumps(made, indent=1))
     return suite
+
+
+def make_wide(folder: Path, rows: int) -> Path:
+    """13 pairs, 2 seeds, `rows` objectives."""
+    folder.mkdir()
+    made = {f"kd {t}": {"ce": 0.1, "kd": {"weight": 0.9, "temperature": 1 + t / 100}} for t in range(rows - 1)}
+    depths = (8, 14, 20, 32, 44, 56)
+    pairs = [{"teacher": f"cifar_resnet{t}", "student": f"cifar_resnet{s}"} for t in depths for s in depths if s < t]
+    suite = {"name": "wide", "datasets": ["digits"], "pairs": pairs[:13], "methods": {"student": {"ce": 1}, **made},
+             "seeds": [0, 1], "train": {"epochs": EPOCHS, "batch_size": 64}}  # fmt: skip
+    path = folder / "wide.yaml"
+    path.write_text(yaml.safe_dump(suite, sort_keys=False), encoding="utf-8")
+    draw, place = np.random.default_rng(0), folder / "results" / "wide" / "records"
+    place.mkdir(parents=True)
+    for cell in cells_of(load_suite(path)):
+        one = record(cell, float(70 + draw.normal()), num_classes=10)
+        one["curves"] = {name: (100 * draw.random(EPOCHS)).round(4).tolist() for name in CURVES[:8]}
+        one["test_top1_per_class"] = (100 * draw.random(10)).tolist()
+        (place / f"{cell.key}.json").write_text(json.dumps(one, indent=1), encoding="utf-8")
+    return path
 
 
 def make_plan(folder: Path, seeds: int) -> Path:
@@ -74,6 +96,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--records", type=int, default=10_000)
     parser.add_argument("--cells", type=int, default=100_000)
+    parser.add_argument("--rows", type=int, default=500, help="of 13 pairs and 2 seeds")
     given = parser.parse_args()
     load_methods()
     with tempfile.TemporaryDirectory() as name:
@@ -82,6 +105,8 @@ def main() -> None:
         few = make_records(folder / "few", 1)
         measured("plan", few, "bytecode"), measured("leaderboard", few, "bytecode")
         rows = [measured("leaderboard", many, f"{given.records:,} records")]
+        wide = make_wide(folder / "wide", given.rows)
+        rows.append(measured("leaderboard", wide, f"{given.rows} rows x 13 pairs x 2 seeds"))
         rows.append(measured("plan", huge, f"{given.cells:,} cells"))
     report("tables", machine(torch.device("cpu")), rows)
 

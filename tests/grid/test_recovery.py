@@ -95,7 +95,7 @@ def test_any_value_in_a_record_leaves_a_leaderboard(tmp_path, value, name, inner
     for place, cell in enumerate(cells):
         made = record(cell, 70.0 + place)
         if place == 0:
-            made[name] = {**made[name], inner: value} if inner and isinstance(made[name], dict) else value
+            made[name] = {**made[name], inner: value} if inner and isinstance(made.get(name), dict) else value
         (folder / f"{cell.key}.json").write_text(json.dumps(made))
     found = Records(tmp_path, "grid").read_many(cell.key for cell in cells)
     assert len(found) >= len(cells) - 1

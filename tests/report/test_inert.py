@@ -18,6 +18,7 @@ from grids import ROWS, drawn, grid, record
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from markdown_it import MarkdownIt
+from PIL import Image
 
 from kdbench.api import fenced
 from kdbench.errors import UserError
@@ -216,3 +217,22 @@ def test_files_are_utf8_whatever_the_locale(tmp_path: Path, monkeypatch: pytest.
     assert (done.returncode, done.stderr) == (0, b"")
     assert "kd ü 日本" in (tmp_path / "results" / "grid" / "leaderboard.md").read_text(encoding="utf-8")
     assert b"kd \\xfc" in done.stdout
+
+
+def test_commands_take_any_label_and_class(
+    kdbench: Callable[..., Any], suite_file: Callable[..., Path], tmp_path: Path
+) -> None:
+    """Through plan, run and leaderboard."""
+    labels = [label for label in HOSTILE if label.isprintable() and "|" not in label]
+    for part in ("train", "val"):
+        for name in ("=cat", "<i>$x$", "日本\u202e\n"):
+            (tmp_path / "data" / "pics" / part / name).mkdir(parents=True)
+            Image.new("RGB", (8, 8)).save(tmp_path / "data" / "pics" / part / name / "*[x](y).png")
+    rows = {label: {"ce": 1, "kd": {"temperature": 2.0 + number}} for number, label in enumerate(labels)}
+    suite = suite_file(datasets=[{"name": "folder", "path": "pics", "size": 8}], methods=rows)
+    given = suite, "--data", tmp_path / "data"
+    assert kdbench("plan", *given)[0] == 0
+    code, _, err = kdbench("run", *given, "--only", "none")
+    assert (code, "no cell matches" in err) == (2, True)
+    code, out, _ = kdbench("leaderboard", *given)
+    assert (code, "Traceback" in out) == (0, False)

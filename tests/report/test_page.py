@@ -3,15 +3,18 @@
 import json
 import re
 import shutil
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from boards import write_leaderboard
-from grids import drawn, grid
+from grids import ROWS, drawn, grid
 
 from kdbench.report.html import thinned
+from kdbench.report.plots import most_of
+from kdbench.report.table import make_board
 
 CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
 DRIVER = shutil.which("chromedriver")
@@ -189,3 +192,43 @@ def test_curves_are_thinned_and_keep_their_end() -> None:
     long = thinned([float(x) for x in range(1000)])
     assert len(long) <= 120
     assert long[-1] == (1000, 999.0)
+
+
+# --- many rows -------------------------------------------------------------------------------------------------------
+
+ASKED = """<script>
+const seen = [], count = what => document.querySelectorAll(what).length;
+const click = what => document.querySelector(what).click();
+seen.push(count("tr.main"), count("circle"));
+click("#more button"); seen.push(count("tr.main"));
+click("#draw button"); seen.push(count("#cost circle"));
+document.querySelector("#filter").value = "row 248";
+document.querySelector("#filter").dispatchEvent(new Event("input"));
+seen.push(count("tr.main"), document.querySelector("#more").hidden);
+document.body.dataset.seen = seen.join();
+</script></body>"""
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="no Chromium here")
+def test_many_rows_are_shown_as_they_are_asked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for number in range(249):
+        row = {"ce": 0.1, "kd": {"weight": 0.9, "temperature": 2.0 + number}}
+        monkeypatch.setitem(ROWS, f"row {number} more", row)
+    _, cells = grid(tmp_path, ["student", *(f"row {number} more" for number in range(249))], seeds=1)
+    monkeypatch.setattr("kdbench.report.html.ALL_POINTS", 500)
+    write_leaderboard(cells, drawn(cells, {}), tmp_path, plots=False)
+    path = tmp_path / "leaderboard.html"
+    text = path.read_text(encoding="utf-8")
+    data = json.loads(re.findall(r'id="data">(.*?)</script>', text, re.DOTALL)[0])
+    assert sum(map(len, data["pairs"][0]["curves"].values())) == 500  # two epochs of each, the last among them
+    path.write_text(text.replace("</body>", ASKED), encoding="utf-8")
+    words = [str(CHROMIUM), *FLAGS, f"--user-data-dir={tmp_path / 'chromium'}", "--dump-dom", path.as_uri()]
+    seen = subprocess.run(words, capture_output=True, check=True, timeout=120).stdout.decode()
+    assert 'data-seen="200,0,250,250,2,true"' in seen  # that row, and the one whose temperature is 248
+
+
+def test_a_figure_has_room_for_the_best_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    _, cells = grid(tmp_path)
+    pair = make_board("grid", cells, drawn(cells, {"kd": 2.0, "rkd": 4.0, "sp": -9.0, "student": -5.0})).pairs[0]
+    monkeypatch.setattr("kdbench.report.plots.MOST_ROWS", 2)
+    assert [row.label for row in most_of(pair.rows)] == ["student", "kd", "rkd"]
