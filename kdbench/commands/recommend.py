@@ -51,7 +51,8 @@ def _none(dataset: str, rows: list[Row]) -> list[str]:
 def _advice(board: Board, rows: list[Row], results: Path) -> list[str]:
     task = board.task
     held_out = all(math.isfinite(row.validation) for row in rows)
-    best = max(rows, key=lambda row: row.validation if held_out else row.score)
+    fair = [row for row in rows if not row.lost] or rows  # what is left of lost seeds may be the lucky ones
+    best = max(fair, key=lambda row: row.validation if held_out else row.score)
     chosen = "held-out pictures" if held_out else "the test pictures, so its score is a little too good"
     spread = f" ± {best.std:.2f}" if math.isfinite(best.std) else ""
     size = f"{number(best.size.cpu_ms_b1)} ms a picture on one CPU thread, {human(best.size.params)} parameters"
@@ -81,8 +82,14 @@ def _how_sure(best: Row) -> list[str]:
     gain = best.gain
     if gain is None or not math.isfinite(gain.mean):
         return ["The student alone was not run on the same seeds, so its gain is not known."]
-    span = f" (95% interval {gain.low:+.2f} to {gain.high:+.2f})" if gain.has_interval else ""
+    span = ""
+    if gain.has_new_interval:
+        span = f" (95% interval for new pictures of this kind {gain.new_low:+.2f} to {gain.new_high:+.2f})"
+    elif gain.has_interval:
+        span = f" (95% interval on these test pictures {gain.low:+.2f} to {gain.high:+.2f})"
     lines = [f"Against the plain student: {gain.mean:+.2f} points{span}: {gain.says}."]
+    if gain.has_new_interval and gain.claim == 1 and gain.new_low <= 0:
+        lines.append("On these test pictures the gain is sure; for new ones it is not: there may be too few of them.")
     if gain.claim != 1:
         lines.append(
             "As far as these runs can tell, plain training does as well and needs no teacher; more seeds would tell."

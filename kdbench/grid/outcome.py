@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from kdbench.data import Splits
 from kdbench.files import finite
 from kdbench.plain import harmless
+from kdbench.results.outcomes import OUTCOMES, Outcomes, packed
 from kdbench.results.provenance import versions
 from kdbench.results.schema import MOST_REASON, Record
 from kdbench.suite.cells import Cell
@@ -92,6 +93,9 @@ class Measure:
         student, precision = trial.deliver(), trial.train_spec.precision
         judged = evaluate_one(student, splits.test, precision, known)
         details |= {"scores": scores_of(trial, judged, teacher), "profile": self.profile(cell, trial, teacher, splits)}
+        if known is not None:
+            outcomes = Outcomes(*(classes.cpu().numpy() for classes in (judged.predicted, known, splits.test.targets)))
+            details[OUTCOMES] = packed(outcomes, task.num_classes)
         if task.num_classes <= MOST_CLASSES:
             details["test_top1_per_class"] = judged.per_class(splits.test.targets, task.num_classes)
             details |= {"classes": list(task.classes)} if task.classes else {}

@@ -1,16 +1,18 @@
 """Gains: from the scores of one pair to what each row wins over the student alone and over the reference.
 
-This is the only place where rows are compared and a claim is made; `statistics.py` has the tests.
+This is the only place where a claim about a row is made; `model.py` has the tests, which all rows of the pair share.
 """
 
 import math
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 
 import pandas as pd
 
 from kdbench.report import statistics
-from kdbench.report.statistics import Difference
+from kdbench.report.model import Contrast, compare
+from kdbench.report.predictions import ByLabel, for_new_samples
+from kdbench.report.statistics import MOST_SEEDS, Difference
 
 STUDENT = "the student alone"
 NOTHING = pd.Series(dtype=float)
@@ -18,42 +20,86 @@ NOTHING = pd.Series(dtype=float)
 
 @dataclass(frozen=True)
 class Gain:
-    """A row's mean score minus another row's. What the data can't give is NaN (see `Difference`)."""
+    """A row's mean score minus another row's. What the data can't give is NaN (see `Contrast`).
 
-    difference: Difference
-    p_holm: float  # corrected over every test of the pair's table
-    seeds_needed: int | None  # to find a difference of this size; None without a spread to judge by
+    `own`: the paired t test of these two rows by themselves, which learns nothing from the others. `lost`: seeds that
+    the row lost because it diverged or failed on them.
+    """
+
+    contrast: Contrast
+    own: Difference
     says: str  # what the corrected test says, in words
+    lost: int = 0
+    new_low: float = math.nan  # 95% interval for other test examples of the same kind too
+    new_high: float = math.nan
 
     @property
     def n(self) -> int:
         """Seeds that both rows have."""
-        return self.difference.n
+        return self.contrast.n
 
     @property
     def mean(self) -> float:
-        return self.difference.mean
+        return self.contrast.mean
 
     @property
     def low(self) -> float:
-        return self.difference.low
+        """95% interval of this comparison alone."""
+        return self.contrast.low
 
     @property
     def high(self) -> float:
-        return self.difference.high
+        return self.contrast.high
+
+    @property
+    def joint_low(self) -> float:
+        """These intervals hold for all comparisons of the pair at once."""
+        return self.contrast.joint_low
+
+    @property
+    def joint_high(self) -> float:
+        return self.contrast.joint_high
+
+    @property
+    def half(self) -> float:
+        """Half the interval's width."""
+        return (self.high - self.low) / 2
+
+    @property
+    def p(self) -> float:
+        return self.contrast.p
+
+    @property
+    def p_corrected(self) -> float:
+        """Over every test of the pair's table."""
+        return self.contrast.corrected
+
+    @property
+    def seeds_needed(self) -> int | None:
+        """To find a difference of this size at the corrected level; None without a spread to judge by."""
+        return self.contrast.seeds_needed
 
     @property
     def has_interval(self) -> bool:
         return math.isfinite(self.low)
 
     @property
+    def has_new_interval(self) -> bool:
+        return math.isfinite(self.new_low)
+
+    @property
     def tested(self) -> bool:
-        return math.isfinite(self.p_holm)
+        return math.isfinite(self.p_corrected)
 
     @property
     def claim(self) -> int:
-        """1: better by the corrected test, -1: worse, 0: not distinguishable (or never tested)."""
-        return int(math.copysign(1, self.mean)) if self.p_holm < statistics.ALPHA else 0
+        """1: better by the corrected test, -1: worse, 0: not distinguishable (or never tested).
+
+        A row that lost seeds is never called better: the seeds that are left may be the lucky ones.
+        """
+        if not self.contrast.claimed:
+            return 0
+        return -1 if self.mean < 0 else int(not self.lost)
 
 
 @dataclass(frozen=True)
@@ -64,31 +110,67 @@ class Gains:
     reference: dict[str, Gain] = field(default_factory=dict)  # against the row labelled as the reference
 
 
-def gains_of(scores: pd.DataFrame, alone: Collection[str], reference: str) -> Gains:
+def gains_of(
+    scores: pd.DataFrame,
+    alone: Collection[str],
+    reference: str,
+    lost: Mapping[str, int] | None = None,
+    outcomes: ByLabel | None = None,
+) -> Gains:
     """Compare the rows of one pair.
 
     `scores`: one row per label, one column per seed, NaN where there is no score. `alone`: the labels whose objective
     is the student alone; they are compared with nothing. `reference`: the other row to compare with, which need not
-    be there.
+    be there. `lost`: label -> seeds on which it diverged or failed.
+    `outcomes`: what the students made of each test example, where that is known.
     """
-    base = [label for label in scores.index if label in alone]
-    student = scores.loc[base].bfill().iloc[0].dropna() if base else NOTHING
-    other = by_seed(scores, reference)
-    against: list[tuple[str, bool, Difference]] = []  # label, is the other row the reference?, difference
-    for label in (str(label) for label in scores.index if label not in alone):
-        ours = by_seed(scores, label)
-        against.append((label, False, statistics.paired(ours, student)))
-        if label != reference:
-            against.append((label, True, statistics.paired(ours, other)))
-    corrected = statistics.holm([difference.p for _, _, difference in against])
+    base = [str(label) for label in scores.index if label in alone]
+    student = base[0] if base else STUDENT
+    found = compare({str(label): by_seed(scores, str(label)).to_dict() for label in scores.index},
+                    list(dict.fromkeys((student, reference))))  # fmt: skip
     gains = Gains()
-    for (label, to_reference, difference), p in zip(against, corrected.tolist(), strict=True):
-        needed = statistics.seeds_needed(difference.mean, difference.std)
-        says = statistics.verdict(difference, p, reference if to_reference else STUDENT)
-        (gains.reference if to_reference else gains.alone)[label] = Gain(difference, p, needed, says)
+    for label in (str(label) for label in scores.index if label not in alone):
+        for other, name, kept in ((student, STUDENT, gains.alone), (reference, reference, gains.reference)):
+            if label != other:
+                contrast = found.of(label, other) or Contrast(label, other)
+                own = statistics.paired(by_seed(scores, label), by_seed(scores, other))
+                gone = (lost or {}).get(label, 0)
+                known = outcomes or {}
+                new = for_new_samples(contrast, known.get(label, {}), known.get(other, {}))
+                kept[label] = Gain(contrast, own, verdict(contrast, name, gone), gone, *new)
     return gains
 
 
 def by_seed(scores: pd.DataFrame, label: str) -> "pd.Series[float]":
     """The scores of one row; empty when there is none."""
     return pd.Series(scores.loc[label], dtype=float).dropna() if label in scores.index else NOTHING
+
+
+def verdict(contrast: Contrast, other: str, lost: int = 0) -> str:
+    """What the numbers say, in words."""
+    found = _verdict(contrast, other)
+    if not lost:
+        return found
+    left = f"lost {lost} seed{'s' * (lost > 1)}, so it can't be called better"
+    if contrast.claimed and contrast.mean > 0:
+        return f"{left} than {other}; on the seeds that are left it is above"
+    return f"{left}; on the seeds that are left: {found}"
+
+
+def _verdict(contrast: Contrast, other: str) -> str:
+    n, mean = contrast.n, contrast.mean
+    if n == 0:
+        return f"no seed in common with {other}"
+    if n == 1:
+        return "one seed: no interval, nothing can be said"
+    if math.isnan(contrast.p):
+        return "no row varies from seed to seed: no spread to judge by"
+    if contrast.claimed:
+        return f"{'better' if mean > 0 else 'worse'} than {other}"
+    alone = " (its p-value alone is below 0.05, after correction it is not)" if contrast.p < statistics.ALPHA else ""
+    needed = contrast.seeds_needed
+    if needed is None or abs(mean) < 1e-9:
+        return f"not distinguishable from {other} at n = {n}"
+    count = f"{needed} or more" if needed >= MOST_SEEDS else f"about {needed}"
+    wish = "" if needed <= n else f"; {count} seeds would be needed"
+    return f"not distinguishable from {other} at n = {n}{alone}{wish}"

@@ -7,12 +7,14 @@ from pathlib import Path
 from typing import Any
 
 from kdbench.files import finite
+from kdbench.report.across import MeanGain
 from kdbench.report.frame import GROUP, title
 from kdbench.report.gains import Gain
-from kdbench.report.markdown import not_believed, rests_on, teacher_line
+from kdbench.report.markdown import not_believed, remarks, rests_on, teacher_line
+from kdbench.report.meaning import meaning
 from kdbench.report.rows import Pair, Row
 from kdbench.report.statistics import Ranking
-from kdbench.report.summary import headline
+from kdbench.report.summary import headline, ties_in_words
 from kdbench.report.table import Board
 
 MOST_POINTS = 120  # of a curve on the page
@@ -32,6 +34,7 @@ def html(board: Board, links: Mapping[str, str] | None = None) -> str:
         "warnings": [*board.sources.warnings, *not_believed(board)],
         "rests_on": rests_on(board).replace("**", ""),
         "pairs": [_pair_data(board, pair, runs) for pair in board.pairs],
+        "mean_gains": [_mean_gain_data(label, gain, board) for label, gain in board.mean_gains.items()],
         "ranking": None if board.ranking is None else _ranking_data(board.ranking),
     }
     text = json.dumps(finite(data), allow_nan=False, separators=(",", ":"), ensure_ascii=False)
@@ -49,6 +52,8 @@ def _pair_data(board: Board, pair: Pair, runs: Runs) -> dict[str, Any]:
         "teacher": first.teacher,
         "student": first.student,
         "about": teacher_line(pair, board.task),
+        "told": [*remarks(pair.rows), *meaning(pair)],
+        "ties": ties_in_words(pair),
         "teacher_top1": _round(done.teacher_score) if done else None,
         "teacher_ms": _round(done.teacher_size.cpu_ms_b1) if done else None,
         "rows": [
@@ -69,6 +74,8 @@ def thinned(curve: list[float], most: int = MOST_POINTS) -> list[tuple[int, floa
 def _row_data(row: Row, pair: Pair, runs: list[Any]) -> dict[str, Any]:
     numbers = {
         "top1": row.score, "std": row.std, "best": row.best, "chosen": row.chosen, "nll": row.scores.test_nll,
+        "group": None if row.tier is None else row.tier + 1, "lost": row.lost or None,
+        "between_seeds": row.between_seeds, "copied": row.copied,
         "ece": row.scores.test_ece, "agree": row.scores.teacher_agreement, "memory": row.cost.peak_memory_mb,
         "adapters": row.cost.adapter_params, "params": row.size.params, "macs": row.size.macs,
         "ms": row.size.cpu_ms_b1, "gpu_ms": row.size.gpu_ms_b1, "step_ms": pair.cost_ratio(row, "step_ms"),
@@ -84,9 +91,18 @@ def _row_data(row: Row, pair: Pair, runs: list[Any]) -> dict[str, Any]:
 
 def _gain_data(gain: Gain | None) -> dict[str, Any]:
     if gain is None:
-        return {"gain": None, "low": None, "high": None, "p": None, "n": None, "claim": 0, "says": ""}
-    numbers = {"gain": gain.mean, "low": gain.low, "high": gain.high, "p": gain.p_holm, "n": gain.n}
+        return {**dict.fromkeys(("gain", "low", "high", "new_low", "new_high", "p", "n")), "claim": 0, "says": ""}
+    numbers = {"gain": gain.mean, "low": gain.low, "high": gain.high, "new_low": gain.new_low,
+               "new_high": gain.new_high, "p": gain.p_corrected, "n": gain.n}  # fmt: skip
     return {**{name: _round(value) for name, value in numbers.items()}, "claim": gain.claim, "says": gain.says}
+
+
+def _mean_gain_data(label: str, gain: MeanGain, board: Board) -> dict[str, Any]:
+    """As a row's own, so that one drawing shows both."""
+    numbers = {"gain": gain.mean, "low": gain.low, "high": gain.high, "p": gain.p, "n": gain.num}
+    rank = board.ranking.ranks.get(label, (None, None))[0] if board.ranking else None
+    shown = {name: _round(value) for name, value in numbers.items()}
+    return {"objective": label, "rank": _round(rank), "student": {**shown, "claim": gain.claim}}
 
 
 def _runs(board: Board, links: Mapping[str, str]) -> Runs:

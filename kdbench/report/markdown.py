@@ -1,23 +1,23 @@
 """The leaderboard as Markdown, for GitHub and terminals."""
 
 import math
-from collections.abc import Iterable
-from dataclasses import replace
-from typing import Any
+from collections.abc import Iterable, Iterator, Mapping
 
 import pandas as pd
 
 from kdbench.method.metric import Metric
-from kdbench.plain import inert
-from kdbench.report.frame import Sources
+from kdbench.report.across import MeanGain
 from kdbench.report.gains import STUDENT, Gain
-from kdbench.report.rows import Pair, Row
+from kdbench.report.inert import inert_board
+from kdbench.report.meaning import legend, meaning
+from kdbench.report.rows import LOST, Pair, Row
 from kdbench.report.statistics import EQUAL, MOST_SEEDS, Ranking, wins_ties_losses
-from kdbench.report.summary import headline, mean
+from kdbench.report.summary import headline, mean, ties_in_words
 from kdbench.report.table import Board
 from kdbench.report.text import chance, duration, human, number, plus_minus
 
 MOST_REFUSED = 10  # records whose reasons are told
+UNFAIR = "what is left is not a fair sample: not ranked, and never called better"
 
 
 def markdown(board: Board) -> str:
@@ -29,41 +29,21 @@ def markdown(board: Board) -> str:
         parts += [f"## {pair.title}\n", teacher_line(pair, board.task) + "\n"]
         if pair.done:
             parts += [grid([accuracy(row, board) for row in pair.done]) + "\n"]
-            told = (*in_words(pair.rows, board.reference), *classes_in_words(pair, board), *remarks(pair.rows))
-            parts += [f"- {line}" for line in told]
+            parts += [f"- {line}" for line in told(pair, board)]
             parts += ["", "What it costs, and what else differs:\n", grid([cost(row, pair) for row in pair.done])]
         else:
             parts += [f"- {line}" for line in remarks(pair.rows)]
         parts.append("")
     if board.ranking is not None:
-        parts += ["## Across pairs\n", across(board.rows, board.ranking, board.reference), ""]
+        parts += ["## Across pairs\n", across(board.rows, board.ranking, board.mean_gains, board.reference), ""]
     return "\n".join([*parts, rests_on(board) + "\n", legend(board)]) + "\n"
 
 
-def inert_board(board: Board) -> Board:
-    """The board with nothing in its texts that Markdown would take for markup."""
-    ranking, sources = board.ranking, board.sources
-    return replace(
-        board,
-        suite=inert(board.suite),
-        reference=inert(board.reference),
-        pairs=[Pair(inert(pair.title), [_inert_row(row) for row in pair.rows]) for pair in board.pairs],
-        ranking=ranking and replace(ranking, ranks={inert(label): rank for label, rank in ranking.ranks.items()},
-                                    left_out=tuple(map(inert, ranking.left_out))),
-        sources=Sources(
-            sources.num_done,
-            {name: [inert(value) for value in values] for name, values in sources.made_by.items()},
-            [inert(line) for line in sources.warnings],
-            tuple(map(inert, sources.refused)),
-        ),
-        class_words={(inert(where), inert(label)): inert(text) for (where, label), text in board.class_words.items()},
-    )  # fmt: skip
-
-
-def _inert_row(row: Row) -> Row:
-    names = ("dataset", "teacher", "student", "label", "reason")
-    texts: dict[str, Any] = {name: inert(getattr(row, name)) for name in names}
-    return replace(row, **texts)
+def told(pair: Pair, board: Board) -> list[str]:
+    """What stands below a pair's table: what is not in it first, then the verdicts, then what they hold for."""
+    tied = ties_in_words(pair) if len(board.pairs) > 1 else []  # of one pair the headline has told it
+    verdicts = in_words(pair.rows, board.reference)
+    return [*remarks(pair.rows), *tied, *verdicts, *classes_in_words(pair, board), *meaning(pair)]
 
 
 def not_believed(board: Board) -> list[str]:
@@ -82,11 +62,14 @@ def grid(rows: list[dict[str, str]]) -> str:
 
 
 def accuracy(row: Row, board: Board) -> dict[str, str]:
+    few = "" if row.n == row.cells else f" of {row.cells}"
     shown = {
         "objective": f"{row.label}{' *(alone)*' if row.alone else ''}",
-        "n": str(row.n) + ("" if row.n == row.cells else f" of {row.cells}"),
+        "n": f"{row.n}{few}" + (f", {row.lost} lost" if row.lost else ""),
+        "group": "–" if row.tier is None else str(row.tier + 1),
         board.task.head: plus_minus(row.score, row.std),
         "vs student": gain_text(row.gain),
+        "with new examples": new_text(row.gain),
         f"vs {board.reference}": gain_text(row.reference_gain),
         "chosen": number(row.chosen),
     }
@@ -107,6 +90,11 @@ def gain_text(gain: Gain | None) -> str:
     return f"{gain.mean:+.2f} [{gain.low:+.2f}, {gain.high:+.2f}] {'≈▲▼'[gain.claim]}"
 
 
+def new_text(gain: Gain | None) -> str:
+    """The interval of the gain over the student alone that holds for other test examples too."""
+    return f"[{gain.new_low:+.2f}, {gain.new_high:+.2f}]" if gain and gain.has_new_interval else ""
+
+
 def cost(row: Row, pair: Pair) -> dict[str, str]:
     step = pair.cost_ratio(row, "step_ms")
     return {
@@ -115,6 +103,8 @@ def cost(row: Row, pair: Pair) -> dict[str, str]:
         "NLL": number(row.scores.test_nll, 3),
         "ECE": number(row.scores.test_ece, 3),
         "agree %": number(row.scores.teacher_agreement, 1),
+        "seeds agree %": number(row.between_seeds, 1),
+        "copied %": number(row.copied, 1),
         "step": f"{step:.2f}x" if math.isfinite(step) else "–",
         "run": duration(row.cost.alone_seconds),
         "MiB": number(row.cost.peak_memory_mb, 0),
@@ -144,7 +134,7 @@ def _compared(gains: list[tuple[str, Gain]], other: str) -> list[str]:
     if single := [label for label, gain in gains if gain.n == 1]:
         lines.append(f"One seed only, so no interval and no test against {other}: {', '.join(single)}.")
     if flat := [label for label, gain in gains if gain.n > 1 and not gain.tested]:
-        lines.append(f"The same difference to {other} on every seed, no spread to judge by: {', '.join(flat)}.")
+        lines.append(f"No row varies from seed to seed, no spread to judge by against {other}: {', '.join(flat)}.")
     return lines
 
 
@@ -156,7 +146,7 @@ def _with_need(gain: Gain) -> str:
 
 
 def _short(gain: Gain) -> str:
-    return chance(gain.p_holm).removeprefix("= ")
+    return chance(gain.p_corrected).removeprefix("= ")
 
 
 def classes_in_words(pair: Pair, board: Board) -> list[str]:
@@ -181,31 +171,47 @@ def teacher_line(pair: Pair, metric: Metric) -> str:
 
 
 def remarks(rows: Iterable[Row]) -> list[str]:
-    """What is not in the means: cells that are missing or did not end well."""
-    lines = []
-    for row in rows:
-        for status, count in row.not_done.items():
-            if count:
-                reason = f": {' '.join(row.reason.split())}" if row.reason and status != "missing" else ""
-                lines.append(f"{row.label}: {count} of {row.cells} cells {status}{reason}")
-    return lines
+    """What is not in the means: cells that did not end well, then those that do not apply or are missing."""
+    told = [line for row in rows for line in _not_done(row)]
+    return [text for lost, text in told if lost] + [text for lost, text in told if not lost]
 
 
-def across(rows: list[Row], ranking: Ranking, reference: str) -> str:
+def _not_done(row: Row) -> Iterator[tuple[bool, str]]:
+    """(is a score lost?, what to tell)"""
+    for status, count in row.not_done.items():
+        if count:
+            reason = f": {' '.join(row.reason.split())}" if row.reason and status != "missing" else ""
+            lost = status in LOST
+            unfair = f"; {UNFAIR}" if lost and row.n else ""
+            yield lost, f"{row.label}: {count} of {row.cells} cells {status}{reason}{unfair}"
+
+
+def _interval(gain: MeanGain | None) -> str:
+    if gain is None or not math.isfinite(gain.low):
+        return ""
+    return f"[{gain.low:+.2f}, {gain.high:+.2f}] {'≈▲▼'[gain.claim]}"
+
+
+def across(rows: list[Row], ranking: Ranking, mean_gains: Mapping[str, MeanGain], reference: str) -> str:
     shown = []
     for label in sorted(ranking.ranks, key=lambda label: ranking.ranks[label][0]):
         ours = [row for row in rows if row.label == label]
         line = {"objective": label, "average rank": plus_minus(*ranking.ranks[label])}
         line |= _wins([row.gain for row in ours], "student")
+        line["95% interval"] = _interval(mean_gains.get(label))
         line |= _wins([row.reference_gain for row in ours], reference)
         shown.append(line)
     friedman = f"Friedman's test that all are alike: p {chance(ranking.p)}. " if math.isfinite(ranking.p) else ""
     text = (
         f"Over {ranking.pairs} pairs, ± half of the rank's 95% interval; a tie is a difference within {EQUAL} points. "
-        f"{friedman}Two average ranks closer than {ranking.critical:.2f} (Nemenyi, 5%) can't be told apart."
+        f"{friedman}Two average ranks closer than {ranking.critical:.2f} (Nemenyi, 5%) can't be told apart; the pairs "
+        "count as independent, though they may share nets. *95% interval*: of the mean gain, for these pairs and other "
+        "seeds; its sign is corrected over the rows (Holm)."
     )
     left = (
-        f" Not ranked, since without a score on every pair: {', '.join(ranking.left_out)}." if ranking.left_out else ""
+        f" Not ranked, since without all seeds on every pair: {', '.join(ranking.left_out)}."
+        if ranking.left_out
+        else ""
     )
     return f"{grid(shown)}\n\n{text}{left}"
 
@@ -225,23 +231,3 @@ def rests_on(board: Board) -> str:
     return (
         f"**What it rests on.** {sources.num_done} finished cells; {'; '.join(facts)}." if facts else "No record yet."
     )
-
-
-def legend(board: Board) -> str:
-    text = LEGEND.replace("REFERENCE", board.reference)
-    return text.replace("SCORE", board.task.title).replace("WORDS", board.task.words)
-
-
-LEGEND = """\
-**How to read it.** *SCORE*: WORDS on the test set after the last epoch, mean ± standard deviation over `n` seeds. \
-*vs student*, *vs REFERENCE*: mean difference on the same seeds and its 95% interval (Student's t; none with one \
-seed; each interval by itself). ▲ better, ▼ worse, ≈ not distinguishable: by the paired t test at 5%, corrected over \
-every test of the table (Holm); *p* is the corrected one. The best of many rows looks a little better than it is. \
-*(alone)*: the student alone, which learns from labels only. *Seeds needed*: for 80% power at the observed difference, \
-uncorrected. *chosen*: test accuracy at the epoch chosen on held-out data. *best \
-epoch*: the best test accuracy of any epoch, which is what much of the literature reports; it looks at the test set \
-and decides nothing here. *NLL*, *ECE*: of the last epoch. *agree*: share of test pictures on which student and \
-teacher give the same class. *step*: one training step against the student alone's, without the teacher. *run*: time \
-of training alone on the device named above, teacher's forward included. *MiB*: the most memory of the process until \
-then. *adapters*: parameters that the method adds while training. *params*, *MACs* (FLOPs = 2 x MACs), *CPU ms* (one \
-picture, one thread): the student's at inference."""

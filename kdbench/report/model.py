@@ -10,7 +10,7 @@ docs/statistics.md has the formulas and the simulation.
 import math
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
-from functools import lru_cache
+from functools import cached_property, lru_cache
 
 import numpy as np
 from scipy import special, stats
@@ -60,8 +60,12 @@ class Comparison:
     std: dict[str, float]
     seed_correlation: float
 
+    @cached_property
+    def _by_name(self) -> dict[tuple[str, str], Contrast]:
+        return {(c.row, c.reference): c for c in self.contrasts}
+
     def of(self, row: str, reference: str) -> Contrast | None:
-        return next((c for c in self.contrasts if (c.row, c.reference) == (row, reference)), None)
+        return self._by_name.get((row, reference))
 
 
 def compare(

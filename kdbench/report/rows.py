@@ -1,19 +1,16 @@
-"""Rows: what a board says of one objective on one pair, with types."""
+"""Rows and pairs: what a board says of one objective on one pair, with types. `pairs.py` makes them."""
 
 import math
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, fields
-from typing import Any, Self
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from typing import Self
 
-import pandas as pd
-
-from kdbench.method.metric import Metric
-from kdbench.report.frame import GROUP, title
-from kdbench.report.gains import Gain, by_seed, gains_of
-from kdbench.report.published import Beside, beside
+from kdbench.report.gains import Gain
+from kdbench.report.published import Beside
+from kdbench.report.standing import Standing
 
 NOT_DONE = ("diverged", "failed", "skipped", "missing")
-MEANS = ("test_", "validation_", "teacher_", "student_", "cost_")  # columns of the frame that are averaged
+LOST = ("diverged", "failed")  # the cell was tried and gave no score
 NAN = math.nan
 
 
@@ -84,6 +81,19 @@ class Row:
     gain: Gain | None  # over the student alone; None for itself, and without a finished cell
     reference_gain: Gain | None  # over the row labelled as the board's reference; None for itself too
     published: Beside | None  # the literature's number; None where none was asked for
+    ranked: float = NAN  # mean over the seeds that all ranked rows have; NaN for a row that is not ranked
+    between_seeds: float = NAN  # percent of the test examples to which two of its seeds give one class
+    copied: float = NAN  # percent of the teacher's errors that it makes too, with the same wrong class
+    tier: int | None = None  # 0: tied for the top; 1: for the top of the others, and so on; None: not ranked
+
+    @property
+    def lost(self) -> int:
+        """Seeds that it was tried on and has no score of: what is left is not a fair sample."""
+        return sum(self.not_done.get(status, 0) for status in LOST)
+
+    @property
+    def is_ranked(self) -> bool:
+        return math.isfinite(self.ranked)
 
     @property
     def gained(self) -> float:
@@ -102,6 +112,18 @@ class Pair:
 
     title: str
     rows: list[Row]
+    standing: Standing = field(default_factory=Standing)
+    num_teachers: int = 1  # more than one where each seed has its own
+
+    @property
+    def ranked(self) -> list[Row]:
+        """Rows that may be the best, the best mean first."""
+        return sorted((row for row in self.rows if row.is_ranked), key=lambda row: -row.ranked)
+
+    @property
+    def tied(self) -> list[Row]:
+        """Rows that can't be told apart from the best, the best mean first; empty where nothing can be told."""
+        return [row for row in self.ranked if row.tier == 0]
 
     @property
     def done(self) -> list[Row]:
@@ -117,90 +139,3 @@ class Pair:
         """A cost of `row` as a multiple of the student alone's; NaN where that is not known."""
         base = getattr(self.alone.cost, name) if self.alone else NAN
         return float(getattr(row.cost, name) / (base or NAN))
-
-
-Identities = Mapping[tuple[str, ...], Mapping[str, Any]]  # (data set, teacher, student, label) -> a cell's identity
-
-
-def pairs_of(frame: pd.DataFrame, reference: str, metric: Metric, identities: Identities | None = None) -> list[Pair]:
-    """The comparisons of a frame, with one row per label in order of appearance; only cells that are done count.
-
-    `identities`: asks for the literature's number beside each row.
-    """
-    groups: Any = frame.groupby(GROUP, sort=False) if len(frame) else []
-    return [Pair(title(group), list(_rows_of(part, reference, metric, identities))) for group, part in groups]
-
-
-def scores_of(done: pd.DataFrame, metric: Metric) -> pd.DataFrame:
-    """Scores of one pair's finished cells: one row per label, one column per seed, both in order of appearance."""
-    if metric.test not in done or not len(done):
-        return pd.DataFrame()
-    wide = done.pivot_table(index="label", columns="seed", values=metric.test, aggfunc="first").astype(float)
-    return wide.reindex(index=done["label"].unique(), columns=done["seed"].unique())
-
-
-def _rows_of(part: pd.DataFrame, reference: str, metric: Metric, identities: Identities | None) -> Iterator[Row]:
-    done = part[part["status"] == "done"]
-    scores = scores_of(done, metric)
-    alone = set(part.loc[part["alone"].astype(bool), "label"])
-    gains = gains_of(scores, alone, reference)
-    means = _means_of(done)
-    for label, cells in _by_label(part).items():
-        ours = by_seed(scores, str(label))
-        mean = means.get(label, {})
-        score, best = mean.get(metric.test, NAN), mean.get(metric.best, NAN)
-        dataset, teacher, student = (str(cells[name][0]) for name in GROUP)
-        place = dataset, teacher, student, str(label)
-        yield Row(
-            dataset=dataset,
-            teacher=teacher,
-            student=student,
-            label=str(label),
-            alone=label in alone,
-            n=len(ours),
-            cells=len(cells["label"]),
-            not_done={status: cells["status"].count(status) for status in NOT_DONE},
-            reason=_first_text(cells, "reason"),
-            settings=_first_text(cells, "objective"),
-            recipe=_first_text(cells, "recipe"),
-            means=mean,
-            score=score,
-            std=ours.std(ddof=1) if len(ours) > 1 else NAN,
-            best=best,
-            chosen=mean.get(metric.chosen, NAN),
-            validation=mean.get(metric.validation, NAN),
-            teacher_score=mean.get(metric.teacher, NAN),
-            scores=Scores.of(mean),
-            size=Size.of(mean, "student_"),
-            teacher_size=Size.of(mean, "teacher_"),
-            cost=Cost.of(mean, "cost_"),
-            gain=gains.alone.get(str(label)),
-            reference_gain=gains.reference.get(str(label)),
-            published=None
-            if identities is None
-            else beside(identities[place], score, best, mean.get(metric.teacher, NAN)),
-        )
-
-
-def _means_of(done: pd.DataFrame) -> dict[Any, dict[str, float]]:
-    """label -> column -> mean over the seeds, of every numeric column."""
-    if not len(done):
-        return {}
-    numbers = [name for name in done.columns if str(name).startswith(MEANS)]
-    means = done.groupby("label", sort=False)[numbers].mean(numeric_only=True)
-    return {label: {str(k): float(v) for k, v in row.items()} for label, row in means.to_dict("index").items()}
-
-
-def _by_label(part: pd.DataFrame) -> dict[Any, dict[str, list[Any]]]:
-    """label -> column -> its cells' values; of ten thousand rows, a frame for each would take half a minute."""
-    names = [name for name in ("label", "status", *GROUP, "reason", "objective", "recipe") if name in part]
-    found: dict[Any, dict[str, list[Any]]] = {}
-    for values in part[names].itertuples(index=False, name=None):
-        cells = found.setdefault(values[0], {name: [] for name in names})
-        for name, value in zip(names, values, strict=True):
-            cells[name].append(value)
-    return found
-
-
-def _first_text(cells: Mapping[str, list[Any]], column: str) -> str:
-    return next((text for text in cells.get(column, []) if isinstance(text, str) and text), "")

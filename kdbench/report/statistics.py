@@ -1,8 +1,9 @@
-"""How sure a difference is: paired by seed within a pair of nets, by ranks across pairs. All tests are scipy's.
+"""Tests that look at two rows by themselves, and at ranks across pairs of nets. All are scipy's.
 
-Within a pair every objective has the same seeds (same start, same batches), so differences are taken seed by seed.
-Student's t gives the interval; from 50 seeds on a bootstrap (BCa) does, which supposes no normal distribution. With
-fewer it is too narrow: it covers the truth in about 93% of cases at 20 seeds and 94% at 50, where t covers 95%.
+A row's own paired t test stands in leaderboard.csv beside what the model of the pair says (`model.py`), which learns
+from all rows. Differences are taken seed by seed. Student's t gives the interval; from 50 seeds on a bootstrap (BCa)
+does, which supposes no normal distribution. With fewer it is too narrow: it covers the truth in about 93% of cases at
+20 seeds and 94% at 50, where t covers 95%.
 """
 
 import math
@@ -91,57 +92,10 @@ def holm(p_values: Sequence[float]) -> Floats:
     return corrected
 
 
-def seeds_needed(mean: float, std: float) -> int | None:
-    """How many seeds would find a difference of this size (paired t test, 5%, uncorrected) in 80% of cases.
-
-    None without a spread; `MOST_SEEDS` stands for that many or more.
-    """
-    if not (math.isfinite(mean) and math.isfinite(std) and std > 0):
-        return None
-    return _needed(round(abs(mean) / std, 3))
-
-
-@lru_cache(maxsize=4096)
-def _needed(effect: float) -> int:
-    low, high = 2, MOST_SEEDS
-    while low < high:  # power rises with n
-        middle = (low + high) // 2
-        if power(effect, middle) >= POWER:
-            high = middle
-        else:
-            low = middle + 1
-    return low
-
-
-def power(effect: float, n: int) -> float:
-    """Chance that a paired t test over n seeds finds a difference of `effect` standard deviations in its direction."""
-    return beyond(float(special.stdtrit(n - 1, 1 - ALPHA / 2)), n - 1, effect * math.sqrt(n))
-
-
 def beyond(t: float, df: float, shift: float) -> float:
     """Chance that Student's t with its mean shifted lies above `t`: scipy's nct, without its half a millisecond."""
     below = float(special.nctdtr(df, shift, t))
     return float(stats.nct.sf(t, df, shift)) if math.isnan(below) else 1 - below
-
-
-def verdict(difference: Difference, corrected: float, other: str) -> str:
-    """What the numbers say, in words; `corrected`: the p-value after Holm's correction."""
-    n, mean = difference.n, difference.mean
-    if n == 0:
-        return f"no seed in common with {other}"
-    if n == 1:
-        return "one seed: no interval, nothing can be said"
-    if math.isnan(difference.p):
-        return "the same difference on every seed: no spread to judge by"
-    if corrected < ALPHA:
-        return f"{'better' if mean > 0 else 'worse'} than {other}"
-    alone = " (its p-value alone is below 0.05, after correction it is not)" if difference.p < ALPHA else ""
-    needed = seeds_needed(mean, difference.std)
-    if needed is None or abs(mean) < 1e-9:
-        return f"not distinguishable from {other} at n = {n}"
-    count = f"{needed} or more" if needed == MOST_SEEDS else f"about {needed}"
-    wish = "" if needed <= n else f"; {count} seeds would be needed"
-    return f"not distinguishable from {other} at n = {n}{alone}{wish}"
 
 
 # --- across pairs ----------------------------------------------------------------------------------------------------

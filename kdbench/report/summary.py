@@ -5,42 +5,52 @@ from collections.abc import Iterable
 
 import pandas as pd
 
+from kdbench.report.across import MeanGain
 from kdbench.report.gains import STUDENT
 from kdbench.report.rows import Pair, Row
-from kdbench.report.statistics import EQUAL, wins_ties_losses
+from kdbench.report.statistics import ALPHA, EQUAL, Ranking, wins_ties_losses
 from kdbench.report.table import Board
 from kdbench.report.text import chance, human, number
+from kdbench.report.ties import winners_advantage
+
+MOST_NAMED = 6  # tied rows named in a sentence
+MATTERS = 0.1  # of the winner's gain: a smaller advantage by chance is not worth a sentence
 
 
 def headline(board: Board) -> list[str]:
-    """Three sentences: what was compared, what won by how much and how surely, what it costs."""
+    """What was compared; what won by how much and how surely, or that nothing did; who is tied; what it costs."""
     if not any(pair.done for pair in board.pairs):
         return ["No cell is done yet."]
     best = winner(board)
     if best is None:
-        won = f"There is no result beside {STUDENT}."
+        won = [f"There is no result beside {STUDENT}."]
     elif len(board.pairs) == 1:
         won = _won_one(board, board.pairs[0], best)
     else:
-        won = _won(board.pairs, best)
-    return [_compared(board), won, _costs(board.pairs, best)]
+        won = _won(board, best)
+    return [_compared(board), *won, _costs(board.pairs, best)]
 
 
 def winner(board: Board) -> str | None:
-    """The objective with the highest mean on one pair; over several, with the best average rank (else mean gain)."""
-    good = [row for row in board.rows if row.n and not row.alone]
+    """The objective with the highest mean on one pair; over several, with the best average rank (else mean gain).
+
+    Rows that are not ranked can't win; where no other row has a result there is none.
+    """
+    good = [row for row in board.rows if row.is_ranked and not row.alone]
     labels = list(dict.fromkeys(row.label for row in good))
     if board.ranking is not None:
         ranks = board.ranking.ranks
         if names := [name for name in ranks if name in labels]:
             return min(names, key=lambda name: ranks[name][0])
+    if len(board.pairs) == 1:
+        return max(good, key=lambda row: row.ranked).label if good else None
     means = {label: _mean_gain([row for row in good if row.label == label]) for label in labels}
     return max(means, key=lambda label: means[label], default=None)
 
 
 def _mean_gain(rows: list[Row]) -> float:
     gain = mean(row.gained for row in rows)
-    return gain if math.isfinite(gain) else mean(row.score for row in rows)
+    return gain if math.isfinite(gain) else mean(row.ranked for row in rows)
 
 
 def mean(values: Iterable[float]) -> float:
@@ -61,38 +71,125 @@ def _compared(board: Board) -> str:
     )
 
 
-def _won_one(board: Board, pair: Pair, best: str) -> str:
+# --- one pair --------------------------------------------------------------------------------------------------------
+
+
+def _won_one(board: Board, pair: Pair, best: str) -> list[str]:
     row = next(r for r in pair.rows if r.label == best)
     unit, base = board.task.unit, pair.alone
-    top = f"{best} has the highest mean, {number(row.score)}{unit}"
+    top = f"{best} has the highest mean, {number(row.ranked)}{unit}"
     if base is None:
-        return f"{top}; {STUDENT} was not run, so there is no gain to speak of."
+        return [f"{top}; {STUDENT} was not run, so there is no gain to speak of.", *ties_in_words(pair)]
     gain = row.gain
     if gain is None or not math.isfinite(gain.mean):
-        return f"{top}; it has no seed in common with {STUDENT}."
+        return [f"{top}; it has no seed in common with {STUDENT}.", *ties_in_words(pair)]
     against = f"{STUDENT} ({number(base.score)}{unit})"
-    if gain.mean < 0:
-        return f"Nothing beats {against}: {best} comes nearest, {gain.mean:+.2f}."
+    if gain.mean <= 0:
+        return [f"Nothing beats {against}: {best} comes nearest, {gain.mean:+.2f}.", *ties_in_words(pair)]
     gained = f"{top}, {gain.mean:+.2f} points against {against}"
-    if not gain.has_interval:
-        return f"{gained}: {gain.says}."
-    span = f"95% interval {gain.low:+.2f} to {gain.high:+.2f}"
-    return f"{gained}, {span}: {gain.says} (p {chance(gain.p_holm)} after correction over the table)."
+    if gain.has_interval:
+        sure = f" (p {chance(gain.p_corrected)} after correction over the table)"
+        gained = f"{gained}, 95% interval {gain.low:+.2f} to {gain.high:+.2f}: {gain.says}{sure}"
+    else:
+        gained = f"{gained}: {gain.says}"
+    return [f"{gained}.", *by_chance([pair], gain.mean), *ties_in_words(pair)]
 
 
-def _won(pairs: list[Pair], best: str) -> str:
-    ours = {pair.title: row for pair in pairs for row in pair.done if row.label == best}
+def ties_in_words(pair: Pair) -> list[str]:
+    """`4 of 20 are tied for the top: a, b, c, d.`; nothing where seeds are too few to tell."""
+    tied = [row.label for row in pair.tied]
+    if not tied:
+        return []
+    count = len(pair.ranked)
+    if len(tied) == 1:
+        return [f"No other of the {count} is tied with {tied[0]} for the top."] if count > 1 else []
+    if len(tied) == count:
+        return [f"All {count} are tied for the top: none can be told apart from the best."]
+    return [f"{len(tied)} of {count} are tied for the top: {_named(tied)}."]
+
+
+def _named(labels: list[str]) -> str:
+    rest = len(labels) - MOST_NAMED
+    return ", ".join(labels[:MOST_NAMED]) + (
+        f" and {rest} others" if rest > 1 else "" if rest < 1 else f", {labels[-1]}"
+    )
+
+
+def by_chance(pairs: list[Pair], gain: float) -> list[str]:
+    """What the best row would lead by if no row differed, where that is a good part of what the winner gained."""
+    tables = [{STUDENT if row.alone else row.label: pair.standing.scores[row.label] for row in pair.ranked}
+              for pair in pairs]  # fmt: skip
+    count = len(set.intersection(*map(set, tables)) - {STUDENT}) if tables else 0
+    advantage = winners_advantage(tables, STUDENT)
+    if count < 2 or advantage < max(MATTERS * gain, 0.005):
+        return []
+    return [f"If none of the {count} differed from {STUDENT}, the best of them would still lead by {advantage:.2f}."]
+
+
+# --- several pairs ---------------------------------------------------------------------------------------------------
+
+
+def _won(board: Board, best: str) -> list[str]:
+    ours = {pair.title: row for pair in board.pairs for row in pair.ranked if row.label == best}
     gains = {name: row.gained for name, row in ours.items()}
     known = [gain for gain in gains.values() if math.isfinite(gain)]
     if not known:
-        return f"{best} ranks best; there is no student alone to count its gain against."
+        return [f"{best} ranks best; there is no {STUDENT.removeprefix('the ')} to count its gain against."]
+    over = board.mean_gains.get(best) or MeanGain(len(known), sum(known) / len(known))
+    where = f"{over.mean:+.2f} points{_span(over)} against {STUDENT}, the mean over {over.num} pairs"
+    if over.mean <= 0:
+        told = f"Nothing beats {STUDENT} over the pairs: {best} comes nearest, {where}"
+    elif stands(board, best):
+        told = f"{best} does best over the pairs: {where}{_p_of(over)}"
+    else:
+        told = f"No row is surely better than {STUDENT} over the pairs: {best} ranks best, {where}{_p_of(over)}"
     wins, ties, losses = wins_ties_losses(gains)
     sure = sum(row.claim == 1 for row in ours.values())
-    return (
-        f"{best} does best over the pairs: {sum(known) / len(known):+.2f} points against {STUDENT} on average; "
+    counts = (
         f"{wins} wins, {ties} ties (within {EQUAL} points), {losses} losses; on {sure} of {len(known)} pairs its gain "
-        "stands after correction over the table."
+        "stands after correction over that pair's table"
     )
+    more = by_chance([pair for pair in board.pairs if pair.done], over.mean) if over.mean > 0 else []
+    return [f"{told}; {counts}.", *more, *ranks_in_words(board, best)]
+
+
+def _span(gain: MeanGain) -> str:
+    return f" (95% interval {gain.low:+.2f} to {gain.high:+.2f})" if math.isfinite(gain.low) else ""
+
+
+def _p_of(gain: MeanGain) -> str:
+    return f" (p {chance(gain.p)}, corrected over the rows)" if math.isfinite(gain.p) else ""
+
+
+def stands(board: Board, best: str) -> bool:
+    """Is it surely better than the student alone over the pairs? By its mean gain, or by ranks where seeds are few."""
+    over = board.mean_gains.get(best)
+    if over is not None and math.isfinite(over.p):
+        return over.claim == 1
+    alone = next((row.label for row in board.rows if row.alone), None)
+    ranks = board.ranking.ranks if board.ranking else {}
+    if board.ranking is None or alone not in ranks or best not in ranks or not board.ranking.p < ALPHA:
+        return False
+    return ranks[alone][0] - ranks[best][0] >= board.ranking.critical
+
+
+def ranks_in_words(board: Board, best: str) -> list[str]:
+    """Who can't be told apart from the best by average ranks."""
+    if board.ranking is None or best not in board.ranking.ranks:
+        return []
+    tied = tied_by_rank(board.ranking, best)
+    count = len(board.ranking.ranks)
+    if len(tied) == count:
+        return [f"By average rank none of the {count} can be told apart from it (Friedman, Nemenyi)."]
+    return [f"By average rank {len(tied)} of {count} are tied for the top: {_named(tied)}."] if len(tied) > 1 else []
+
+
+def tied_by_rank(ranking: Ranking, best: str) -> list[str]:
+    """Those not told apart from `best`, best first; all of them where Friedman's test sees no difference."""
+    names = sorted(ranking.ranks, key=lambda name: ranking.ranks[name][0])
+    if len(names) > 2 and not ranking.p < ALPHA:
+        return names
+    return [name for name in names if ranking.ranks[name][0] - ranking.ranks[best][0] < ranking.critical]
 
 
 def _costs(pairs: list[Pair], best: str | None) -> str:
@@ -104,4 +201,4 @@ def _costs(pairs: list[Pair], best: str | None) -> str:
         return f"What that costs in training can't be said: {STUDENT}, or its times, are missing."
     extra = f", and {human(adapter)} parameters of its own while training" if adapter else ""
     all_in = f"with the teacher's forward a run takes {run:.2f}x the time{extra}"
-    return f"Its training step takes {step:.2f}x {STUDENT}'s; {all_in}."
+    return f"The training step of {best} takes {step:.2f}x {STUDENT}'s; {all_in}."

@@ -8,10 +8,12 @@ import pandas as pd
 
 from kdbench.method.metric import TOP1, Metric
 from kdbench.report import statistics
+from kdbench.report.across import MeanGain, mean_gains
 from kdbench.report.frame import GROUP, Curves, Sources, curves_of, frame_of, sources_of, with_missing
 from kdbench.report.gains import Gain
+from kdbench.report.pairs import Identities, Sought, pairs_of
 from kdbench.report.per_class import ClassWords, class_words, per_class
-from kdbench.report.rows import Identities, Pair, Row, pairs_of
+from kdbench.report.rows import Pair, Row
 from kdbench.results.schema import Record
 from kdbench.suite.cells import Cell
 
@@ -29,6 +31,7 @@ class Board:
     pairs: list[Pair]
     table: pd.DataFrame  # one row per objective and pair: what `leaderboard.csv` holds
     ranking: statistics.Ranking | None  # None for one pair
+    mean_gains: dict[str, MeanGain]  # over the student alone, of the rows that are ranked on every pair
     sources: Sources
     curves: Curves
     per_class: pd.DataFrame  # one row per objective, pair and class
@@ -57,7 +60,8 @@ def make_board(
     """
     cells, records = list(cells), list(records)
     frame = with_missing(frame_of(records), cells)
-    pairs = pairs_of(frame, reference, task, _identities(frame, cells) if published else None)
+    sought = Sought(reference, task, _identities(frame, cells) if published else None)
+    pairs = pairs_of(frame, sought, records)
     table = table_of(pairs)
     by_class = per_class(frame, records, task)
     return Board(
@@ -67,7 +71,8 @@ def make_board(
         frame=frame,
         pairs=pairs,
         table=table,
-        ranking=ranking_of(table, task),
+        ranking=ranking_of(pairs),
+        mean_gains=mean_gains(pairs),
         sources=sources_of(frame, notes, refused),
         curves=curves_of(frame, records, task),
         per_class=by_class,
@@ -84,7 +89,11 @@ def table_of(pairs: Iterable[Pair]) -> pd.DataFrame:
     """One row per pair and objective, as people's own scripts read it from `leaderboard.csv`.
 
     `gain...`: against the student alone; `reference_gain...`: against the reference. Each with `_low`, `_high` (95%
-    interval), `_n` (common seeds), `_p`, `_p_holm` (corrected over all tests of the pair), `_says`.
+    interval of this comparison alone), `_joint_low`, `_joint_high` (those of the pair hold all at once), `_new_low`,
+    `_new_high` (for new test examples too), `_n` (common
+    seeds), `_p`, `_p_corrected` (over all tests of the pair), `_seeds_needed`, `_says`: from the model of the pair.
+    `own_t_...`: the same mean and interval by the paired t test of the two rows by themselves. `group`: 1 for the rows
+    that are tied for the top.
     """
     rows = [row for pair in pairs for row in pair.rows]
     table = pd.DataFrame([_columns(row) for row in rows])
@@ -101,7 +110,8 @@ def _columns(row: Row) -> dict[str, Any]:
         "reason": row.reason, **row.means,
     }  # fmt: skip
     if row.n:
-        found["std"] = row.std
+        found |= {"between_seeds": row.between_seeds, "copied_errors": row.copied}
+        found |= {"std": row.std, "group": None if row.tier is None else row.tier + 1}
     gains = {"gain": row.gain, "reference_gain": row.reference_gain}
     for name, gain in gains.items():
         found |= _numbers(name, gain) if gain else {}
@@ -112,20 +122,22 @@ def _columns(row: Row) -> dict[str, Any]:
 
 
 def _numbers(name: str, gain: Gain) -> dict[str, Any]:
-    difference = gain.difference
     return {
-        name: gain.mean, f"{name}_low": gain.low, f"{name}_high": gain.high, f"{name}_ci": difference.half,
-        f"{name}_n": gain.n, f"{name}_p": difference.p,
+        name: gain.mean, f"{name}_low": gain.low, f"{name}_high": gain.high, f"{name}_ci": gain.half,
+        f"{name}_joint_low": gain.joint_low, f"{name}_joint_high": gain.joint_high,
+        f"{name}_new_low": gain.new_low, f"{name}_new_high": gain.new_high,
+        f"{name}_n": gain.n, f"{name}_p": gain.p,
     }  # fmt: skip
 
 
 def _words(name: str, gain: Gain) -> dict[str, Any]:
-    return {f"{name}_p_holm": gain.p_holm, f"{name}_seeds_needed": gain.seeds_needed, f"{name}_says": gain.says}
+    own = {"": gain.own.mean, "_low": gain.own.low, "_high": gain.own.high, "_p": gain.own.p}
+    return {
+        f"{name}_p_corrected": gain.p_corrected, f"{name}_seeds_needed": gain.seeds_needed, f"{name}_says": gain.says,
+        **{f"own_t_{name}{end}": value for end, value in own.items()},
+    }  # fmt: skip
 
 
-def ranking_of(table: pd.DataFrame, metric: Metric) -> statistics.Ranking | None:
-    """Objectives ranked over the pairs; None for one pair."""
-    if metric.test not in table:
-        return None
-    wide = table.pivot_table(index=GROUP, columns="objective", values=metric.test, sort=False, observed=True)
-    return statistics.ranking(wide)
+def ranking_of(pairs: Iterable[Pair]) -> statistics.Ranking | None:
+    """Objectives ranked over the pairs, by the rows that are ranked there; None for one pair."""
+    return statistics.ranking(pd.DataFrame([{row.label: row.ranked for row in pair.rows} for pair in pairs]))

@@ -57,7 +57,7 @@ def residuals(scores: Floats) -> Residuals:
     (1 - correlation)^2.
     """
     there = ~np.isnan(scores)
-    shared = there.sum(axis=0) >= min(SHARED_BY, len(scores))
+    shared = there.sum(axis=0) >= (SHARED_BY if len(scores) >= SHARED_BY else 2)
     squares, df = _two_way(scores, there & shared)
     pooled = squares.sum() / df.sum() if df.sum() > TINY else 0.0
     found = Residuals(squares, df, _seed_variance(scores[:, shared], pooled))

@@ -156,14 +156,16 @@ def cells_of(suite: Suite, only: str | None = None, data_dir: Path = DATA, unrea
     `unread`: then they count as not there, for they are not to be read.
     """
     digests = [_digest(dataset, data_dir, unread) for dataset in suite.datasets]
+    seeds = tuple(dict.fromkeys([*suite.seeds, *(seed for own in suite.row_seeds.values() for seed in own)]))
     cells = [
         Cell(suite.name, label, dataset, *pair, suite.teacher_train, phases, seed, suite.validation, place, data)
         for (dataset, data), (pair, place), seed, (label, choices) in product(
             zip(suite.datasets, digests, strict=True),
             zip(suite.pairs, suite.places, strict=True),
-            suite.seeds,
+            seeds,
             suite.objectives.items(),
         )
+        if seed in suite.row_seeds.get(label, suite.seeds)
         if (phases := for_pair(choices, title_of(*pair[:2]))) is not None
     ]
     if only is None:

@@ -11,8 +11,8 @@ from kdbench.errors import UserError, unknown
 from kdbench.method.contract import Method, is_rule
 from kdbench.method.register import METHODS
 from kdbench.nets import NETS, known_models
-from kdbench.suite.objectives import by_pair, fill, for_pair, objective
-from kdbench.suite.spec import ModelSpec, Pair, SuiteFile, TeacherSpec, TeacherTrain, Train, mistakes, parse
+from kdbench.suite.objectives import by_pair, fill, for_pair, objective, without_seeds
+from kdbench.suite.spec import ModelSpec, Pair, RowSeeds, SuiteFile, TeacherSpec, TeacherTrain, Train, mistakes, parse
 from kdbench.suite.yaml_lines import Document, Place
 
 
@@ -154,7 +154,9 @@ def _check_objectives(document: Document) -> Iterator[tuple[Place, str]]:
             yield place, "a row's label must be some printable text without '|'"
         if not isinstance(row, dict):
             continue
-        wrong = list(_check_row_by_pair(row, place, document, pairs))
+        if "seeds" in row:
+            yield from _check_seeds(row["seeds"], (*place, "seeds"), _list(document.data, "seeds"))
+        wrong = list(_check_row_by_pair(without_seeds(row), place, document, pairs))
         yield from wrong
         same = {}
         for pair in pairs if not wrong else ():
@@ -166,6 +168,19 @@ def _check_objectives(document: Document) -> Iterator[tuple[Place, str]]:
         for other, pair in same.items():
             on = f" on {pair}" if {"by_pair"} & {*row, *rows[other]} else ""
             yield place, f"is the same objective as {other!r}{on}"
+
+
+def _check_seeds(seeds: Any, place: Place, of_suite: list[Any]) -> Iterator[tuple[Place, str]]:
+    """A row's own seeds; it is compared with the others on those that both have."""
+    wrong = list(mistakes(RowSeeds, {"seeds": seeds}, place[:-1]))
+    yield from wrong
+    if wrong:
+        return
+    for number, seed in enumerate(seeds):
+        if seed in seeds[:number]:
+            yield (*place, number), f"stands here twice (also as seeds[{seeds.index(seed)}])"
+    if not set(seeds) & {seed for seed in of_suite if isinstance(seed, int)}:
+        yield place, f"has no seed in common with the suite's, {of_suite}: nothing could be compared"
 
 
 def _pair_titles(data: dict[str, Any]) -> list[str]:

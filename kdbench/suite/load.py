@@ -33,6 +33,7 @@ class Suite:
     places: tuple[str, ...]
     objectives: dict[str, ByPair]
     seeds: tuple[int, ...]
+    row_seeds: dict[str, tuple[int, ...]]  # of the rows that have seeds of their own
     validation: float
     teacher_train: TeacherTrain
     plugins: tuple[Path, ...] = ()  # the files that hold methods, data sets and nets of its own
@@ -64,6 +65,7 @@ def load_suite(path: Path | str, plugins: tuple[Path, ...] = (), models: bool = 
             for label, row in file.methods.items()
         },
         seeds=file.seeds,
+        row_seeds={label: tuple(row["seeds"]) for label, row in file.methods.items() if "seeds" in row},
         validation=file.validation,
         teacher_train=parse(TeacherTrain, {**train, **file.teacher_train}),
         plugins=files,

@@ -32,7 +32,13 @@ def by_pair(row: dict[str, Any]) -> dict[str, Any]:
 
     `{by_pair: {"cifar_vgg13 -> *": {ce: 1, dkd: {beta: 6}}, "*": {ce: 1, dkd: 1}}}`; any other row holds for all pairs.
     """
-    return row.get("by_pair", {"*": row})
+    terms = without_seeds(row)
+    return terms.get("by_pair", {"*": terms})
+
+
+def without_seeds(row: dict[str, Any]) -> dict[str, Any]:
+    """A row of `methods` without the seeds of its own, `{ce: 1, seeds: [0, 1, 2, 3, 4]}`: they are no method."""
+    return {name: value for name, value in row.items() if name != "seeds"}
 
 
 def for_pair(choices: Mapping[str, T], pair: str) -> T | None:

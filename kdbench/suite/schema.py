@@ -21,13 +21,20 @@ def schema() -> dict[str, Any]:
         ramped = {k: {"anyOf": [v, ramp]} if v.get("type") in numeric else v for k, v in own.items()}
         number = {"type": "number", "exclusiveMinimum": 0}
         terms[name] = {"anyOf": [number, ramp, {**settings, "properties": ramped}]}
-    plain_row = {"type": "object", "properties": terms, "additionalProperties": False, "minProperties": 1}
+    seeds = {"seeds": root["properties"]["seeds"]}  # a row's own
+    rest = {"additionalProperties": False, "minProperties": 1}
+    plain_row = {"type": "object", "properties": {**terms, **seeds}, **rest}
     phase = {**plain_row, "properties": {"epochs": {"type": "integer", "minimum": 1}, **terms}}
     phases = {"phases": {"type": "array", "items": phase, "minItems": 1}}
     row = {"anyOf": [plain_row, {"type": "object", "properties": phases, "required": ["phases"]}]}
     same_row = {"$ref": "#/properties/methods/additionalProperties/anyOf/0"}
     choices = {"by_pair": {"type": "object", "additionalProperties": same_row, "minProperties": 1}}
-    by_pair = {"type": "object", "properties": choices, "required": ["by_pair"], "additionalProperties": False}
+    by_pair = {
+        "type": "object",
+        "properties": {**choices, **seeds},
+        "required": ["by_pair"],
+        "additionalProperties": False,
+    }
     rows = {"anyOf": [row, by_pair]}
     root["properties"]["methods"] = {"type": "object", "additionalProperties": rows, "minProperties": 1}
     definitions["TeacherSpec"]["properties"]["objective"] = same_row

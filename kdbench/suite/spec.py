@@ -208,6 +208,12 @@ class Common(Frozen):
     standardise: Literal["none", "sample", "population"] = "none"
 
 
+class RowSeeds(Frozen):
+    """Seeds of a row's own: those that all others are compared with are worth more of them."""
+
+    seeds: Annotated[tuple[Seed, ...], Field(min_length=1)]
+
+
 class SuiteFile(Frozen):
     """The file as written; the editors' schema is made from this."""
 

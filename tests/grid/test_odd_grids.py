@@ -68,7 +68,7 @@ def test_no_grid_is_too_odd(cells: list[Any], data: st.DataObject) -> None:
             assert row["test_top1"] == pytest.approx(sum(done) / len(done))
         if row["n"] < 2:
             assert math.isnan(row.get("gain_low", math.nan))
-            assert math.isnan(row.get("gain_p_holm", math.nan))
+            assert math.isnan(row.get("gain_p_corrected", math.nan))
         for status in ("diverged", "failed", "skipped"):
             count = sum(r["status"] == status for r in mine)
             assert row[f"n_{status}"] == count

@@ -82,7 +82,7 @@ def hostile(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[list[Cell]
     for number, made in enumerate(records):
         made["versions"] = {**made["versions"], "commit": f"<b>{number % 2}</b>|x", "torch": "[2](javascript:x)"}
         made |= {"num_classes": 2, "classes": ["=cat", "<i>"], "test_top1_per_class": [50.0 + number, 60.0]}
-        if number % 7 == 3:
+        if made["label"] in ("+1", "=HYPERLINK(1)"):  # not ranked then
             made |= {"status": "failed", "scores": {}, "reason": "a|b\n# <h1>c</h1> [d](javascript:e)"}
     return cells, records
 

@@ -24,25 +24,33 @@ def row_of(table, objective):
 
 
 def test_means_and_gains_by_hand(tmp_path):
+    """Of two rows the model knows no more than the paired t test, which can be worked by hand."""
     _, cells = grid(tmp_path, ["student", "kd"])
     top1 = {("student", 0): 70, ("student", 1): 71, ("student", 2): 69, ("kd", 0): 71, ("kd", 1): 73, ("kd", 2): 72}
     records = [record(cell, top1[cell.label, cell.seed]) for cell in cells]
     table, text = write_leaderboard(cells, records, tmp_path / "out")
     kd = row_of(table, "kd")
-    assert (kd["test_top1"], kd["std"], kd["gain"], kd["gain_n"]) == (72, 1, 2, 3)
-    assert kd["gain_low"] == pytest.approx(2 - 4.302653 / math.sqrt(3), abs=1e-5)
-    assert kd["gain_p_holm"] == pytest.approx(kd["gain_p"])  # the only test of the table
+    assert (kd["test_top1"], kd["std"], kd["gain_n"]) == (72, 1, 3)
+    assert (kd["gain"], kd["own_t_gain"]) == (pytest.approx(2), 2)
+    assert kd["own_t_gain_low"] == pytest.approx(2 - 4.302653 / math.sqrt(3), abs=1e-5)
+    assert kd["gain_low"] == pytest.approx(2 - 4.302653 / math.sqrt(3), abs=0.05)
+    assert kd["own_t_gain_p"] == pytest.approx(1 - 2 * math.sqrt(3) / math.sqrt(14))
+    assert kd["gain_p"] == pytest.approx(kd["own_t_gain_p"], rel=0.05)
+    assert kd["gain_p_corrected"] == pytest.approx(kd["gain_p"], rel=0.05)  # the only test of the table
     assert "not distinguishable from the student alone at n = 3; about 5 seeds would be needed" in kd["gain_says"]
-    assert "+2.00 [-0.48, +4.48] ≈" in text
+    assert re.search(r"\+2\.00 \[-0\.[45]\d, \+4\.[45]\d\] ≈", text)
     assert math.isnan(row_of(table, "student").get("gain", math.nan))
 
 
-def test_holm_is_over_all_tests_of_a_pair(tmp_path):
+def test_the_correction_is_over_all_tests_of_a_pair(tmp_path):
     _, cells = grid(tmp_path, seeds=8)
     table, _ = write_leaderboard(cells, drawn(cells, {"kd": 1.0, "rkd": 0.1}), tmp_path / "out", plots=False)
-    kd, rkd = row_of(table, "kd"), row_of(table, "rkd")
-    assert kd["gain_p_holm"] <= 5 * kd["gain_p"]  # 3 rows against the student, 2 against kd
-    assert kd["gain_p_holm"] > kd["gain_p"]
+    kd, rkd, sp = row_of(table, "kd"), row_of(table, "rkd"), row_of(table, "sp")
+    for row in (rkd, sp):
+        assert row["gain_p"] <= row["gain_p_corrected"] <= 5 * row["gain_p"]
+        assert row["gain_joint_low"] < row["gain_low"] < row["gain_high"] < row["gain_joint_high"]
+    assert max(row["gain_p_corrected"] / row["gain_p"] for row in (rkd, sp)) > 1.2
+    assert kd["gain_joint_low"] > 0
     assert kd["gain_says"] == "better than the student alone"
     assert rkd["reference_gain_says"] == "worse than kd"
     assert math.isnan(kd["reference_gain"])

@@ -11,7 +11,7 @@ from scipy import special, stats
 
 from kdbench.report import statistics as st
 from kdbench.report.chance import inverse_trigamma, step_down
-from kdbench.report.model import compare
+from kdbench.report.model import compare, seeds_needed
 from kdbench.report.variances import draw_variances, residuals, spreads_differ
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
@@ -219,7 +219,24 @@ def test_seeds_needed_are_those_of_the_corrected_level() -> None:
         ]
         assert power[0] < 0.81
         assert power[1] > 0.79
-        assert c.seeds_needed > (st.seeds_needed(c.mean, c.std) or 0)
+        assert c.seeds_needed > (seeds_needed(c.mean, c.std, 0.025, 1.0) or 0)
+
+
+def test_seeds_needed_against_known_power() -> None:
+    # Cohen 1988: a paired t test of d = 0.5 at 5% two-sided reaches 80% power with 34 pairs, d = 0.8 with 15.
+    assert seeds_needed(0.5, 1.0, 0.025, 1.0) == 34
+    assert seeds_needed(-0.8, 1.0, 0.025, 1.0) == 15
+    assert seeds_needed(0.001, 1.0, 0.025, 1.0) == st.MOST_SEEDS
+    assert seeds_needed(1.0, math.nan, 0.025, 1.0) is None
+
+
+def test_of_three_rows_two_on_a_seed_are_enough() -> None:
+    """As while a suite runs: the third row has one seed so far; the other two are the paired t test."""
+    scores = {"student": by_seed(70.0, 70.5), "kd": by_seed(71.0, 71.8), "late": by_seed(71.0)}
+    found = compare(scores, ["student"], draws=50_000).of("kd", "student")
+    expected = st.paired(pd.Series(scores["kd"]), pd.Series(scores["student"]))
+    assert found is not None
+    assert (found.low, found.high) == pytest.approx((expected.low, expected.high), rel=0.1)
 
 
 def test_spreads_that_differ_are_told() -> None:

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from boards import write_leaderboard
 from grids import ROWS, drawn, grid
@@ -15,6 +16,7 @@ from grids import ROWS, drawn, grid
 from kdbench.report.html import thinned
 from kdbench.report.plots import most_of
 from kdbench.report.table import make_board
+from kdbench.results.outcomes import Outcomes, packed
 
 CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
 DRIVER = shutil.which("chromedriver")
@@ -73,6 +75,16 @@ def click(browser: Any, css: str, number: int = 0) -> None:
     browser.execute_script(f"document.querySelectorAll({css!r})[{number}].click()")
 
 
+def lost_row(browser: Any) -> int:
+    """The place of the row that lost a seed: kd on the first pair."""
+    return next(place for place, text in enumerate(column(browser, 1)) if text == "3 of 4, 1 lost")
+
+
+def choose_pair(browser: Any, number: int) -> None:
+    script = "const s = document.getElementById('pair'); s.value = arguments[0]; s.dispatchEvent(new Event('change'))"
+    browser.execute_script(script, str(number))
+
+
 def type_filter(browser: Any, text: str) -> None:
     field = browser.find_element("id", "filter")
     field.clear()
@@ -90,8 +102,7 @@ def test_quiet_and_alone(browser: Any, page: Path) -> None:
 
 def test_sorts(browser: Any) -> None:
     heads = browser.execute_script("return [...document.querySelectorAll('th')].map(h => h.textContent)")
-    place = heads.index("top-1 %")
-    click(browser, "th button", place)
+    place = heads.index("top-1 % ▾")  # at first by score
     scores = [float(text.split(" ")[0]) for text in column(browser, place) if text != "–"]
     assert scores == sorted(scores, reverse=True)
     assert len(scores) == 9
@@ -114,8 +125,7 @@ def test_filters(browser: Any) -> None:
 
 
 def test_one_pair(browser: Any) -> None:
-    script = "const s = document.getElementById('pair'); s.value = '1'; s.dispatchEvent(new Event('change'))"
-    browser.execute_script(script)
+    choose_pair(browser, 1)
     assert len(column(browser, 0)) == 4
     assert "cifar_resnet14" in browser.find_element("id", "plotted").text
     assert "90.00% top-1" in browser.find_element("id", "about").text
@@ -123,31 +133,77 @@ def test_one_pair(browser: Any) -> None:
 
 def test_shows_plots(browser: Any) -> None:
     for name, mark, least in (("latency", "circle", 10), ("cost", "circle", 3), ("curves", "polyline", 3),
-                              ("ranks", "polyline", 3)):  # fmt: skip
+                              ("ranks", "polyline", 2), ("forest", "circle", 1)):  # fmt: skip
         assert len(browser.find_elements("css selector", f"#{name} {mark}")) >= least, name
-        assert browser.find_element("id", name).size["height"] > 80
+        assert browser.find_element("id", name).size["height"] > 50
     bad = "return [...document.querySelectorAll('svg *')].filter(e => /NaN|undefined/.test(e.outerHTML)).length"
     assert browser.execute_script(bad) == 0
 
 
 def test_hover_tells_n_interval_and_settings(browser: Any) -> None:
     actions = pytest.importorskip("selenium.webdriver").ActionChains(browser)
-    actions.move_to_element(browser.find_elements("css selector", "tr.main td.name")[1]).perform()
+    row = lost_row(browser)
+    actions.move_to_element(browser.find_elements("css selector", "tr.main td.name")[row]).perform()
     tip = browser.find_element("id", "tip").text
     for part in ("kd: 3 of 4 cells done", "over 3 seeds", "95% interval +", '"temperature": 4'):
         assert part in tip
 
 
 def test_a_row_opens_on_its_seeds_and_runs(browser: Any) -> None:
-    click(browser, "tr.main", 1)
+    row = lost_row(browser)
+    click(browser, "tr.main", row)
     more = browser.find_element("css selector", "tr.more")
     assert "seed 0" in more.text
     assert EVIL in more.text  # as text
     links = [a.get_attribute("href") for a in more.find_elements("css selector", "a")]
     assert len(links) == 4
     assert all(link.startswith("http://127.0.0.1:5000/#/runs/") for link in links)
-    click(browser, "tr.main", 1)
+    click(browser, "tr.main", row)
     assert not browser.find_elements("css selector", "tr.more")
+
+
+def test_opens_with_a_forest_plot_of_gains(browser: Any) -> None:
+    """Over all pairs the means; of one pair its rows by gain, the tied on a grey ground, survivors hollow."""
+    names = "return [...document.querySelectorAll('#forest text:not(.soft)')].map(t => t.textContent)"
+    assert browser.execute_script(names) == ["rkd"]  # kd lost a seed on one pair, sp does not apply
+    choose_pair(browser, 1)
+    assert browser.execute_script(names) == ["kd", "rkd"]
+    assert len(browser.find_elements("css selector", "#forest line.seeds.good")) == 1
+    assert len(browser.find_elements("css selector", "#forest line.seeds.bad")) == 1
+    assert len(browser.find_elements("css selector", "#forest rect.tied")) == 1
+    choose_pair(browser, 0)
+    hollow = "return [...document.querySelectorAll('#forest circle')].filter(c => c.style.strokeWidth !== '').length"
+    assert browser.execute_script(hollow) == 1
+    told = browser.find_element("id", "told").text
+    assert f"kd: 1 of 4 cells failed: {EVIL}; what is left is not a fair sample" in told
+    assert "Intervals hold for other seeds" in told
+    above = "return document.getElementById('gains').offsetTop < document.getElementById('board').offsetTop"
+    assert browser.execute_script(above)
+
+
+def test_no_column_is_cut_on_a_usual_screen(tmp_path: Path, driver: Any) -> None:
+    """With every column there is, long labels and the names of pairs."""
+    rows = {"student": {"ce": 1}, "kd": {"ce": 1, "kd": 1}, "a row with a rather long label, of many words": {"kd": 1}}
+    _, cells = grid(tmp_path, pairs=2, methods=rows, validation=0.1)
+    records = drawn(cells, {"kd": -11.0}, spread=3)
+    target = np.arange(100) % 10
+    for made in records:
+        made["scores"]["test_top1_chosen"] = 71.0
+        predicted = np.where(np.arange(100) < made["scores"]["test_top1"], target, 0)
+        made["outcomes"] = packed(Outcomes(predicted, target, target), 10)
+    write_leaderboard(cells, records, tmp_path, plots=False)
+    size = {"width": 1400, "height": 900, "deviceScaleFactor": 1, "mobile": False}
+    driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
+    try:
+        driver.get((tmp_path / "leaderboard.html").as_uri())
+        heads = driver.execute_script("return [...document.querySelectorAll('th')].map(h => h.textContent)")
+        assert {"pair", "chosen", "new examples", "vs kd"} <= set(heads)
+        assert (
+            driver.execute_script("const s = document.querySelector('.scroll'); return s.scrollWidth - s.clientWidth")
+            == 0
+        )
+    finally:
+        driver.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
 
 
 @pytest.mark.parametrize("width", [360, 1280])

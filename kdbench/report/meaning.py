@@ -1,0 +1,59 @@
+"""What a table's numbers mean, in words: what intervals hold for, and what the columns are."""
+
+from kdbench.report.rows import Pair
+from kdbench.report.table import Board
+
+
+def meaning(pair: Pair) -> list[str]:
+    """Lines that stand below the table; none where nothing has an interval."""
+    gains = [gain for row in pair.rows for gain in (row.gain, row.reference_gain) if gain is not None]
+    if not any(gain.has_interval for gain in gains):
+        return []
+    return [_holds_for(pair), *_spreads(pair)]
+
+
+def _holds_for(pair: Pair) -> str:
+    if pair.num_teachers > 1:
+        return (
+            "Intervals hold for other seeds of student and teacher (each seed has its own teacher, "
+            f"{pair.num_teachers} in all), on this split of the data and these test examples."
+        )
+    return (
+        "Intervals hold for other seeds (start and batches of the student) with this one teacher, this split of the "
+        "data and these test examples; another teacher may give another table (`teacher_train: {seed: per_seed}`)."
+    )
+
+
+def _spreads(pair: Pair) -> list[str]:
+    if not pair.standing.unequal:
+        return []
+    return [
+        "**Warning.** The rows differ in how much they vary from seed to seed (Bartlett's statistic, p < 0.05): what "
+        "is learnt of a row from the others fits less well, and more than 5% of such tables make a false claim."
+    ]
+
+
+def legend(board: Board) -> str:
+    text = LEGEND.replace("REFERENCE", board.reference)
+    return text.replace("SCORE", board.task.title).replace("WORDS", board.task.words)
+
+
+LEGEND = """\
+**How to read it.** *SCORE*: WORDS on the test set after the last epoch, mean ± standard deviation over `n` seeds. \
+*vs student*, *vs REFERENCE*: mean difference on the same seeds and its 95% interval (each by itself; none with one \
+seed). ▲ better, ▼ worse, ≈ not distinguishable, at 5% over every test of the table: a step-down test of the largest \
+difference; *p* is the corrected one. How much a row varies from seed to seed is learnt from all rows of the pair; \
+each row's own paired t test is in leaderboard.csv (`own_t_...`). *group*: rows of group 1 are tied for the top (the \
+truly best is among them in 95% of tables), those of group 2 for the top of the others, and so on. *with new \
+examples*: the 95% interval against the student alone for other test examples of the same kind too. \
+*(alone)*: the student alone, which learns from labels only. *Seeds needed*: for 80% power at the observed difference \
+and the corrected level; the observed difference is itself uncertain. *chosen*: test accuracy at the epoch chosen on \
+held-out data. *best \
+epoch*: the best test accuracy of any epoch, which is what much of the literature reports; it looks at the test set \
+and decides nothing here. *NLL*, *ECE*: of the last epoch. *agree*: share of test pictures on which student and \
+teacher give the same class. *seeds agree*: the same of two students of the row. *copied*: share of the teacher's \
+errors that the student makes too, with the same wrong class. *step*: one training step against the student alone's, \
+without the teacher. *run*: time \
+of training alone on the device named above, teacher's forward included. *MiB*: the most memory of the process until \
+then. *adapters*: parameters that the method adds while training. *params*, *MACs* (FLOPs = 2 x MACs), *CPU ms* (one \
+picture, one thread): the student's at inference."""

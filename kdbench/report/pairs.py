@@ -1,0 +1,144 @@
+"""From a frame of cells to the rows of each pair."""
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import pandas as pd
+
+from kdbench.method.metric import Metric
+from kdbench.report.frame import GROUP, title
+from kdbench.report.gains import Gains, by_seed, gains_of
+from kdbench.report.predictions import ByLabel, between_seeds, copied, outcomes_of
+from kdbench.report.published import beside
+from kdbench.report.rows import LOST, NAN, NOT_DONE, Cost, Pair, Row, Scores, Size
+from kdbench.report.standing import Standing, standing_of
+from kdbench.results.outcomes import OUTCOMES
+from kdbench.results.schema import Record
+
+MEANS = ("test_", "validation_", "teacher_", "student_", "cost_")  # columns of the frame that are averaged
+Identities = Mapping[tuple[str, ...], Mapping[str, Any]]  # (data set, teacher, student, label) -> a cell's identity
+
+
+@dataclass(frozen=True)
+class Sought:
+    """What is to be said of each pair. `identities`: asks for the literature's number beside each row."""
+
+    reference: str
+    metric: Metric
+    identities: Identities | None = None
+
+
+def pairs_of(frame: pd.DataFrame, sought: Sought, records: Iterable[Record] = ()) -> list[Pair]:
+    """The comparisons of a frame, with one row per label in order of appearance; only cells that are done count.
+
+    `records`: tell what each student made of each test example.
+    """
+    packed = {record["key"]: record[OUTCOMES] for record in records if record.get(OUTCOMES)}
+    groups: Any = frame.groupby(GROUP, sort=False) if len(frame) else []
+    return [_pair_of(title(group), part, sought, packed) for group, part in groups]
+
+
+def _pair_of(name: str, part: pd.DataFrame, sought: Sought, packed: Mapping[str, Any]) -> Pair:
+    done = part[part["status"] == "done"]
+    scores, lost = scores_of(done, sought.metric), _counts(part, LOST)
+    alone = set(part.loc[part["alone"].astype(bool), "label"])
+    outcomes = outcomes_of(done, packed)
+    gains = gains_of(scores, alone, sought.reference, lost, outcomes)
+    standing = standing_of(scores, lost, _counts(part, ("done", *NOT_DONE)))
+    found = Found(scores, alone, gains, standing, outcomes)
+    num_teachers = done["teacher_key"].nunique() if "teacher_key" in done else 1
+    return Pair(name, list(_rows_of(part, found, sought)), standing, num_teachers)
+
+
+@dataclass(frozen=True)
+class Found:
+    """What is known of a pair before its rows are made."""
+
+    scores: pd.DataFrame
+    alone: set[str]
+    gains: Gains
+    standing: Standing
+    outcomes: ByLabel
+
+
+def _counts(part: pd.DataFrame, states: tuple[str, ...]) -> dict[str, int]:
+    """label -> how many of its cells are in one of these states."""
+    found = part["status"].isin(states).groupby(part["label"], sort=False).sum()
+    return {str(label): int(count) for label, count in found.items()}
+
+
+def scores_of(done: pd.DataFrame, metric: Metric) -> pd.DataFrame:
+    """Scores of one pair's finished cells: one row per label, one column per seed, both in order of appearance."""
+    if metric.test not in done or not len(done):
+        return pd.DataFrame()
+    wide = done.pivot_table(index="label", columns="seed", values=metric.test, aggfunc="first").astype(float)
+    return wide.reindex(index=done["label"].unique(), columns=done["seed"].unique())
+
+
+def _rows_of(part: pd.DataFrame, found: Found, sought: Sought) -> Iterator[Row]:
+    metric = sought.metric
+    means = _means_of(part[part["status"] == "done"])
+    for label, cells in _by_label(part).items():
+        ours = by_seed(found.scores, str(label))
+        mean = means.get(label, {})
+        score, best = mean.get(metric.test, NAN), mean.get(metric.best, NAN)
+        dataset, teacher, student = (str(cells[name][0]) for name in GROUP)
+        place = dataset, teacher, student, str(label)
+        yield Row(
+            dataset=dataset,
+            teacher=teacher,
+            student=student,
+            label=str(label),
+            alone=label in found.alone,
+            n=len(ours),
+            cells=len(cells["label"]),
+            not_done={status: cells["status"].count(status) for status in NOT_DONE},
+            reason=_first_text(cells, "reason"),
+            settings=_first_text(cells, "objective"),
+            recipe=_first_text(cells, "recipe"),
+            means=mean,
+            score=score,
+            std=ours.std(ddof=1) if len(ours) > 1 else NAN,
+            best=best,
+            chosen=mean.get(metric.chosen, NAN),
+            validation=mean.get(metric.validation, NAN),
+            teacher_score=mean.get(metric.teacher, NAN),
+            scores=Scores.of(mean),
+            size=Size.of(mean, "student_"),
+            teacher_size=Size.of(mean, "teacher_"),
+            cost=Cost.of(mean, "cost_"),
+            gain=found.gains.alone.get(str(label)),
+            reference_gain=found.gains.reference.get(str(label)),
+            published=None
+            if sought.identities is None
+            else beside(sought.identities[place], score, best, mean.get(metric.teacher, NAN)),
+            ranked=found.standing.means.get(str(label), NAN),
+            tier=found.standing.tier(str(label)),
+            between_seeds=between_seeds(found.outcomes.get(str(label), {})),
+            copied=copied(found.outcomes.get(str(label), {})),
+        )
+
+
+def _means_of(done: pd.DataFrame) -> dict[Any, dict[str, float]]:
+    """label -> column -> mean over the seeds, of every numeric column."""
+    if not len(done):
+        return {}
+    numbers = [name for name in done.columns if str(name).startswith(MEANS)]
+    means = done.groupby("label", sort=False)[numbers].mean(numeric_only=True)
+    return {label: {str(k): float(v) for k, v in row.items()} for label, row in means.to_dict("index").items()}
+
+
+def _by_label(part: pd.DataFrame) -> dict[Any, dict[str, list[Any]]]:
+    """label -> column -> its cells' values; of ten thousand rows, a frame for each would take half a minute."""
+    names = [name for name in ("label", "status", *GROUP, "reason", "objective", "recipe") if name in part]
+    found: dict[Any, dict[str, list[Any]]] = {}
+    for values in part[names].itertuples(index=False, name=None):
+        cells = found.setdefault(values[0], {name: [] for name in names})
+        for name, value in zip(names, values, strict=True):
+            cells[name].append(value)
+    return found
+
+
+def _first_text(cells: Mapping[str, list[Any]], column: str) -> str:
+    return next((text for text in cells.get(column, []) if isinstance(text, str) and text), "")

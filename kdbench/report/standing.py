@@ -1,0 +1,49 @@
+"""Who may be the best row of a pair: which rows are ranked, and which of them can't be told apart."""
+
+from collections.abc import Hashable, Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+import pandas as pd
+
+from kdbench.report.statistics import ALPHA
+from kdbench.report.ties import tiers
+from kdbench.report.variances import spreads_differ
+
+BySeed = dict[Hashable, float]
+
+
+@dataclass(frozen=True)
+class Standing:
+    """`scores`: of the ranked rows, label -> seed -> score. `means`: over the seeds that all of them have.
+
+    `groups`: the rows tied for the top, then those tied for the top of the others, and so on; rows with one seed are in
+    none. `unequal`: the rows' scores vary by different amounts from seed to seed.
+    """
+
+    scores: dict[str, BySeed] = field(default_factory=dict)
+    means: dict[str, float] = field(default_factory=dict)
+    groups: tuple[tuple[str, ...], ...] = ()
+    unequal: bool = False
+
+    def tier(self, label: str) -> int | None:
+        return next((place for place, group in enumerate(self.groups) if label in group), None)
+
+
+def standing_of(scores: pd.DataFrame, lost: Mapping[str, int], cells: Mapping[str, int]) -> Standing:
+    """`scores`: a row per label, a column per seed. `lost`: seeds a row diverged or failed on; `cells`: all it has.
+
+    A row that lost seeds is not ranked: what is left of it is not a fair sample. Nor is one whose cells are not all
+    done yet, as long as another's are.
+    """
+    counts = {str(label): int(row.notna().sum()) for label, row in scores.iterrows() if not lost.get(str(label))}
+    whole = [label for label, count in counts.items() if count and count == cells[label]]
+    labels = whole or [label for label, count in counts.items() if count and count == max(counts.values())]
+    if not labels:
+        return Standing()
+    kept = scores.loc[labels]
+    common = kept.dropna(axis=1)
+    means = (common if common.shape[1] else kept).mean(axis=1)
+    by_seed = {str(label): row.dropna().to_dict() for label, row in kept.iterrows()}
+    unequal = spreads_differ(scores.to_numpy(dtype=np.float64)) < ALPHA
+    return Standing(by_seed, {str(k): float(v) for k, v in means.items()}, tuple(tiers(by_seed)), unequal)
