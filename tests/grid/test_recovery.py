@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 import kdbench as package
 from kdbench.data import load_splits
 from kdbench.grid.progress import Bar
+from kdbench.layout import TeacherFolder
 from kdbench.results.checkpoints import Checkpoints
 from kdbench.results.records import Records
 from kdbench.results.schema import Shape
@@ -75,14 +76,14 @@ def test_any_damage_to_a_teacher(whole, tmp_path, value, name, flip):
     weights = bytearray((whole / "teachers" / f"{cell.teacher_key}.safetensors").read_bytes())
     (tmp_path / f"{cell.teacher_key}.json").write_text(json.dumps({**about, name: value} if name else value))
     (tmp_path / f"{cell.teacher_key}.safetensors").write_bytes(weights)
-    found = _load(cell, splits, tmp_path, torch.device("cpu"))
+    found = _load(cell, splits, TeacherFolder(tmp_path), torch.device("cpu"))
     assert found is None or isinstance(found.scores["top1"], float)
     assert found is None or name != "sha256"
     (tmp_path / f"{cell.teacher_key}.json").write_text(json.dumps(about))
-    assert _load(cell, splits, tmp_path, torch.device("cpu")) is not None
+    assert _load(cell, splits, TeacherFolder(tmp_path), torch.device("cpu")) is not None
     weights[flip % len(weights)] ^= 1
     (tmp_path / f"{cell.teacher_key}.safetensors").write_bytes(weights)
-    assert _load(cell, splits, tmp_path, torch.device("cpu")) is None
+    assert _load(cell, splits, TeacherFolder(tmp_path), torch.device("cpu")) is None
 
 
 @settings(max_examples=25, **CHECKED)

@@ -16,7 +16,7 @@ from kdbench.method.contract import Inapplicable
 from kdbench.nets import build_net
 from kdbench.suite.load import ModelSpec
 from kdbench.train.profiling import size
-from kdbench.vision.batches import picture_task
+from kdbench.vision.batches import picture_task, pictures
 from kdbench.vision.cifar.staged import StagedNet
 from kdbench.vision.nets import TimmNet
 from kdbench.weights import load_weights
@@ -47,7 +47,7 @@ def test_every_registered_net_is_tested() -> None:
 @pytest.mark.parametrize("name", NETS)
 def test_size_is_that_of_the_definition_and_of_the_literature(name: str) -> None:
     made, *_ = reference(name)
-    found = size(build(name), (3, 32, 32))
+    found = size(build(name), pictures(32, 32))
     assert found["params"] == made.params == sum(v.numel() for k, v in made.state.items() if not is_statistic(k))
     assert found["macs"] == made.macs
     assert round(made.params / 1e6, 2) == NETS[name][2]
