@@ -49,7 +49,7 @@ def record(cell: Cell, top1: float, **changes: Any) -> Record:
         "status": "done", "reason": "", "scores": scores,
         "profile": {"student": size, "teacher": {"params": 1e6, "macs": 1e8, "cpu_ms_b1": 5.0}},
         "cost": {"step_ms": 10.0, "alone_seconds": 100.0, "adapter_params": 0, "peak_memory_mb": 500.0},
-        "curves": {"test_top1": [top1 - 20, top1 - 5, top1]},
+        "curves": {"test_top1": [max(0.0, top1 - 20), max(0.0, top1 - 5), top1]},
         "versions": {"commit": "abc", "kdbench": "1", "torch": "2", "timm": "1", "device": "cpu"},
         "finished": "2026-01-01T00:00:00Z",
     }  # fmt: skip
