@@ -128,12 +128,11 @@ def gains_of(
     student = base[0] if base else STUDENT
     found = compare({str(label): by_seed(scores, str(label)).to_dict() for label in scores.index},
                     list(dict.fromkeys((student, reference))))  # fmt: skip
-    contrasts = {(contrast.row, contrast.reference): contrast for contrast in found.contrasts}
     gains = Gains()
     for label in (str(label) for label in scores.index if label not in alone):
         for other, name, kept in ((student, STUDENT, gains.alone), (reference, reference, gains.reference)):
             if label != other:
-                contrast = contrasts.get((label, other)) or Contrast(label, other)
+                contrast = found.of(label, other) or Contrast(label, other)
                 own = statistics.paired(by_seed(scores, label), by_seed(scores, other))
                 gone = (lost or {}).get(label, 0)
                 known = outcomes or {}
