@@ -29,7 +29,7 @@ def _spreads(pair: Pair) -> list[str]:
         return []
     return [
         "**Warning.** The rows differ in how much they vary from seed to seed (Bartlett's statistic, p < 0.05): what "
-        "is learnt of a row from the others fits less well, and more than 5% of such tables make a false claim."
+        "is learnt of a row from the others fits less well, and up to 7% of such tables make a false claim, not 5%."
     ]
 
 

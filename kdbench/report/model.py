@@ -20,6 +20,8 @@ from kdbench.report.statistics import ALPHA, MOST_SEEDS, POWER, beyond
 from kdbench.report.variances import SHARED_BY, residuals
 
 DRAWS = 20_000
+LEAST_DRAWS = 1000
+MOST_DRAWN = 10_000_000  # runs drawn in all: very large tables get fewer draws, not more memory
 
 
 @dataclass(frozen=True)
@@ -91,6 +93,7 @@ def compare(
     if found.pooled <= 0:
         bare = tuple(map(_without_spread, contrasts))
         return Comparison(bare, dict.fromkeys(table.labels, math.nan), found.seed_correlation)
+    draws = min(draws, max(LEAST_DRAWS, MOST_DRAWN // table.scores.size))
     chance = chance_of(found, len(table.seeds), draws, np.random.default_rng(seed))
     tested = [i for i, c in enumerate(contrasts) if c.n > 1 and (only is None or (c.row, c.reference) in only)]
     made = _tested([contrasts[i] for i in tested], [pairs[i] for i in tested], chance, level)

@@ -10,6 +10,8 @@ from kdbench.report.statistics import ALPHA
 from kdbench.report.ties import tiers
 from kdbench.report.variances import spreads_differ
 
+MOST_GROUPED = 100  # rows, the best: each is held against each
+
 BySeed = dict[Hashable, float]
 
 
@@ -45,5 +47,6 @@ def standing_of(scores: pd.DataFrame, lost: Mapping[str, int], cells: Mapping[st
     common = kept.dropna(axis=1)
     means = (common if common.shape[1] else kept).mean(axis=1)
     by_seed = {str(label): row.dropna().to_dict() for label, row in kept.iterrows()}
+    best = {str(label): by_seed[str(label)] for label in means.sort_values(ascending=False).index[:MOST_GROUPED]}
     unequal = spreads_differ(scores.to_numpy(dtype=np.float64)) < ALPHA
-    return Standing(by_seed, {str(k): float(v) for k, v in means.items()}, tuple(tiers(by_seed)), unequal)
+    return Standing(by_seed, {str(k): float(v) for k, v in means.items()}, tuple(tiers(best)), unequal)

@@ -73,12 +73,14 @@ def _two_way(scores: Floats, used: Bools) -> tuple[Floats, Floats]:
     row, seed = np.nonzero(used)
     if not len(row):
         return np.zeros(len(scores)), np.zeros(len(scores))
-    design = np.concatenate([np.eye(scores.shape[0])[row], np.eye(scores.shape[1])[seed]], axis=1)
-    projected = design @ np.linalg.pinv(design.T @ design, rcond=1e-10, hermitian=True)
-    values = scores[row, seed] - scores[row, seed].mean()
-    left = values - projected @ (design.T @ values)
+    counts = used.sum(axis=1)
+    seeds = np.eye(scores.shape[1])[seed] - (used / counts.clip(1)[:, None])[row]  # orthogonal to the rows
+    centre = np.where(used, scores, 0.0).sum(axis=1) / counts.clip(1)
+    values = scores[row, seed] - centre[row]
+    projected = seeds @ np.linalg.pinv(seeds.T @ seeds, rcond=1e-10, hermitian=True)
+    left = values - projected @ (seeds.T @ values)
     left[np.abs(left) < 1e-9 * max(1.0, float(np.abs(values).max()))] = 0.0
-    freedom = 1 - (projected * design).sum(axis=1)
+    freedom = 1 - 1 / counts[row] - (projected * seeds).sum(axis=1)
     squares, df = (np.bincount(row, of, len(scores)) for of in (left**2, freedom))
     return np.asarray(squares, dtype=np.float64), np.asarray(df.clip(0), dtype=np.float64)
 

@@ -113,20 +113,22 @@ def sample(operation: Operation) -> tuple[nn.Module, Tensor]:
 
 
 def batch_shape(operation: Operation) -> tuple[int, ...]:
-    """4 to 64 samples, by how much work they are; large maps are cut."""
-    width, *grid = operation.shape if len(operation.shape) == 3 else (1, *operation.shape)
-    stride = getattr(operation.module, "stride", 1)
-    weights = sum(p.numel() for p in operation.module.parameters())
+    """4 to 64 samples, by how much work they are; large maps are cut, but what a linear map reads stays as it is."""
+    module, shape = operation.module, operation.shape
+    is_map = len(shape) == 3 and isinstance(module, nn.modules.conv._ConvNd | nn.modules.batchnorm._NormBase)
+    width, *grid = shape if is_map else (1, *shape)
+    stride = getattr(module, "stride", 1)
+    weights = sum(p.numel() for p in module.parameters())
     shrink = math.prod(stride) if isinstance(stride, tuple) else 1
 
     def work() -> float:
-        positions = math.prod(grid) if len(operation.shape) == 3 else math.prod(operation.shape[:-1])
+        positions = math.prod(grid) if is_map else math.prod(shape[:-1])
         return weights * positions / shrink + 1
 
-    while len(operation.shape) == 3 and 4 * work() > LARGE and min(grid) >= 16:
+    while is_map and 4 * work() > LARGE and min(grid) >= 16:
         grid = [side // 2 for side in grid]
     count = int(min(64, max(4, SMALL / work())))
-    return (count, width, *grid) if len(operation.shape) == 3 else (count, *operation.shape)
+    return (count, width, *grid) if is_map else (count, *shape)
 
 
 def results(module: nn.Module, x: Tensor, way: str, precision: str) -> dict[str, Tensor]:

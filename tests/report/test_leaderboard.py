@@ -189,7 +189,7 @@ def test_names_longer_than_a_plot(tmp_path):
     assert "cifar_resnet20 (taught by cifar_resnet5…" in latency
 
 
-def test_latex_marks_best_and_second(tmp_path):
+def test_latex_marks_the_tied_and_the_next_group(tmp_path):
     _, cells = grid(tmp_path, seeds=2)
     top1 = {"student": 70, "kd": 73, "rkd": 72, "sp": 73}
     write_leaderboard(cells, [record(c, top1[c.label]) for c in cells], tmp_path / "out", plots=False)
@@ -200,6 +200,16 @@ def test_latex_marks_best_and_second(tmp_path):
     assert "student & 70.00" in text
     assert "cifar\\_resnet56" in text
     assert text.count("\\toprule") == text.count("\\bottomrule") == 1
+
+
+def test_latex_does_not_mark_survivors(tmp_path):
+    _, cells = grid(tmp_path, seeds=2)
+    records = drawn(cells, {"kd": 9, "rkd": 3}, 0.01)
+    next(made for made in records if made["label"] == "kd").update(status="diverged", scores={})
+    write_leaderboard(cells, records, tmp_path / "out", plots=False)
+    lines = (tmp_path / "out" / "leaderboard.tex").read_text().splitlines()
+    marked = {line.split(" &")[0] for line in lines if "textbf" in line}
+    assert marked == {"rkd"}
 
 
 def test_records_from_other_folders_are_merged_by_key(tmp_path):

@@ -255,7 +255,7 @@ def test_curves_are_thinned_and_keep_their_end() -> None:
 ASKED = """<script>
 const seen = [], count = what => document.querySelectorAll(what).length;
 const click = what => document.querySelector(what).click();
-seen.push(count("tr.main"), count("circle"));
+seen.push(count("tr.main"), count(".plots circle"), count("#forest circle"));
 click("#more button"); seen.push(count("tr.main"));
 click("#draw button"); seen.push(count("#cost circle"));
 document.querySelector("#filter").value = "row 248";
@@ -280,7 +280,7 @@ def test_many_rows_are_shown_as_they_are_asked_for(tmp_path: Path, monkeypatch: 
     path.write_text(text.replace("</body>", ASKED), encoding="utf-8")
     words = [str(CHROMIUM), *FLAGS, f"--user-data-dir={tmp_path / 'chromium'}", "--dump-dom", path.as_uri()]
     seen = subprocess.run(words, capture_output=True, check=True, timeout=120).stdout.decode()
-    assert 'data-seen="200,0,250,250,2,true"' in seen  # that row, and the one whose temperature is 248
+    assert 'data-seen="200,0,60,250,250,2,true"' in seen  # that row, and the one whose temperature is 248
 
 
 def test_a_figure_has_room_for_the_best_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
