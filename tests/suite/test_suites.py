@@ -48,6 +48,8 @@ def slices(monkeypatch):
 
     create = timm.create_model
     monkeypatch.setattr("kdbench.grid.cohort.load_splits", few)
+    for place in ("suite.cells", "grid.cohort"):  # as if the data were there
+        monkeypatch.setattr(f"kdbench.{place}.digest_of", lambda *data: "few")
     monkeypatch.setattr(timm, "create_model", lambda *a, **k: create(*a, **{**k, "pretrained": False}))
     monkeypatch.setattr("kdbench.grid.outcome.profile", lambda *a: {"teacher": {}, "student": {}})  # elsewhere
 
