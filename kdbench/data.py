@@ -15,6 +15,7 @@ from torch import Tensor
 
 from kdbench.errors import UserError, first_line
 from kdbench.method.contract import Batch, Field, Inputs, InputSpec, Task, map_inputs
+from kdbench.method.metric import TOP1
 from kdbench.registry import Registry
 from kdbench.seeding import derive
 
@@ -46,6 +47,10 @@ class Split(Protocol):
 
     def __getitem__(self, index: Tensor) -> Self:
         """The examples `index` [M] alone."""
+        ...
+
+    def steps(self, how: Batching) -> int:
+        """How many batches an epoch has."""
         ...
 
     def epoch(
@@ -95,6 +100,9 @@ class InMemory:
     def __getitem__(self, index: Tensor) -> Self:
         return replace(self, values=map_inputs(lambda x: x[index], self.values), targets=self.targets[index])
 
+    def steps(self, how: Batching) -> int:
+        return steps_per_epoch(len(self), how.batch_size)
+
     def epoch(
         self, how: Batching, seed: int, number: int, start: int = 0, views: Collection[str] = ()
     ) -> Iterator[Batch]:
@@ -129,6 +137,10 @@ class Splits:
     validation: Any = None
     classes: tuple[str, ...] = ()  # their names, where there are some
     metric: str = "top1"
+
+    def __post_init__(self) -> None:
+        if self.metric != TOP1.name:
+            raise UserError(f"metric {self.metric!r}: there is {TOP1.name} alone as yet")
 
     @property
     def task(self) -> Task:

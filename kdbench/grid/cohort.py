@@ -146,6 +146,11 @@ class Worker:
             return self.halves([cell for cell, _ in members])
         except Undermined as error:
             return [self.without(error.offender, members, teacher)]
+        except (Stopped, CannotWrite):
+            raise
+        except Exception as error:
+            self.end([cell for cell, _ in members], "failed", error, teacher)
+            return []
         self.events.now(f"measuring {first.pair}")
         for cell, trial in members:
             try:
@@ -269,7 +274,7 @@ class Worker:
         """The teacher's outputs for this cohort's batches, on a machine like this one."""
         if not self.place.teacher_cache:
             return None
-        batches = {name: getattr(cell.train, name) for name in ("batch_size", "augment", "precision")}
+        batches = cell.train.batches.model_dump(mode="json", exclude={"epochs"}, exclude_none=True)
         where = {"torch": torch.__version__, "device": device_name(self.device), "threads": torch.get_num_threads()}
         about = {"teacher": teacher.key, "weights": digest(teacher.net.model.state_dict()), "seed": cell.seed}
         return TeacherCache(self.budget.folder / fingerprint({**about, **batches, **where}), self.device, self.budget)

@@ -15,6 +15,7 @@ from kdbench.grid.events import Events, Stop
 from kdbench.layout import SuiteFolder
 from kdbench.locks import attempt, owner_of
 from kdbench.suite.cells import Cell
+from kdbench.suite.plugins import load_methods, load_plugin
 from kdbench.train.loop import Stopped
 
 
@@ -25,6 +26,12 @@ class Job:
     cells: tuple[Cell, ...]
     plugins: tuple[Path, ...]
     place: Place
+
+    def open(self) -> None:
+        """Load what its cells speak of, in a process that did not load it yet."""
+        load_methods()
+        for path in self.plugins:
+            load_plugin(path)
 
     @property
     def key(self) -> str:

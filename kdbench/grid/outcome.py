@@ -46,7 +46,7 @@ def head_of(cell: Cell) -> Record:
 def record_of(
     cell: Cell, device: torch.device, status: str, reason: str = "", teacher: Teacher | None = None, **details: Any
 ) -> Record:
-    """The record of a cell that came to its end; `details`: what `Measured` found."""
+    """The record of a cell that came to its end; `details`: what `Measure` found."""
     known = {"teacher_key": teacher.key, "teacher_train_seconds": teacher.seconds} if teacher else {}
     return finite({
         **head_of(cell),

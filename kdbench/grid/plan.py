@@ -107,9 +107,9 @@ class Shapes:
     def net(self, spec: ModelSpec, dataset: DatasetSpec) -> Net:
         name = spec.model_dump_json() + dataset.model_dump_json()
         if name not in self._nets:
-            plain = spec.model_copy(update={"pretrained": False, "checkpoint": None})
+            plain, task = spec.model_copy(update={"pretrained": False, "checkpoint": None}), self.task(dataset)
             with torch.device("meta"):
-                net = build_net(plain, self.task(dataset)).to("meta").eval()
+                net = build_net(plain, task).to("meta").eval()
             if spec.checkpoint:
                 fitting_weights(net.model, Path(spec.checkpoint))
             self._nets[name] = net
@@ -159,7 +159,13 @@ class Shapes:
             raise UserError("\n".join(problems))
 
     def problem(self, role: str, spec: ModelSpec, dataset: DatasetSpec) -> str:
-        """Why a model can't be trained on a data set; nothing when it can."""
+        """Why a model can't be trained on a data set; empty when it can, or the data can't be had (see `why_not`)."""
+        try:
+            self.task(dataset)
+        except UserError:
+            raise
+        except Exception:
+            return ""
         try:
             self.outputs(spec, dataset, ("logits",))
         except UserError as error:
@@ -175,6 +181,12 @@ class Shapes:
         """
         if cell.teacher_cell is not None and (why := self.why_not(cell.teacher_cell)) is not None:
             return type(why)(f"its teacher {cell.teacher.model} can't be taught: {why}")
+        try:
+            self.task(cell.dataset)
+        except UserError:
+            raise
+        except Exception as error:
+            return Fails(f"data set {cell.dataset.name}: {first_line(error)}")
         try:
             self.try_to_build(cell)
         except UserError:

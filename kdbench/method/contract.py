@@ -157,6 +157,16 @@ class Outputs:
 
         return Outputs(**{f.name: apply(f.name, getattr(self, f.name)) for f in fields(self)})
 
+    def __getattr__(self, name: str) -> Any:
+        return view_of(self, name)
+
+
+def view_of(of: "Outputs | Batch", name: str) -> Any:
+    """`x.second` for `x.views["second"]`, None where it is not needed: how methods of version 0.1 read views."""
+    if name not in (*VIEWS, "peer"):
+        raise AttributeError(f"{type(of).__name__!r} object has no attribute {name!r}")
+    return of.views.get(name)
+
 
 NO_PROGRESS = torch.zeros((), dtype=torch.float64)
 
@@ -175,6 +185,9 @@ class Batch:
     def images(self) -> Any:
         """`inputs`, under the name that methods for pictures know."""
         return self.inputs
+
+    def __getattr__(self, name: str) -> Any:
+        return view_of(self, name)
 
 
 @dataclass(frozen=True)

@@ -142,42 +142,48 @@ def _tested(contrasts: list[Contrast], pairs: list[Weighed], chance: Chance, lev
     widest = np.full(len(t), np.quantile(drawn.max(axis=1), 1 - level))
     alone, p, tail = stats.t.ppf(1 - ALPHA / 2, df), 2 * stats.t.sf(t, df), stats.t.sf(critical, df)
     claimed = np.maximum(p, corrected) < level
-    numbers = np.stack(
-        [error, df, p, np.maximum(p, corrected), critical, tail, alone, widest, claimed], axis=1
-    ).tolist()
-    return [_filled(contrast, *found) for contrast, found in zip(contrasts, numbers, strict=True)]
+    columns = (error, df, p, np.maximum(p, corrected), critical, tail, alone, widest, claimed)
+    return [
+        _filled(bare, _Found(*numbers))
+        for bare, *numbers in zip(contrasts, *(x.tolist() for x in columns), strict=True)
+    ]
 
 
-def _filled(
-    bare: Contrast,
-    error: float,
-    df: float,
-    p: float,
-    corrected: float,
-    critical: float,
-    tail: float,
-    alone: float,
-    widest: float,
-    claimed: float,
-) -> Contrast:
-    """`tail`: the one-sided level of `critical`; `alone`, `widest`: half-widths of intervals in standard errors."""
-    low, high = bare.mean - widest * error, bare.mean + widest * error
-    if claimed:
+@dataclass(frozen=True)
+class _Found:
+    """What was found for one comparison. `tail`: the one-sided level of `critical`; `alone`, `widest`: half-widths of
+    intervals in standard errors (`error`).
+    """
+
+    error: float
+    df: float
+    p: float
+    corrected: float
+    critical: float
+    tail: float
+    alone: float
+    widest: float
+    claimed: bool
+
+
+def _filled(bare: Contrast, found: _Found) -> Contrast:
+    low, high = bare.mean - found.widest * found.error, bare.mean + found.widest * found.error
+    if found.claimed:
         low, high = (max(low, 0.0), high) if bare.mean > 0 else (low, min(high, 0.0))
-    std = error * math.sqrt(bare.n)
+    std = found.error * math.sqrt(bare.n)
     return replace(
         bare,
-        low=bare.mean - alone * error,
-        high=bare.mean + alone * error,
+        low=bare.mean - found.alone * found.error,
+        high=bare.mean + found.alone * found.error,
         joint_low=low,
         joint_high=high,
-        p=p,
-        corrected=corrected,
+        p=found.p,
+        corrected=found.corrected,
         std=std,
-        df=df,
-        critical=critical,
-        claimed=bool(claimed),
-        seeds_needed=seeds_needed(bare.mean, std, tail, df / (bare.n - 1)),
+        df=found.df,
+        critical=found.critical,
+        claimed=bool(found.claimed),
+        seeds_needed=seeds_needed(bare.mean, std, found.tail, found.df / (bare.n - 1)),
     )
 
 

@@ -14,12 +14,12 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
-from itertools import islice
+from itertools import count
 
 import torch
 from torch import Tensor
 
-from kdbench.data import Splits, steps_per_epoch
+from kdbench.data import Splits
 from kdbench.method.contract import Batch, Outputs
 from kdbench.nets import Net
 from kdbench.suite.spec import Batches
@@ -79,7 +79,7 @@ class Cohort:
     @property
     def steps(self) -> int:
         """Of one epoch."""
-        return steps_per_epoch(len(self.splits.train), self.batches.batch_size)
+        return int(self.splits.train.steps(self.batches))
 
 
 def train_cohort(cohort: Cohort, trials: Sequence[Trial]) -> bool:
@@ -139,7 +139,7 @@ def train_epoch(cohort: Cohort, running: Sequence[Trial], number: int) -> bool:
             continue
         place, last = (number, step), done + step == cohort.batches.epochs * cohort.steps - 1
         thorough = (done + step) % THOROUGH == 0 or last or step == start > 0
-        lock_step(cohort, members, with_progress(cohort, batch, place), place, clock, thorough)
+        lock_step(cohort, members, batch, place, clock, thorough)
         cohort.hooks.step(len(members))
         # Asked first: a signal that comes from here on ends the next step, whose state is then saved.
         stopping = cohort.group.agree(cohort.hooks.stop())
@@ -151,14 +151,17 @@ def train_epoch(cohort: Cohort, running: Sequence[Trial], number: int) -> bool:
 
 
 def epoch_of(cohort: Cohort, number: int, start: int, views: Sequence[str]) -> Iterator[Batch]:
-    """The batches of an epoch. Raises Broken."""
+    """The batches of an epoch, each with the training's progress. Raises Broken, also when they are too few or many."""
     with shared():
         batches = cohort.splits.train.epoch(cohort.batches, cohort.seed, number, start, views)
-    while True:
+    for step in count(start):
         with shared():
             batch = next(batches, None)
-        if batch is None:
-            return
+            if (batch is None) != (step >= cohort.steps):
+                raise ValueError(f"epoch {number + 1} of the data has not the {cohort.steps} batches that it said")
+            if batch is None:
+                return
+            batch = with_progress(cohort, batch, (number, step))
         yield batch
 
 
@@ -207,8 +210,7 @@ def lend(batch: Batch, teacher_out: Outputs, thorough: bool) -> Lent:
 
 def batch_at(cohort: Cohort, members: Sequence[Trial], place: tuple[int, int]) -> Batch:
     """The batch of `place` once more from the data. Raises Broken."""
-    [batch] = islice(epoch_of(cohort, *place, views_needed(members)), 1)
-    return with_progress(cohort, batch, place)
+    return next(epoch_of(cohort, *place, views_needed(members)))
 
 
 def views_needed(trials: Sequence[Trial]) -> tuple[str, ...]:

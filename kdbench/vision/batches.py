@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from kdbench.data import Batching, parts
+from kdbench.data import Batching, parts, steps_per_epoch
 from kdbench.method.contract import Batch, Field, Inputs, InputSpec, Task
 from kdbench.seeding import derive
 
@@ -71,6 +71,9 @@ class Images:
             part = slice(start, start + size)
             yield Batch(to_float(self.pixels[part]), self.targets[part], places[part])
 
+    def steps(self, how: Batching) -> int:
+        return steps_per_epoch(len(self), how.batch_size)
+
     def epoch(
         self, how: Batching, seed: int, number: int, start: int = 0, views: Collection[str] = ()
     ) -> Iterator[Batch]:
@@ -104,7 +107,7 @@ class Images:
         if view == "plain":  # without augmentation
             return to_float(self.pixels[index])
         generator = torch.Generator().manual_seed(derive(f"{view} view", seed, number, step))
-        if view == "mixed":  # each picture with its neighbour (a batch is in random order), in one share per batch
+        if view == "mixed":  # each picture with its neighbour (a batch is in random order), all in one share
             return images.lerp(images.roll(1, 0), float(torch.rand((), generator=generator)))
         return self._second(index, augment, generator)
 

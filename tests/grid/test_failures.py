@@ -226,3 +226,77 @@ def test_one_member_that_does_not_fit_fails_alone(
     assert code == 1, err
     assert statuses(records(), TEACHER["model"]) == {"student": "done", "kd": "failed", "sp": "done"}
     assert "out of memory" in records()[TEACHER["model"], "kd"]["reason"]
+
+
+# --- what a plugin's data set does ----------------------------------------------------------------------------------
+
+
+DATA = '''
+from pathlib import Path
+import torch
+from kdbench import InMemory, Splits, register_dataset, register_net
+from torch import nn
+
+class Short(InMemory):
+    """Drops its last batch, but says that it has it."""
+
+    def epoch(self, *given, **named):
+        batches = list(super().epoch(*given, **named))
+        yield from batches[:-1]
+
+class Wrong(InMemory):
+    """Gives no batches."""
+
+    def epoch(self, *given, **named):
+        yield from [(1, 2)] * 8
+
+def points(kind):
+    draw = torch.Generator().manual_seed(0)
+    x, y = torch.randn(500, 10, generator=draw), torch.arange(500) % 3
+    return kind(x + y[:, None], y)
+
+@register_dataset("sound")
+def sound(data_dir: Path) -> Splits:
+    return Splits(points(InMemory), points(InMemory), 3)
+
+@register_dataset("short")
+def short(data_dir: Path) -> Splits:
+    return Splits(points(Short), points(InMemory), 3)
+
+@register_dataset("wrong")
+def wrong(data_dir: Path) -> Splits:
+    return Splits(points(Wrong), points(InMemory), 3)
+
+@register_dataset("away")
+def away(data_dir: Path) -> Splits:
+    raise OSError("no route to the data's server")
+
+@register_net("linear")
+def linear(task) -> nn.Module:
+    return nn.Linear(10, task.num_classes)
+'''
+
+
+def test_a_bad_data_set_fails_its_own_cells(
+    kdbench: Run, suite_file: Callable[..., Path], records: Any, tmp_path: Path
+) -> None:
+    (tmp_path / "data.py").write_text(DATA)
+    suite = suite_file(
+        plugins=["data.py"],
+        datasets=["short", "wrong", "away", "sound"],
+        pairs=[{"teacher": "linear", "student": "linear"}],
+        methods={"student": {"ce": 1}},
+        train={"epochs": 2, "batch_size": 64, "lr": 0.05, "augment": "none"},
+    )
+    code, _, err = kdbench("run", suite)
+    assert code == 1, err
+    found = {record["dataset"]: record for record in map(json.loads, texts(tmp_path))}
+    assert {name: record["status"] for name, record in found.items()} == {
+        "sound": "done", "short": "failed", "wrong": "failed", "away": "failed",
+    }  # fmt: skip
+    for name, reason in (("short", "batches"), ("wrong", "target"), ("away", "no route")):
+        assert reason in found[name]["reason"]
+
+
+def texts(folder: Path) -> list[str]:
+    return [path.read_text() for path in (folder / "results" / "tiny" / "records").glob("*.json")]

@@ -1,0 +1,55 @@
+"""The same digits as before the house was rebuilt: a suite with peers, views, phases, ramps, a rule on gradients.
+
+`digits/before.json` was made from `digits/suite.yaml` by commit 850884d. Digits hold on one kind of processor, of torch
+and number of threads; elsewhere scores are compared within what rounding can do in two epochs of a small net. The row
+`ramp` has the same score, but other last digits: a number that follows a schedule is now a tensor in fp32, so that a
+step can be captured.
+"""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+HERE = Path(__file__).parent / "digits"
+RUN = """
+import sys
+from kdbench.grid.outcome import Measure
+Measure.profile_seconds = 0.0
+import kdbench
+kdbench.run(sys.argv[1], results=sys.argv[2], device="cpu")
+"""
+
+
+@pytest.fixture(scope="module")
+def records(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
+    """In a process of its own, with one thread as then."""
+    results = tmp_path_factory.mktemp("digits")
+    command = [sys.executable, "-c", RUN, str(HERE / "suite.yaml"), str(results)]
+    subprocess.run(command, check=True, capture_output=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
+    return [json.loads(path.read_text()) for path in (results / "digits-before" / "records").glob("*.json")]
+
+
+def test_the_same_digits_as_before(records: list[dict[str, Any]]) -> None:
+    before = json.loads((HERE / "before.json").read_text())
+    made_by, cells = before["made_by"], before["cells"]
+    assert {f"{r['student']} · {r['label']}" for r in records} == cells.keys()
+    for record in records:
+        then, now = cells[f"{record['student']} · {record['label']}"], record["versions"]
+        same_machine = all(now[name] == made_by[name] for name in ("torch", "threads", "kind"))
+        # Two epochs of a small net carry a last digit a long way: 6 of 597 pictures.
+        near = {"rel": 0, "abs": 0} if same_machine else {"abs": 1.0}
+        score, score_then = (found["scores"].get("test_top1") for found in (record, then))
+        assert score == (score_then and pytest.approx(score_then, **near)), record["label"]
+        if same_machine and record["label"] == "ramp":
+            assert record["scores"]["test_nll"] == pytest.approx(then["scores"]["test_nll"], rel=1e-4)
+        elif same_machine:
+            assert (record["status"], record["scores"], record["curves"]) == (
+                then["status"],
+                then["scores"],
+                then["curves"],
+            ), record["label"]
