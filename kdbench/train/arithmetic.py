@@ -25,11 +25,12 @@ from kdbench.files import cache_folder, write_json
 from kdbench.results.provenance import has_bf16, kind_of, processor
 from kdbench.train.proof import WAYS, Operation, is_channels_last, template, troubles
 
-FORMAT = 2  # of proofs: raise it when what is tried changes
+FORMAT = 3  # of proofs: raise it when what is tried changes
 RIGHT, NONE = "as it is", "none"
-KINDS = (
-    nn.modules.conv._ConvNd, nn.Linear, nn.modules.batchnorm._NormBase, nn.LayerNorm, nn.GroupNorm,
-)  # fmt: skip
+NORMS = (nn.modules.batchnorm._NormBase, nn.LayerNorm, nn.GroupNorm)
+KINDS = (nn.modules.conv._ConvNd, nn.Linear, *NORMS)
+
+DTYPES = (torch.float32, torch.bfloat16)
 
 Verdict = dict[str, str]  # `way`: how it is right; `found`: what is wrong as it is
 
@@ -121,7 +122,8 @@ class Guard:
         if self.way is None and (rest or named or not isinstance(x, Tensor) or x.ndim < 2):
             return self.forward(x, *rest, **named)  # not of the kind that is proven
         if x.is_meta:
-            _noted.append(operation_of(self.module, x))
+            # Autocast does not reach the meta device: what a norm will read there is either.
+            _noted.extend({o.name: o for o in (operation_of(self.module, x.to(t)) for t in DTYPES)}.values())
             return self.forward(x, *rest, **named)
         if self.way is None:
             self.way = verdicts().way(operation_of(self.module, x)) if x.device.type == "cpu" else RIGHT
@@ -145,7 +147,7 @@ def is_operation(module: nn.Module) -> bool:
 
 
 def operation_of(module: nn.Module, x: Tensor) -> Operation:
-    """Of what tells kernels apart: type and settings, shape of a sample, layout, precision."""
+    """Of what tells kernels apart: type and settings, shape of a sample, layout, precision, a norm's input in fp32."""
     # A map on the meta device may have lost the layout that all nets here are put into.
     lost = x.is_meta and x.ndim == 4 and x.shape[1] > 1 and x.shape[2:].numel() > 1
     layout = "channels_last" if lost or is_channels_last(x) else "contiguous"
@@ -156,7 +158,15 @@ def operation_of(module: nn.Module, x: Tensor) -> Operation:
         settings = {k: v for k, v in sorted(vars(module).items()) if isinstance(v, int | float | str) and k[0] != "_"}
         kind += f" { ({k: v for k, v in settings.items() if k != 'training'}) }"
     side = "x".join(map(str, shape))
-    return Operation(f"{kind} on {side}, {layout}, {precision}", template(module), shape, layout, precision)
+    # Autocast narrows what maps and attention read, but a norm takes its input as it comes.
+    wide = precision == "fp32" or (x.dtype == torch.float32 and is_norm(module))
+    name = f"{kind} on {side}, {layout}, {precision}" + (" of an fp32 input" if wide and precision == "bf16" else "")
+    dtype = torch.float32 if wide else torch.bfloat16
+    return Operation(name, template(module), shape, layout, precision, dtype)
+
+
+def is_norm(module: nn.Module) -> bool:
+    return isinstance(module, NORMS)
 
 
 @contextmanager

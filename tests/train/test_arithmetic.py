@@ -9,6 +9,7 @@ import sys
 
 import pytest
 import torch
+from timm.layers.attention import Attention
 from torch import nn
 
 from kdbench.errors import UserError
@@ -124,6 +125,27 @@ def test_what_can_not_be_mended_is_refused():
     trusted(module)
     with pytest.raises(UserError, match=r"KillsAlways.*wrongly \(ends its process\).*another version of torch"):
         module(maps())
+
+
+def test_what_rounds_in_bf16_is_no_fault():
+    """What runs in bf16 on this machine, with inputs of both precisions: all of it is right."""
+    flat = [(nn.LayerNorm(192), (2, 17, 192)), (nn.LayerNorm(2), (2, 2)), (nn.Linear(64, 10), (2, 64))]
+    maps = [(nn.InstanceNorm2d(8, affine=True), (2, 8, 4, 4)), (nn.Conv2d(8, 8, 3), (2, 8, 8, 8))]
+    cases = [*flat, *maps, (Attention(32, 2, qkv_bias=True), (2, 17, 32))]
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        operations = [operation_of(m, torch.ones(s, dtype=t)) for m, s in cases for t in arithmetic.DTYPES]
+    assert len({o.name for o in operations}) == 9  # only norms read fp32 beside bf16
+    assert proof.troubles([(o, "as it is") for o in operations], 1) == [""] * 12
+
+
+def test_what_is_far_off_in_bf16_is_found():
+    class FarOff(BrokenInEveryLayout):
+        def change(self, gradient):
+            return 1.43 * gradient
+
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        verdicts().prove([operation := operation_of(layer(FarOff), maps())])
+    assert verdicts().known[operation.name]["found"].startswith("the gradient of its weight is off by 43%")
 
 
 def test_one_that_dies_does_not_take_its_neighbours_along():
