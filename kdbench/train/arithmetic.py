@@ -23,11 +23,10 @@ from torch import Tensor, nn
 from kdbench.errors import UserError
 from kdbench.files import cache_folder, write_json
 from kdbench.results.provenance import has_bf16, kind_of, processor
-from kdbench.train.proof import WAYS, Operation, is_channels_last, template, troubles
+from kdbench.train.proof import NORMS, WAYS, Operation, is_channels_last, template, troubles
 
 FORMAT = 3  # of proofs: raise it when what is tried changes
 RIGHT, NONE = "as it is", "none"
-NORMS = (nn.modules.batchnorm._NormBase, nn.LayerNorm, nn.GroupNorm)
 KINDS = (nn.modules.conv._ConvNd, nn.Linear, *NORMS)
 
 DTYPES = (torch.float32, torch.bfloat16)
@@ -112,14 +111,18 @@ def verdicts() -> Verdicts:
 
 
 class Guard:
-    """Stands in for `module.forward`."""
+    """Stands in for `module.forward`.
+
+    Calls with more than one input run as they are and are not proven: nn.MultiheadAttention, attention with a mask.
+    """
 
     def __init__(self, module: nn.Module) -> None:
         self.module, self.forward = module, module.forward
         self.way: str | None = None
 
     def __call__(self, x: Any, *rest: Any, **named: Any) -> Any:
-        if self.way is None and (rest or named or not isinstance(x, Tensor) or x.ndim < 2):
+        given = any(other is not None and other is not False for other in (*rest, *named.values()))
+        if given or not isinstance(x, Tensor) or x.ndim < 2:
             return self.forward(x, *rest, **named)  # not of the kind that is proven
         if x.is_meta:
             # Autocast does not reach the meta device: what a norm will read there is either.
@@ -131,7 +134,7 @@ class Guard:
                 del self.module.forward
         if self.way == RIGHT:
             return self.forward(x, *rest, **named)
-        return WAYS[self.way](self.module, self.forward, x)
+        return WAYS[self.way](self.module, lambda x: self.forward(x, *rest, **named), x)
 
 
 def trusted(module: nn.Module) -> None:

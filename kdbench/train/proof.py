@@ -29,7 +29,10 @@ from torch import Tensor, nn
 CALLS = 4  # with two threads the known fault shows in every second call
 TOLERANCE = {"fp32": 1e-4, "bf16": 3e-2}  # of the L2 norm; rounding gives 1e-6 and 1e-2 at most
 ROUGH = 1e-1  # the same for norms and attention in bf16: these subtract what is nearly equal
-FLOOR = 1e-2  # of the largest norm among what is compared: a gradient that is zero has only rounding
+# Of the largest norm among what is compared: a gradient that is zero has only rounding. A norm over a single value
+# multiplies that by 300.
+FLOOR, FLOOR_OF_NORMS = 1e-2, 1.0
+NORMS = (nn.modules.batchnorm._NormBase, nn.LayerNorm, nn.GroupNorm)
 SMALL, LARGE = 4e6, 2e7  # multiply-adds: batches grow up to the one, maps shrink down to the other
 DIES = "ends its process"
 
@@ -160,7 +163,8 @@ def trouble(operation: Operation, way: str) -> str:
     exact = with_tensors(module, lambda x: plain(x.detach().double() if x.is_floating_point() else x))
     want = results(exact, plain(x.double()), "as it is", "fp32")
     norms = {name: float(value.norm()) for name, value in want.items()}
-    least = FLOOR * max(norms.values()) or 1.0
+    floor = FLOOR_OF_NORMS if isinstance(module, NORMS) else FLOOR
+    least = floor * max(norms.values()) or 1.0
     first: dict[str, Tensor] = {}
     near = Neighbours()
     for _ in range(CALLS):

@@ -8,6 +8,7 @@ import subprocess
 import sys
 
 import pytest
+import timm
 import torch
 from timm.layers.attention import Attention
 from torch import nn
@@ -136,6 +137,30 @@ def test_what_rounds_in_bf16_is_no_fault():
         operations = [operation_of(m, torch.ones(s, dtype=t)) for m, s in cases for t in arithmetic.DTYPES]
     assert len({o.name for o in operations}) == 9  # only norms read fp32 beside bf16
     assert proof.troubles([(o, "as it is") for o in operations], 1) == [""] * 12
+
+
+def test_a_norm_over_a_single_value_has_no_gradient_and_no_fault():
+    cases = [(nn.GroupNorm(8, 8), torch.ones(2, 8, 1, 1)), (nn.LayerNorm(2), torch.ones(2, 2))]
+    operations = [operation_of(*case) for case in cases]
+    assert proof.troubles([(o, "as it is") for o in operations], 1) == ["", ""]
+
+
+class BrokenNorm(nn.GroupNorm):
+    def forward(self, x):
+        weight = self.weight if x.dtype == torch.float64 else Off.apply(self.weight, lambda g: 1.01 * g)
+        return nn.functional.group_norm(x, self.num_groups, weight, self.bias)
+
+
+def test_a_norm_that_is_off_is_found():
+    assert "weight is off by 1" in proof.troubles([(operation_of(BrokenNorm(2, 4), maps()), "as it is")], 1)[0]
+
+
+def test_attention_of_a_vit_is_proven():
+    net = timm.create_model("vit_tiny_patch16_224", img_size=32, patch_size=8, num_classes=4, depth=1, embed_dim=48)
+    trusted(net)
+    net(torch.zeros(2, 3, 32, 32))
+    assert any(name.startswith("Attention(") for name in verdicts().known)
+    assert arithmetic.led_around(net) == ""
 
 
 def test_what_is_far_off_in_bf16_is_found():
