@@ -146,7 +146,10 @@ def trusted(module: nn.Module) -> None:
 
 
 def is_operation(module: nn.Module) -> bool:
-    return isinstance(module, KINDS) or (type(module).__name__.endswith("Attention") and hasattr(module, "num_heads"))
+    """One whose forward is torch's or timm's own: that of any other class may be random, or give something else."""
+    whose = getattr(type(module).forward, "__module__", "").partition(".")[0]
+    attention = type(module).__name__.endswith("Attention") and hasattr(module, "num_heads")
+    return whose in ("torch", "timm") and (isinstance(module, KINDS) or attention)
 
 
 def operation_of(module: nn.Module, x: Tensor) -> Operation:

@@ -173,6 +173,35 @@ def test_what_is_far_off_in_bf16_is_found():
     assert verdicts().known[operation.name]["found"].startswith("the gradient of its weight is off by 43%")
 
 
+class Noisy(nn.Linear):
+    def forward(self, x):
+        return super().forward(x + 0.1 * torch.randn_like(x))
+
+
+class Two(nn.Linear):
+    def forward(self, x):
+        return super().forward(x), x
+
+
+class Raises(nn.Linear):
+    def forward(self, x):
+        raise ValueError("not in this way")
+
+
+@pytest.mark.parametrize("kind", [Noisy, Two])
+def test_a_layer_of_ones_own_is_left_alone(kind):
+    module = kind(4, 3)
+    trusted(module)
+    module(torch.ones(2, 4))
+    assert "forward" not in module.__dict__
+
+
+def test_what_raises_is_no_fault_and_no_way_around_one():
+    operations = [operation_of(kind(4, 3), torch.ones(2, 4)) for kind in (Two, Raises)]
+    assert proof.troubles([(o, "as it is") for o in operations], 1) == ["", ""]
+    assert proof.troubles([(operations[1], "float64")], 1) == ["raises ValueError"]
+
+
 def test_one_that_dies_does_not_take_its_neighbours_along():
     tasks = [(operation_of(layer(kind), maps()), "as it is") for kind in (nn.Conv2d, Kills, nn.Conv2d, Broken)]
     assert [bool(found) for found in proof.troubles(tasks, torch.get_num_threads())] == [False, True, False, True]
