@@ -27,6 +27,7 @@ from kdbench.train.arithmetic import repeat_itself
 from kdbench.train.lent import Guard, Undermined
 from kdbench.train.loop import Cohort, Hooks, OutOfMemory, Stopped, is_out_of_memory, train_cohort
 from kdbench.train.memory import free_memory, keep_freed
+from kdbench.train.repeat import UNREPEATABLE
 from kdbench.train.teacher import Teacher, TeacherFailed, obtain
 from kdbench.train.teacher_cache import DiskBudget, TeacherCache, digest
 from kdbench.train.trial import Misfit, Trial, start_trial
@@ -151,6 +152,8 @@ class Worker:
         except Exception as error:
             self.end([cell for cell, _ in members], "failed", error, teacher)
             return []
+        if any(trial.repeatable is False for _, trial in members):
+            self.events.say(f"{first.pair}, seed {first.seed}: {UNREPEATABLE}")
         self.events.now(f"measuring {first.pair}")
         for cell, trial in members:
             try:

@@ -306,3 +306,15 @@ def test_weights_that_do_not_fit_are_found_before_anything_starts(kdbench, suite
     assert "of the model's" in err
     assert len(err.splitlines()) == 1
     assert not (tmp_path / "results").exists()
+
+
+def test_a_machine_that_does_not_repeat_itself_is_told(kdbench, suite_file, tmp_path, monkeypatch):
+    """Once a cohort, and in every record."""
+    from kdbench.train import repeat
+
+    monkeypatch.setattr(repeat, "same_bits", lambda one, other: False)
+    _, _, err = kdbench("run", suite_file())
+    assert " ".join(err.split()).count(repeat.UNREPEATABLE) == 1
+    found = [json.loads(path.read_text()) for path in (tmp_path / "results" / "tiny" / "records").glob("*.json")]
+    assert found
+    assert not any(record["repeatable"] for record in found)
