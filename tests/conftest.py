@@ -1,13 +1,14 @@
 """What all tests share: a tiny suite that trains in seconds, and a way to run commands in this process."""
 
 import os
+import sys
 import tempfile
 
 os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
 os.environ.pop("MLFLOW_TRACKING_URI", None)
 os.environ["KDBENCH_CACHE"] = tempfile.mkdtemp(prefix="kdbench-")  # proofs are made anew, and once for all tests
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -16,8 +17,10 @@ import pytest
 import torch
 import yaml
 
-from kdbench.data import Split, Splits, load_splits
+from kdbench.data import DATASETS, Split, Splits, load_splits
 from kdbench.method.contract import Batch
+from kdbench.method.register import METHODS
+from kdbench.nets import NETS
 from kdbench.suite.plugins import load_methods
 
 TEACHER: dict[str, Any] = {"model": "cifar_resnet14", "widths": [4, 4, 8, 8]}
@@ -49,6 +52,18 @@ def few_digits(nowhere: Path) -> Splits:
 @pytest.fixture(scope="session", autouse=True)
 def _methods() -> None:
     load_methods()
+
+
+@pytest.fixture(autouse=True)
+def _registries(_methods: None) -> Iterator[None]:
+    """What a test registers is gone after it: tests over all methods must not see another test's plugin."""
+    before = [(registry, dict(registry.entries)) for registry in (METHODS, DATASETS, NETS)]
+    yield
+    for registry, entries in before:
+        registry.entries.clear()
+        registry.entries.update(entries)
+    for name in [name for name in sys.modules if name.startswith("kdbench_plugin_")]:
+        del sys.modules[name]  # else it would count as loaded
 
 
 THREADS = min(2, torch.get_num_threads())  # one where OMP_NUM_THREADS or the cores say so: as in a child process
