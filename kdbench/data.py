@@ -15,7 +15,7 @@ from torch import Tensor
 
 from kdbench.errors import UserError, first_line
 from kdbench.method.contract import Batch, Field, Inputs, InputSpec, Task, map_inputs
-from kdbench.method.metric import TOP1
+from kdbench.method.metric import metric_named
 from kdbench.registry import Registry
 from kdbench.seeding import derive
 
@@ -136,11 +136,10 @@ class Splits:
     num_classes: int
     validation: Any = None
     classes: tuple[str, ...] = ()  # their names, where there are some
-    metric: str = "top1"
+    metric: str = "top1"  # one of `kdbench.method.metric.METRICS`: what its nets are judged by
 
     def __post_init__(self) -> None:
-        if self.metric != TOP1.name:
-            raise UserError(f"metric {self.metric!r}: there is {TOP1.name} alone as yet")
+        metric_named(self.metric)
 
     @property
     def task(self) -> Task:

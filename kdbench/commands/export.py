@@ -15,6 +15,7 @@ from kdbench.errors import UserError
 from kdbench.files import write_atomic
 from kdbench.layout import RESULTS
 from kdbench.method.contract import Inputs, num_inputs
+from kdbench.method.metric import metric_of
 from kdbench.results.schema import Record
 from kdbench.suite.plugins import load_plugin
 from kdbench.train.load import find, load_weights_of
@@ -60,9 +61,7 @@ def export(
     what = (
         "takes normalised inputs, as its bare model does" if bare else student.inputs.about or "takes them as they are"
     )
-    line = (
-        f"{path}: {record['student']} ({record['label']}, {record['scores']['test_top1']:.2f}% top-1), {takes}, {what}"
-    )
+    line = f"{path}: {record['student']} ({record['label']}, {metric_of(record).says(record)}), {takes}, {what}"
     return path, f"{line}; logits differ from the student's by {difference:.1g}"
 
 

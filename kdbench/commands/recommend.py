@@ -49,7 +49,7 @@ def _none(dataset: str, rows: list[Row]) -> list[str]:
 
 
 def _advice(board: Board, rows: list[Row], results: Path) -> list[str]:
-    task = board.task
+    metric = rows[0].metric
     held_out = all(math.isfinite(row.validation) for row in rows)
     fair = [row for row in rows if not row.lost] or rows  # what is left of lost seeds may be the lucky ones
     best = max(fair, key=lambda row: row.validation if held_out else row.score)
@@ -58,11 +58,11 @@ def _advice(board: Board, rows: list[Row], results: Path) -> list[str]:
     size = f"{number(best.size.cpu_ms_b1)} ms a picture on one CPU thread, {human(best.size.params)} parameters"
     lines = [
         title((best.dataset, best.teacher, best.student)),
-        f"Ship {best.student} trained with {best.label}: {best.score:.2f}{task.unit}{spread} {task.title} over "
+        f"Ship {best.student} trained with {best.label}: {best.score:.2f}{metric.unit}{spread} {metric.title} over "
         f"{best.n} seed{'s' * (best.n > 1)}; {size}. Chosen on {chosen}.",
         *_how_sure(best),
     ]
-    ordered = _cells(board.frame, best).sort_values(task.validation if held_out else task.test)
+    ordered = _cells(board.frame, best).sort_values(metric.validation if held_out else metric.test)
     key = ordered["key"].iloc[-1 if held_out else len(ordered) // 2]
     which = "the seed best on held-out pictures" if held_out else "the seed in the middle"
     return [*lines, f"Deliver it ({which}): kdbench export {key} --format onnx --results {results}"]

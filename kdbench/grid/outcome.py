@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from kdbench.data import Splits
 from kdbench.files import finite
+from kdbench.method.metric import TOP1, Metric, metric_named
 from kdbench.plain import harmless
 from kdbench.results.outcomes import OUTCOMES, Outcomes, packed
 from kdbench.results.provenance import versions
@@ -86,13 +87,14 @@ class Measure:
         task = splits.task
         details: dict[str, Any] = {"curves": trial.curves, "cost": self.cost(trial, members)}
         details |= {"repeatable": trial.repeatable, "led_around": led_around(trial.net, trial.objective, teacher.net)}
-        details |= {"num_classes": task.num_classes, "inputs": task.inputs.to_dict()}
+        details |= {"metric": task.metric, "num_classes": task.num_classes, "inputs": task.inputs.to_dict()}
         details |= {"num_train": len(splits.train), "num_test": len(splits.test)}
         if trial.status != "done":
             return details
         student, precision = trial.deliver(), trial.train_spec.precision
-        judged = evaluate_one(student, splits.test, precision, known)
-        details |= {"scores": scores_of(trial, judged, teacher), "profile": self.profile(cell, trial, teacher, splits)}
+        judged = evaluate_one(student, splits.test, precision, known, metric_named(task.metric))
+        details |= {"scores": scores_of(trial, judged, teacher, metric_named(task.metric))}
+        details |= {"profile": self.profile(cell, trial, teacher, splits)}
         if known is not None:
             outcomes = Outcomes(*(classes.cpu().numpy() for classes in (judged.predicted, known, splits.test.targets)))
             details[OUTCOMES] = packed(outcomes, task.num_classes)
@@ -130,26 +132,27 @@ class Measure:
         }
 
 
-def scores_of(trial: Trial, judged: Judged, teacher: Teacher) -> dict[str, Any]:
+def scores_of(trial: Trial, judged: Judged, teacher: Teacher, metric: Metric = TOP1) -> dict[str, Any]:
     """The score is that of the delivered student, after the last epoch.
 
     `best` is what the literature reports; `chosen` was decided on held-out data.
     """
     curves, final = trial.curves, judged.scores
-    top1 = curves["test_top1"]
+    curve = curves[metric.test]
     scores: dict[str, Any] = {
+        metric.test: final[metric.name],
+        metric.best: max(curve),
+        metric.chosen: None,  # without a validation share nothing is chosen
         "test_top1": final["top1"],
-        "test_top1_best": max(top1),
-        "test_top1_chosen": None,  # without a validation share nothing is chosen
         "test_top5": final["top5"],
         "test_nll": final["nll"],
         "test_ece": final["ece"],
         "teacher_agreement": final["agreement"],
-        "teacher_top1": teacher.scores["top1"],
+        metric.teacher: teacher.scores[metric.name],
     }
-    if held_out := curves.get("validation_top1"):
+    if held_out := curves.get(metric.validation):
         epoch = held_out.index(max(held_out))
-        scores |= {"test_top1_chosen": top1[epoch], "chosen_epoch": epoch + 1, "validation_top1": held_out[epoch]}
+        scores |= {metric.chosen: curve[epoch], "chosen_epoch": epoch + 1, metric.validation: held_out[epoch]}
     return scores
 
 

@@ -1,6 +1,12 @@
 """What the score of a task is: how records spell it, and how tables say it. Higher is better."""
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor
+
+from kdbench.errors import UserError, unknown
 
 
 @dataclass(frozen=True)
@@ -11,6 +17,7 @@ class Metric:
     title: str  # as a table's head and a sentence say it
     words: str  # what it is, for the legend
     unit: str = ""
+    of: Callable[[Tensor, Tensor], float] | None = None  # (predicted [N], targets [N]) -> score; None: always computed
 
     @property
     def test(self) -> str:
@@ -34,13 +41,13 @@ class Metric:
         return f"teacher_{self.name}"
 
     @property
-    def per_class(self) -> str:
-        return f"test_{self.name}_per_class"
-
-    @property
     def head(self) -> str:
         """`top-1 %`: the head of a column."""
         return f"{self.title} {self.unit}".rstrip()
+
+    def says(self, record: Mapping[str, Any]) -> str:
+        """`87.20% top-1`: the score of a record that is done."""
+        return f"{record['scores'][self.test]:.2f}{self.unit} {self.title}"
 
     @property
     def axis(self) -> str:
@@ -48,4 +55,49 @@ class Metric:
         return f"test {self.title}" + (f", {self.unit}" if self.unit else "")
 
 
+def macro_f1(predicted: Tensor, targets: Tensor) -> float:
+    """Mean over the classes of the harmonic mean of precision and recall, in percent."""
+    from sklearn.metrics import f1_score
+
+    return 100 * float(f1_score(targets.cpu().numpy(), predicted.cpu().numpy(), average="macro", zero_division=0))
+
+
+def binary_f1(predicted: Tensor, targets: Tensor) -> float:
+    """The harmonic mean of precision and recall of class 1, in percent."""
+    from sklearn.metrics import f1_score
+
+    hits = targets.cpu().numpy() == 1, predicted.cpu().numpy() == 1
+    return 100 * float(f1_score(*hits, zero_division=0))
+
+
+def matthews(predicted: Tensor, targets: Tensor) -> float:
+    """Matthews' correlation of predicted and true classes times 100: 0 is guessing (Gorodkin 2004 for several)."""
+    from sklearn.metrics import matthews_corrcoef
+
+    return 100 * float(matthews_corrcoef(targets.cpu().numpy(), predicted.cpu().numpy()))
+
+
 TOP1 = Metric("top1", "top-1", "accuracy", "%")
+METRICS = {
+    metric.name: metric
+    for metric in (
+        TOP1,
+        Metric("macro_f1", "macro F1", "the mean of the classes' F1", "%", macro_f1),
+        Metric("f1", "F1", "F1 of class 1", "%", binary_f1),
+        Metric("matthews", "Matthews", "Matthews' correlation times 100", "", matthews),
+    )
+}
+MIXED = Metric("score", "score", "each data set's own score")  # of a table whose data sets are judged differently
+
+
+def metric_named(name: str) -> Metric:
+    """Raises UserError for one that there is not; a plugin may put its own into METRICS."""
+    if name not in METRICS:
+        raise UserError(unknown("metric", name, METRICS))
+    return METRICS[name]
+
+
+def metric_of(record: Mapping[str, Any]) -> Metric:
+    """That of a record; of one that is not known here it is the bare name."""
+    name = str(record.get("metric") or TOP1.name)
+    return METRICS.get(name) or Metric(name, name, name)

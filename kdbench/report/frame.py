@@ -8,7 +8,7 @@ from typing import Any
 
 import pandas as pd
 
-from kdbench.method.metric import Metric
+from kdbench.method.metric import metric_of
 from kdbench.results.schema import Record
 from kdbench.suite.cells import Cell, alone
 
@@ -45,6 +45,8 @@ def frame_of(records: Iterable[Record]) -> pd.DataFrame:
             **{f"cost_{k}": v for k, v in (record.get("cost") or {}).items()},
             **{name: record.get(name) for name in HEAD},
             "alone": objective == alone(),
+            "metric": metric_of(record).name,
+            "score": record["scores"].get(metric_of(record).test),
             **{name: None if made.get(name) is None else str(made[name]) for name in MADE_BY},
             "method_files": json.dumps(made.get("method_files") or {}, sort_keys=True),
             "repeatable": record.get("repeatable") is not False,
@@ -143,9 +145,9 @@ def _edited(where: str, part: pd.DataFrame) -> list[str]:
     ]
 
 
-def curves_of(frame: pd.DataFrame, records: Iterable[Record], metric: Metric) -> Curves:
+def curves_of(frame: pd.DataFrame, records: Iterable[Record]) -> Curves:
     """Mean test score of the finished cells after every epoch."""
-    by_key = {r["key"]: (r.get("curves") or {}).get(metric.test) for r in records if r["status"] == "done"}
+    by_key = {r["key"]: (r.get("curves") or {}).get(metric_of(r).test) for r in records if r["status"] == "done"}
     gathered: dict[str, dict[str, list[list[float]]]] = {}
     for key, label, *group in frame.reindex(columns=["key", "label", *GROUP]).itertuples(index=False):
         if curve := by_key.get(key):

@@ -30,6 +30,7 @@ def html(board: Board, links: Mapping[str, str] | None = None) -> str:
     data = {
         "suite": board.suite,
         "reference": board.reference,
+        "metric": {"head": board.metric.head, "axis": board.metric.axis, "unit": board.metric.unit},
         "headline": headline(board),
         "warnings": [*board.sources.warnings, *not_believed(board)],
         "rests_on": rests_on(board).replace("**", ""),
@@ -51,10 +52,10 @@ def _pair_data(board: Board, pair: Pair, runs: Runs) -> dict[str, Any]:
         "dataset": first.dataset,
         "teacher": first.teacher,
         "student": first.student,
-        "about": teacher_line(pair, board.task),
+        "about": teacher_line(pair),
         "told": [*remarks(pair.rows), *meaning(pair)],
         "ties": ties_in_words(pair),
-        "teacher_top1": _round(done.teacher_score) if done else None,
+        "teacher_score": _round(done.teacher_score) if done else None,
         "teacher_ms": _round(done.teacher_size.cpu_ms_b1) if done else None,
         "rows": [
             _row_data(row, pair, runs.get((pair.title, row.label), []))
@@ -73,7 +74,7 @@ def thinned(curve: list[float], most: int = MOST_POINTS) -> list[tuple[int, floa
 
 def _row_data(row: Row, pair: Pair, runs: list[Any]) -> dict[str, Any]:
     numbers = {
-        "top1": row.score, "std": row.std, "best": row.best, "chosen": row.chosen, "nll": row.scores.test_nll,
+        "score": row.score, "std": row.std, "best": row.best, "chosen": row.chosen, "nll": row.scores.test_nll,
         "group": None if row.tier is None else row.tier + 1, "lost": row.lost or None,
         "between_seeds": row.between_seeds, "copied": row.copied,
         "ece": row.scores.test_ece, "agree": row.scores.teacher_agreement, "memory": row.cost.peak_memory_mb,
@@ -108,7 +109,7 @@ def _mean_gain_data(label: str, gain: MeanGain, board: Board) -> dict[str, Any]:
 def _runs(board: Board, links: Mapping[str, str]) -> Runs:
     """Of each cell: seed, status, score, reason, key, address of the MLflow run."""
     found: Runs = {}
-    columns = ["label", "seed", "status", board.task.test, "reason", "key", *GROUP]
+    columns = ["label", "seed", "status", "score", "reason", "key", *GROUP]
     for label, seed, status, score, reason, key, *group in board.frame.reindex(columns=columns).itertuples(index=False):
         text = reason if isinstance(reason, str) else ""
         shown = [int(seed), status, _round(score), text, key, links.get(key, "")]

@@ -17,7 +17,7 @@ def latex(board: Board) -> str:
     labels = list(dict.fromkeys(row.label for row in board.rows))
     columns = [_column(pair) for pair in pairs]
     firsts = [pair.rows[0] for pair in pairs]
-    about = f"{board.task.title} after the last epoch, mean and deviation over seeds"
+    about = f"{board.metric.title} after the last epoch, mean and deviation over seeds"
     lines = [
         f"% {board.suite}: {about}; needs \\usepackage{{booktabs}}",
         "% bold: tied for the top (the truly best is among them in 95% of tables; with one seed: the best number);",

@@ -5,7 +5,6 @@ from collections.abc import Iterable, Iterator, Mapping
 
 import pandas as pd
 
-from kdbench.method.metric import Metric
 from kdbench.report.across import MeanGain
 from kdbench.report.gains import STUDENT, Gain
 from kdbench.report.inert import inert_board
@@ -26,7 +25,7 @@ def markdown(board: Board) -> str:
     parts += [f"> **Warning.** {line[0].upper()}{line[1:]}.\n" for line in board.sources.warnings]
     parts += [f"> **Not believed.** {line}.\n" for line in not_believed(board)]
     for pair in board.pairs:
-        parts += [f"## {pair.title}\n", teacher_line(pair, board.task) + "\n"]
+        parts += [f"## {pair.title}\n", teacher_line(pair) + "\n"]
         if pair.done:
             parts += [grid([accuracy(row, board) for row in pair.done]) + "\n"]
             parts += [f"- {line}" for line in told(pair, board)]
@@ -67,7 +66,7 @@ def accuracy(row: Row, board: Board) -> dict[str, str]:
         "objective": f"{row.label}{' *(alone)*' if row.alone else ''}",
         "n": f"{row.n}{few}" + (f", {row.lost} lost" if row.lost else ""),
         "group": "–" if row.tier is None else str(row.tier + 1),
-        board.task.head: plus_minus(row.score, row.std),
+        row.metric.head: plus_minus(row.score, row.std),
         "vs student": gain_text(row.gain),
         "with new examples": new_text(row.gain),
         f"vs {board.reference}": gain_text(row.reference_gain),
@@ -159,13 +158,13 @@ def classes_in_words(pair: Pair, board: Board) -> list[str]:
     return lines
 
 
-def teacher_line(pair: Pair, metric: Metric) -> str:
+def teacher_line(pair: Pair) -> str:
     if not pair.done:
         return "No cell is done yet."
     row = pair.done[0]
     size = row.teacher_size
     return (
-        f"Teacher: {number(row.teacher_score)}{metric.unit} {metric.title}, {human(size.params)} parameters, "
+        f"Teacher: {number(row.teacher_score)}{pair.metric.unit} {pair.metric.title}, {human(size.params)} parameters, "
         f"{human(size.macs)} MACs, {number(size.cpu_ms_b1)} ms on one CPU thread."
     )
 

@@ -35,7 +35,7 @@ def _spreads(pair: Pair) -> list[str]:
 
 def legend(board: Board) -> str:
     text = LEGEND.replace("REFERENCE", board.reference)
-    return text.replace("SCORE", board.task.title).replace("WORDS", board.task.words)
+    return text.replace("SCORE", board.metric.title).replace("WORDS", board.metric.words)
 
 
 LEGEND = """\

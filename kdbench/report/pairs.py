@@ -6,7 +6,7 @@ from typing import Any
 
 import pandas as pd
 
-from kdbench.method.metric import Metric
+from kdbench.method.metric import TOP1, Metric, metric_of
 from kdbench.report.frame import GROUP, title
 from kdbench.report.gains import Gains, by_seed, gains_of
 from kdbench.report.predictions import ByLabel, between_seeds, copied, outcomes_of
@@ -25,7 +25,6 @@ class Sought:
     """What is to be said of each pair. `identities`: asks for the literature's number beside each row."""
 
     reference: str
-    metric: Metric
     identities: Identities | None = None
 
 
@@ -41,10 +40,11 @@ def pairs_of(frame: pd.DataFrame, sought: Sought, records: Iterable[Record] = ()
 
 def _pair_of(name: str, part: pd.DataFrame, sought: Sought, packed: Mapping[str, Any]) -> Pair:
     done = part[part["status"] == "done"]
-    scores, lost = scores_of(done, sought.metric), _counts(part, LOST)
+    scores, lost = scores_of(done), _counts(part, LOST)
     alone = set(part.loc[part["alone"].astype(bool), "label"])
     outcomes = outcomes_of(done, packed)
-    gains = gains_of(scores, alone, sought.reference, lost, outcomes)
+    right = outcomes if metric_in(part) == TOP1 else None  # other scores are no mean over examples
+    gains = gains_of(scores, alone, sought.reference, lost, right)
     standing = standing_of(scores, lost, _counts(part, ("done", *NOT_DONE)))
     found = Found(scores, alone, gains, standing, outcomes)
     num_teachers = done["teacher_key"].nunique() if "teacher_key" in done else 1
@@ -68,16 +68,16 @@ def _counts(part: pd.DataFrame, states: tuple[str, ...]) -> dict[str, int]:
     return {str(label): int(count) for label, count in found.items()}
 
 
-def scores_of(done: pd.DataFrame, metric: Metric) -> pd.DataFrame:
+def scores_of(done: pd.DataFrame) -> pd.DataFrame:
     """Scores of one pair's finished cells: one row per label, one column per seed, both in order of appearance."""
-    if metric.test not in done or not len(done):
+    if "score" not in done or not len(done):
         return pd.DataFrame()
-    wide = done.pivot_table(index="label", columns="seed", values=metric.test, aggfunc="first").astype(float)
+    wide = done.pivot_table(index="label", columns="seed", values="score", aggfunc="first").astype(float)
     return wide.reindex(index=done["label"].unique(), columns=done["seed"].unique())
 
 
 def _rows_of(part: pd.DataFrame, found: Found, sought: Sought) -> Iterator[Row]:
-    metric = sought.metric
+    metric = metric_in(part)
     means = _means_of(part[part["status"] == "done"])
     for label, cells in _by_label(part).items():
         ours = by_seed(found.scores, str(label))
@@ -90,6 +90,7 @@ def _rows_of(part: pd.DataFrame, found: Found, sought: Sought) -> Iterator[Row]:
             teacher=teacher,
             student=student,
             label=str(label),
+            metric=metric,
             alone=label in found.alone,
             n=len(ours),
             cells=len(cells["label"]),
@@ -118,6 +119,12 @@ def _rows_of(part: pd.DataFrame, found: Found, sought: Sought) -> Iterator[Row]:
             between_seeds=between_seeds(found.outcomes.get(str(label), {})),
             copied=copied(found.outcomes.get(str(label), {})),
         )
+
+
+def metric_in(part: pd.DataFrame) -> Metric:
+    """What the cells of one pair are judged by."""
+    known = part["metric"].dropna().tolist() if "metric" in part else []
+    return metric_of({"metric": known[0] if known else None})
 
 
 def _means_of(done: pd.DataFrame) -> dict[Any, dict[str, float]]:

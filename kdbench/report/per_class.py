@@ -15,7 +15,6 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
-from kdbench.method.metric import Metric
 from kdbench.report.frame import GROUP, title
 from kdbench.report.statistics import ALPHA, Floats, holm
 from kdbench.results.schema import Record
@@ -25,27 +24,25 @@ ClassWords = dict[tuple[str, str], str]  # (title, objective) -> what is certain
 MOST_NAMED = 3  # classes named in a sentence, on either side
 
 
-def per_class(frame: pd.DataFrame, records: Iterable[Record], metric: Metric) -> pd.DataFrame:
+def per_class(frame: pd.DataFrame, records: Iterable[Record]) -> pd.DataFrame:
     """One row per data set, pair, objective and class: mean score, and its gain over the student alone.
 
     `gain`, `low`, `high` (95% t interval), `n` (common seeds), `p`, `p_holm`; NaN where the data can't give it. Empty
     when no record tells its classes.
     """
-    known = {record["key"]: found for record in records if (found := _scores(record, metric)) is not None}
+    known = {record["key"]: found for record in records if (found := _scores(record)) is not None}
     names = {record["key"]: record.get("classes") or [] for record in records}
     parts: list[pd.DataFrame] = []
     done = frame[frame["key"].isin(known) & (frame["status"] == "done")] if known else frame[:0]
     for group, part in done.groupby(GROUP, sort=False) if len(done) else []:
-        made = _of_pair(_by_label(part), known, names, metric)
+        made = _of_pair(_by_label(part), known, names)
         for place, (name, value) in enumerate(zip(GROUP, group, strict=True)):
             made.insert(place, name, str(value))
         parts.append(made.assign(p_holm=holm(made["p"].tolist())))
     return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame()
 
 
-def _of_pair(
-    cells: "dict[str, _Own]", known: dict[str, Floats], names: dict[str, list[str]], metric: Metric
-) -> pd.DataFrame:
+def _of_pair(cells: "dict[str, _Own]", known: dict[str, Floats], names: dict[str, list[str]]) -> pd.DataFrame:
     scores = [{seed: known[key] for seed, key in own.keys.items()} for own in cells.values()]
     alone = {
         seed: value
@@ -57,7 +54,7 @@ def _of_pair(
     tested = _tested([_differences(ours, base) for ours, base in zip(scores, bases, strict=True)])
     rows = []
     for (label, own), ours, found in zip(cells.items(), scores, tested, strict=True):
-        means = _means(ours, names[next(iter(own.keys.values()))], metric)
+        means = _means(ours, names[next(iter(own.keys.values()))])
         rows.append({"objective": np.full(len(found["gain"]), label, dtype=object), **means, **found})
     return pd.DataFrame({name: np.concatenate([row[name] for row in rows]) for name in rows[0]})
 
@@ -79,9 +76,9 @@ def _by_label(part: pd.DataFrame) -> dict[str, _Own]:
     return found
 
 
-def _scores(record: Record, metric: Metric) -> Floats | None:
-    """Score of every class, [K]; NaN for a class without test pictures. None where the record does not say."""
-    given = record.get(metric.per_class)
+def _scores(record: Record) -> Floats | None:
+    """Top-1 of every class, [K]; NaN for a class without test examples. None where the record does not say."""
+    given = record.get("test_top1_per_class")
     if record["status"] != "done" or given is None or len(given) == 0 or len(given) != record.get("num_classes"):
         return None
     return np.asarray(given, dtype=np.float64)
@@ -90,11 +87,11 @@ def _scores(record: Record, metric: Metric) -> Floats | None:
 BySeed = dict[int, Floats]  # seed -> score of every class, [K]
 
 
-def _means(ours: BySeed, names: list[str], metric: Metric) -> dict[str, Any]:
+def _means(ours: BySeed, names: list[str]) -> dict[str, Any]:
     mean = np.mean(list(ours.values()), axis=0)
     count = len(mean)
     named = names if len(names) == count else [str(number) for number in range(count)]
-    return {"class": np.arange(count), "name": np.array(named, dtype=object), metric.name: mean}
+    return {"class": np.arange(count), "name": np.array(named, dtype=object), "top1": mean}
 
 
 def _differences(ours: BySeed, alone: BySeed) -> Floats:

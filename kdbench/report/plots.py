@@ -41,10 +41,10 @@ def write_plots(board: Board, folder: Path) -> list[Path]:
     with rc_context(STYLE), warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Glyph .* missing from font")  # a label in a script that the font lacks
         for number, pair in enumerate(pairs[:MOST_PAIRS], 1):
-            figure = pair_figure(pair, board.curves.get(pair.title, {}), board.task)
+            figure = pair_figure(pair, board.curves.get(pair.title, {}))
             written += save(figure, folder / f"{number:02d}-{slug(pair.title)}")
         if pairs:
-            written += save(latency_figure(pairs, board.task), folder / "accuracy-latency")
+            written += save(latency_figure(pairs, board.metric), folder / "accuracy-latency")
         if board.ranking is not None and len(board.ranking.ranks) <= MOST_ROWS:
             written += save(ranking_figure(board.ranking), folder / "critical-difference")
     return written
@@ -73,14 +73,14 @@ def save(figure: Figure, path: Path) -> list[Path]:
     return files
 
 
-def pair_figure(pair: Pair, curves: dict[str, list[float]], metric: Metric) -> Figure:
+def pair_figure(pair: Pair, curves: dict[str, list[float]]) -> Figure:
     figure = Figure(figsize=(12, max(3.4, 0.22 * len(pair.rows) + 1.4)))
     figure.suptitle(short(pair.title, 140))
     left, middle, right = figure.subplots(1, 3)
     plot_gains(left, pair.rows)
     plot_costs(middle, pair)
     shown = {row.label for row in pair.rows}
-    plot_curves(right, pair.rows, {label: curve for label, curve in curves.items() if label in shown}, metric)
+    plot_curves(right, pair.rows, {label: curve for label, curve in curves.items() if label in shown}, pair.metric)
     return figure
 
 

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from typing import Self
 
+from kdbench.method.metric import TOP1, Metric
 from kdbench.report.gains import Gain
 from kdbench.report.published import Beside
 from kdbench.report.standing import Standing
@@ -60,6 +61,7 @@ class Row:
     teacher: str
     student: str
     label: str
+    metric: Metric  # what `score`, `best`, `chosen`, `validation` and `teacher_score` are
     alone: bool  # the student alone, which learns from labels only
     n: int  # finished cells with a score
     cells: int  # all of them
@@ -114,6 +116,10 @@ class Pair:
     rows: list[Row]
     standing: Standing = field(default_factory=Standing)
     num_teachers: int = 1  # more than one where each seed has its own
+
+    @property
+    def metric(self) -> Metric:
+        return self.rows[0].metric if self.rows else TOP1
 
     @property
     def ranked(self) -> list[Row]:

@@ -76,7 +76,7 @@ def _compared(board: Board) -> str:
 
 def _won_one(board: Board, pair: Pair, best: str) -> list[str]:
     row = next(r for r in pair.rows if r.label == best)
-    unit, base = board.task.unit, pair.alone
+    unit, base = pair.metric.unit, pair.alone
     top = f"{best} has the highest mean, {number(row.ranked)}{unit}"
     if base is None:
         return [f"{top}; {STUDENT} was not run, so there is no gain to speak of.", *ties_in_words(pair)]

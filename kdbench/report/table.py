@@ -6,7 +6,7 @@ from typing import Any
 
 import pandas as pd
 
-from kdbench.method.metric import TOP1, Metric
+from kdbench.method.metric import MIXED, TOP1, Metric
 from kdbench.report import statistics
 from kdbench.report.across import MeanGain, mean_gains
 from kdbench.report.frame import GROUP, Curves, Sources, curves_of, frame_of, sources_of, with_missing
@@ -22,11 +22,10 @@ REFERENCE = "kd"  # the label of the row that gains are counted against, beside 
 
 @dataclass(frozen=True)
 class Board:
-    """A leaderboard. `task`: what its scores are."""
+    """A leaderboard."""
 
     suite: str
     reference: str
-    task: Metric
     frame: pd.DataFrame  # one row per cell
     pairs: list[Pair]
     table: pd.DataFrame  # one row per objective and pair: what `leaderboard.csv` holds
@@ -36,6 +35,12 @@ class Board:
     curves: Curves
     per_class: pd.DataFrame  # one row per objective, pair and class
     class_words: ClassWords
+
+    @property
+    def metric(self) -> Metric:
+        """What its scores are."""
+        found = {pair.metric for pair in self.pairs} or {TOP1}
+        return found.pop() if len(found) == 1 else MIXED
 
     @property
     def rows(self) -> list[Row]:
@@ -49,7 +54,6 @@ def make_board(
     *,
     reference: str = REFERENCE,
     published: bool = False,
-    task: Metric = TOP1,
     notes: Iterable[str] = (),
     refused: Iterable[str] = (),
 ) -> Board:
@@ -60,21 +64,20 @@ def make_board(
     """
     cells, records = list(cells), list(records)
     frame = with_missing(frame_of(records), cells)
-    sought = Sought(reference, task, _identities(frame, cells) if published else None)
+    sought = Sought(reference, _identities(frame, cells) if published else None)
     pairs = pairs_of(frame, sought, records)
     table = table_of(pairs)
-    by_class = per_class(frame, records, task)
+    by_class = per_class(frame, records)
     return Board(
         suite=suite,
         reference=reference,
-        task=task,
         frame=frame,
         pairs=pairs,
         table=table,
         ranking=ranking_of(pairs),
         mean_gains=mean_gains(pairs),
         sources=sources_of(frame, notes, refused),
-        curves=curves_of(frame, records, task),
+        curves=curves_of(frame, records),
         per_class=by_class,
         class_words=class_words(by_class),
     )

@@ -13,6 +13,7 @@ from typing import Any
 from kdbench.data import NOT_THERE
 from kdbench.errors import UserError, first_line
 from kdbench.layout import Layout
+from kdbench.method.metric import metric_of
 from kdbench.results.mlflow_runs import completed_runs, download_record
 from kdbench.results.records import Records, is_final
 from kdbench.results.schema import Record, judged
@@ -23,8 +24,9 @@ MOST_TOLD = 10  # of refused records, in an error
 
 def slim(record: Record) -> Record:
     """The record without what no leaderboard shows, most of its curves: ten thousand must fit into memory."""
-    top1 = (record.get("curves") or {}).get("test_top1")
-    curves = {"test_top1": array("f", top1)} if top1 and None not in top1 else {}
+    score = metric_of(record).test
+    curve = (record.get("curves") or {}).get(score)
+    curves = {score: array("f", curve)} if curve and None not in curve else {}
     classes = record.get("test_top1_per_class") or []
     numbers = array("d", (math.nan if value is None else value for value in classes))
     alike = {"settings": {name: record["settings"].get(name) for name in ("objective", "dataset", "data")}}

@@ -15,6 +15,7 @@ from typing import Any
 from filelock import FileLock
 
 from kdbench.layout import Layout
+from kdbench.method.metric import metric_of
 from kdbench.plain import inert
 from kdbench.results.schema import Record
 
@@ -211,11 +212,11 @@ def run_name(record: Record) -> str:
 
 def description(record: Record) -> str:
     """The run's description, Markdown: how it went, and what makes use of it."""
-    key, top1 = record["key"], record["scores"].get("test_top1")
-    if record["status"] != "done" or top1 is None:
+    key, metric = record["key"], metric_of(record)
+    if record["status"] != "done" or record["scores"].get(metric.test) is None:
         return f"{record['status']}: {inert(record.get('reason') or '')}"
     return (
-        f"{top1:.2f}% top-1 on {inert(record['dataset'])} after the last epoch.\n\n"
+        f"{metric.says(record)} on {inert(record['dataset'])} after the last epoch.\n\n"
         f'Its student, ready to use: `kdbench.load_student("{key}")`; as a file: `kdbench export {key} --format onnx`'
     )
 

@@ -7,12 +7,13 @@ from typing_extensions import TypedDict  # typing's own is too old for pydantic 
 
 from kdbench.data import NOT_THERE
 from kdbench.errors import UserError
+from kdbench.method.metric import metric_of
 from kdbench.plain import harmless
 from kdbench.suite.cells import fingerprint
 
 LARGEST = 1e39  # every float32 is below it; sums and squares of such numbers stay finite
 MOST_REASON = 2000  # characters of a reason that are kept
-SHARES = ("top1", "top5", "agreement", "accuracy")  # scores and curves whose names end so are percentages
+SHARES = ("top1", "f1", "top5", "agreement", "accuracy")  # scores and curves whose names end so are percentages
 
 Float = Annotated[float, Field(ge=-LARGEST, le=LARGEST, allow_inf_nan=False)]
 Int = Annotated[int, Field(ge=-(2**53), le=2**53)]  # what a float holds exactly
@@ -65,6 +66,7 @@ class Shape(TypedDict):
     versions: NotRequired[Versions | None]
     led_around: NotRequired[Text | None]
     repeatable: NotRequired[bool | None]
+    metric: NotRequired[Name | None]  # None: top-1
     num_classes: NotRequired[Count | None]
     num_train: NotRequired[Count | None]
     num_test: NotRequired[Count | None]
@@ -107,7 +109,7 @@ def mistake_in(record: Record, key: str | None) -> str:
         return "is not of the settings that it tells: they make another key"
     if done and record["settings"].get("data") == NOT_THERE:
         return "was made before its data were known"
-    if done and scores.get("test_top1") is None:
+    if done and scores.get(metric_of(record).test) is None:
         return "is done without a score"
     curves = record.get("curves") or {}
     values = [(name, value) for name, value in scores.items()]

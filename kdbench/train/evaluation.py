@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from kdbench.data import Split
+from kdbench.method.metric import TOP1, Metric
 from kdbench.train.group import ALONE, Group
 from kdbench.train.lent import Guard, Lent
 
@@ -67,11 +68,17 @@ class Judged:
 
 @torch.no_grad()
 def evaluate(
-    nets: Sequence[nn.Module], split: Split, precision: str, teacher: Tensor | None = None, group: Group = ALONE
+    nets: Sequence[nn.Module],
+    split: Split,
+    precision: str,
+    teacher: Tensor | None = None,
+    group: Group = ALONE,
+    metric: Metric = TOP1,
 ) -> list[Judged | Exception]:
     """Every net on all examples, in one pass; what a net raised, instead of its scores, where it did.
 
-    `teacher`: its predictions [N], for the agreement. Nets are left in the mode they came in. Raises what the data do.
+    `teacher`: its predictions [N], for the agreement. `metric`: its score comes beside those that are always computed.
+    Nets are left in the mode they came in. Raises what the data do.
     """
     modes = [net.training for net in nets]
     sums = [Scores(split.targets.device) for _ in nets]
@@ -93,15 +100,23 @@ def evaluate(
             except Exception as error:
                 broken[place] = error
                 if guard.spoilt:
-                    again = partial(evaluate, split=split, precision=precision, teacher=teacher, group=group)
+                    again = partial(
+                        evaluate, split=split, precision=precision, teacher=teacher, group=group, metric=metric
+                    )
                     return _without(place, error, nets, modes, again)
                 continue
             found[place].append(logits.argmax(1))
     for net, mode in zip(nets, modes, strict=True):
         net.train(mode)
     return [
-        broken.get(place) or Judged(sums[place].result(group), torch.cat(found[place])) for place in range(len(nets))
+        broken.get(place) or _judged(sums[place].result(group), torch.cat(found[place]), split, metric)
+        for place in range(len(nets))
     ]
+
+
+def _judged(scores: dict[str, float], predicted: Tensor, split: Split, metric: Metric) -> Judged:
+    own = {metric.name: metric.of(predicted, split.targets)} if metric.of is not None else {}
+    return Judged(scores | own, predicted)
 
 
 def _without(
@@ -114,9 +129,11 @@ def _without(
     return [*found[:place], error, *found[place:]]
 
 
-def evaluate_one(net: nn.Module, split: Split, precision: str, teacher: Tensor | None = None) -> Judged:
+def evaluate_one(
+    net: nn.Module, split: Split, precision: str, teacher: Tensor | None = None, metric: Metric = TOP1
+) -> Judged:
     """One net on all examples. Raises what it raises."""
-    [judged] = evaluate([net], split, precision, teacher)
+    [judged] = evaluate([net], split, precision, teacher, metric=metric)
     if isinstance(judged, Exception):
         raise judged
     return judged

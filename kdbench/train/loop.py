@@ -21,6 +21,7 @@ from torch import Tensor
 
 from kdbench.data import Splits
 from kdbench.method.contract import Batch, Outputs
+from kdbench.method.metric import metric_named
 from kdbench.nets import Net
 from kdbench.suite.spec import Batches
 from kdbench.train.evaluation import Judged, evaluate, predictions
@@ -240,10 +241,11 @@ def end_epoch(cohort: Cohort, trials: Sequence[Trial]) -> None:
         return
     start = time.perf_counter()
     nets, precision, splits = [trial.deliver() for trial in trials], cohort.batches.precision, cohort.splits
+    metric = metric_named(splits.metric)
     with shared():
-        found = {"test": evaluate(nets, splits.test, precision, cohort.known, cohort.group)}
+        found = {"test": evaluate(nets, splits.test, precision, cohort.known, cohort.group, metric)}
         if splits.validation is not None:
-            found["validation"] = evaluate(nets, splits.validation, precision, None, cohort.group)
+            found["validation"] = evaluate(nets, splits.validation, precision, None, cohort.group, metric)
     seconds = (time.perf_counter() - start) / len(trials)
     for place, trial in enumerate(trials):
         judged = {split: values[place] for split, values in found.items()}

@@ -19,6 +19,7 @@ from kdbench.errors import UserError
 from kdbench.files import finite, write_atomic, write_json
 from kdbench.layout import Layout, TeacherFolder
 from kdbench.locks import hold
+from kdbench.method.metric import metric_named
 from kdbench.nets import Net, build_net
 from kdbench.results.checkpoints import Checkpoints
 from kdbench.suite.cells import BASELINE, Cell
@@ -92,7 +93,7 @@ def _load(cell: Cell, splits: Splits, folder: TeacherFolder, device: torch.devic
         about = json.loads(folder.record(cell.teacher_key).read_bytes())
         content = folder.weights(cell.teacher_key).read_bytes()
         scores, seconds, settings = dict(about["scores"]), float(about["seconds"]), dict(about["settings"])
-        if about.get("sha256", _digest(content)) != _digest(content) or not isinstance(scores["top1"], float):
+        if about.get("sha256", _digest(content)) != _digest(content) or not isinstance(scores[splits.metric], float):
             return None
         net = _build(cell, splits)
         net.model.load_state_dict(load(content))
@@ -123,7 +124,7 @@ def _make(
             return _make(cell, splits, folder, device, hooks, waiting)
         curves = trial.curves
     freeze(net, device)
-    scores = evaluate_one(net, splits.test, recipe.precision).scores
+    scores = evaluate_one(net, splits.test, recipe.precision, metric=metric_named(splits.metric)).scores
     weights = {name: value.cpu().contiguous() for name, value in net.model.state_dict().items()}
     content = save(weights)
     write_atomic(folder.weights(cell.teacher_key), content)

@@ -15,7 +15,6 @@ from scipy import stats
 
 from kdbench.data import load_splits
 from kdbench.method.contract import Outputs
-from kdbench.method.metric import TOP1
 from kdbench.report.frame import frame_of, with_missing
 from kdbench.report.per_class import class_words, per_class
 from kdbench.results.merge import slim
@@ -57,7 +56,7 @@ def with_classes(folder: Path, top1: dict[str, Any], seeds: int, **changes: Any)
 
 
 def found_in(cells: list[Any], records: list[Any]) -> pd.DataFrame:
-    return per_class(with_missing(frame_of(records), cells), records, TOP1)
+    return per_class(with_missing(frame_of(records), cells), records)
 
 
 def test_gains_are_paired_and_corrected(tmp_path: Path) -> None:
@@ -96,7 +95,7 @@ def test_nothing_is_invented(tmp_path: Path) -> None:
     records[3] |= {"test_top1_per_class": [None, 40.0]}  # a class without test pictures
     found = found_in(cells, [slim(one) for one in records])
     assert set(found["objective"]) == {"student", "kd"}
-    assert class_words(per_class(with_missing(frame_of([]), cells), [], TOP1)) == {}
+    assert class_words(per_class(with_missing(frame_of([]), cells), [])) == {}
 
 
 def test_tables_without_true_differences_claim_a_class_in_at_most_5_percent(tmp_path: Path) -> None:
@@ -106,7 +105,7 @@ def test_tables_without_true_differences_claim_a_class_in_at_most_5_percent(tmp_
     for _ in range(400):
         for one in records:
             one["test_top1_per_class"] = draw.binomial(100, 0.7, 20).astype(float)
-        found = per_class(frame, records, TOP1)
+        found = per_class(frame, records)
         wrong += bool((found["p_holm"] < 0.05).any())
     assert wrong / 400 <= 0.05 + 1.645 * math.sqrt(0.05 * 0.95 / 400)
 

@@ -130,7 +130,7 @@ def test_rows_have_types() -> None:
 
 def assert_matches_the_table(board: Board) -> None:
     for row, line in zip(board.rows, board.table.to_dict("records"), strict=True):
-        assert (row.label, row.n, row.score) == (line["objective"], line["n"], line[board.task.test])
+        assert (row.label, row.n, row.score) == (line["objective"], line["n"], line[board.metric.test])
         if row.gain is not None:
             ours = (row.gain.mean, row.gain.p_corrected, row.gain.claim == 1)
             np.testing.assert_equal(
