@@ -175,7 +175,11 @@ Digest = Callable[..., str | None]
 
 
 def register_dataset(
-    name: str, *, info: Callable[..., Task] | None = None, digest: Digest | None = None
+    name: str,
+    *,
+    info: Callable[..., Task] | None = None,
+    digest: Digest | None = None,
+    augments: Collection[str] | None = None,
 ) -> Callable[[Function], Function]:
     """Decorator that puts a function `(data_dir: Path, **settings) -> Splits` under `name`.
 
@@ -185,11 +189,15 @@ def register_dataset(
     `digest` has the same arguments and gives a text that tells these data from all others (`kdbench.digest` makes one
     of files), None while they are not there; it becomes part of every key. Leave it out where the name and the
     settings say it all, as of data that are downloaded and checked.
+
+    `augments`: the words that a suite may give as `train.augment`, where the data set knows some; None: it is asked
+    only when it makes its batches.
     """
 
     def register(function: Function) -> Function:
         function.info = info  # type: ignore[attr-defined]
         function.digest = digest  # type: ignore[attr-defined]
+        function.augments = augments  # type: ignore[attr-defined]
         DATASETS.add(name, function, function)
         return function
 

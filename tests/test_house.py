@@ -47,6 +47,7 @@ INSIDE = {
     ("results/mlflow_runs.py", "mlflow.store.tracking.sqlalchemy_store"): START,
     ("train/load.py", "mlflow"): START,
     ("data.py", "sklearn.model_selection"): START,
+    ("method/metric.py", "sklearn.metrics"): START,
     ("vision/builtin.py", "sklearn.datasets"): START,
     ("vision/builtin.py", "sklearn.model_selection"): START,
     ("vision/builtin.py", "torchvision"): START,

@@ -34,6 +34,7 @@ def check(document: Document) -> Iterator[tuple[Place, str]]:
         yield from _check_model(document, pair.get("student"), ("pairs", number, "student"))
     for number, dataset in enumerate(_list(data, "datasets")):
         yield from _check_dataset(dataset, ("datasets", number))
+    yield from _check_augment(data)
     yield from _check_objectives(document)
     for name in ("datasets", "pairs", "seeds"):
         texts = [json.dumps(entry, sort_keys=True) for entry in _list(data, name)]
@@ -140,6 +141,20 @@ def _check_dataset(spec: Any, place: Place) -> Iterator[tuple[Place, str]]:
     else:
         for setting, text in DATASETS.settings(name, {})[1]:
             yield place, f"{setting}: {text}"
+
+
+def _check_augment(data: dict[str, Any]) -> Iterator[tuple[Place, str]]:
+    """Words that one of the data sets does not know."""
+    places: list[tuple[Place, Any]] = [((name,), data.get(name)) for name in ("train", "teacher_train")]
+    pairs = enumerate(_list(data, "pairs"))
+    places += [(("pairs", number, "train"), pair.get("train")) for number, pair in pairs if isinstance(pair, dict)]
+    names = [spec.get("name") if isinstance(spec, dict) else spec for spec in _list(data, "datasets")]
+    known = [DATASETS[name].augments for name in names if isinstance(name, str) and name in DATASETS]
+    for place, table in places:
+        word = table.get("augment") if isinstance(table, dict) else None
+        for words in known:
+            if isinstance(word, str) and words is not None and word not in words:
+                yield (*place, "augment"), unknown("augmentation", word, words)
 
 
 def _check_objectives(document: Document) -> Iterator[tuple[Place, str]]:

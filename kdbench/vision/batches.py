@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from kdbench.data import Batching, parts, steps_per_epoch
+from kdbench.errors import UserError, unknown
 from kdbench.method.contract import Batch, Field, Inputs, InputSpec, Task
 from kdbench.seeding import derive
 
@@ -77,6 +78,8 @@ class Images:
     def epoch(
         self, how: Batching, seed: int, number: int, start: int = 0, views: Collection[str] = ()
     ) -> Iterator[Batch]:
+        if how.augment not in AUGMENTS:
+            raise UserError(unknown("augmentation", how.augment, AUGMENTS))
         draws = self.draw(how.augment, seed, number)
         for step, index in parts(draws.order, how.batch_size, start):
             part = slice(step * how.batch_size, step * how.batch_size + len(index))

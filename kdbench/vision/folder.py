@@ -13,7 +13,7 @@ from kdbench.data import Splits, register_dataset
 from kdbench.digest import digest_of_files
 from kdbench.errors import UserError
 from kdbench.method.contract import Task
-from kdbench.vision.batches import Images, picture_task
+from kdbench.vision.batches import AUGMENTS, Images, picture_task
 from kdbench.vision.builtin import images
 from kdbench.vision.decode import TooLarge, decode, own_limit
 
@@ -60,7 +60,7 @@ def digest(data_dir: Path, path: str, size: int, broken: str, max_megapixels: fl
     return digest_of_files(files, classes)
 
 
-@register_dataset("folder", info=info, digest=digest)
+@register_dataset("folder", info=info, digest=digest, augments=AUGMENTS)
 def folder(
     data_dir: Path,
     path: str,

@@ -41,6 +41,7 @@ MISTAKES = {
     "unknown setting": ("temperature: 4", "temprature: 4", 7, "did you mean 'temperature'?"),
     "unknown key": ("validation: 0.1", "validaton: 0.1", 9, "did you mean 'validation'?"),
     "unknown training key": ("lr: 0.1", "learning_rate: 0.1", 10, "train.learning_rate: unknown entry"),
+    "unknown augmentation": ("lr: 0.1", "augment: crop_flp", 10, "train.augment: unknown augmentation 'crop_flp'; did"),
     "unknown optimizer": ("lr: 0.1", "optimizer: sdg", 10, "train.optimizer"),
     "empty list": ("seeds: [0, 1]", "seeds: []", 8, "is empty"),
     "empty data sets": ("[digits]", "[]", 2, "is empty"),
