@@ -24,8 +24,9 @@ from kdbench.suite.cells import BASELINE
 from kdbench.suite.load import ModelSpec, Train, objective
 from kdbench.suite.plugins import load_methods
 from kdbench.train.objective import Objective, blank_outputs, built_objective, needs_of, student_needs_of
+from kdbench.train.start import training_task
 from kdbench.train.teacher import freeze
-from kdbench.train.trial import Trial, forward_teacher, training_task
+from kdbench.train.trial import Trial, forward_teacher
 from kdbench.vision.batches import Images
 
 MODELS = {

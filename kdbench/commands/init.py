@@ -23,7 +23,8 @@ from kdbench.nets import build_net, known_models
 from kdbench.suite.cells import Cell, cells_of
 from kdbench.suite.load import load_suite
 from kdbench.train.loop import Cohort, Hooks, train_cohort
-from kdbench.train.trial import Trial, start_trial
+from kdbench.train.start import start_trial
+from kdbench.train.trial import Trial
 from kdbench.vision.batches import Images
 from kdbench.vision.inspect import Folder, about, inspect
 

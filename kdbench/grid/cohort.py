@@ -28,9 +28,10 @@ from kdbench.train.lent import Guard, Undermined
 from kdbench.train.loop import Cohort, Hooks, OutOfMemory, Stopped, is_out_of_memory, train_cohort
 from kdbench.train.memory import free_memory, keep_freed
 from kdbench.train.repeat import UNREPEATABLE
+from kdbench.train.start import start_trial
 from kdbench.train.teacher import Teacher, TeacherFailed, obtain
 from kdbench.train.teacher_cache import DiskBudget, TeacherCache, digest
-from kdbench.train.trial import Misfit, Trial, start_trial
+from kdbench.train.trial import Misfit, Trial
 
 # Members join a cohort while more than this share of the memory is free: their optimizers' buffers, and one member's
 # activations (members take turns, so these are needed once), come with the first step.

@@ -21,7 +21,7 @@ from kdbench.suite.spec import DatasetSpec, ModelSpec, Train
 from kdbench.train.lent import Guard
 from kdbench.train.objective import Objective, blank_outputs, needs_of, student_needs_of
 from kdbench.train.profiling import count_macs
-from kdbench.train.trial import training_task
+from kdbench.train.start import training_task
 from kdbench.weights import fitting_weights
 
 # What most methods need, found out with one forward of a net that has it all; the rest is asked for by itself.

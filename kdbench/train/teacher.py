@@ -28,7 +28,8 @@ from kdbench.train.arithmetic import trusted
 from kdbench.train.evaluation import evaluate_one
 from kdbench.train.loop import Cohort, Hooks, Stopped, train_cohort
 from kdbench.train.objective import Objective
-from kdbench.train.trial import Misfit, Trial, start_trial
+from kdbench.train.start import start_trial
+from kdbench.train.trial import Misfit, Trial
 
 
 @dataclass

@@ -1,20 +1,17 @@
 """One member of a cohort: a student, its objective, its optimizer, its random state, its curves; and its step."""
 
 import math
-import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from kdbench.data import Splits
 from kdbench.errors import in_words
-from kdbench.method.contract import VIEWS, Batch, Method, Outputs, Task
-from kdbench.nets import Net, build_net
-from kdbench.seeding import RandomState, derive
-from kdbench.suite.cells import Cell
+from kdbench.method.contract import VIEWS, Batch, Method, Outputs
+from kdbench.nets import Net
+from kdbench.seeding import RandomState
 from kdbench.suite.spec import Train
 from kdbench.train.arithmetic import trusted
 from kdbench.train.evaluation import autocast
@@ -22,14 +19,10 @@ from kdbench.train.group import ALONE, Group
 from kdbench.train.lent import without_weights
 from kdbench.train.objective import (
     Objective,
-    built_objective,
-    needs_of,
     own_needs,
-    prepares,
     stays,
-    student_needs_of,
 )
-from kdbench.train.optim import make_optimizer, momentum_of, set_rate
+from kdbench.train.optim import make_optimizer, set_rate
 from kdbench.train.student import Delivered
 
 Gradients = Sequence[Tensor | None]  # one for each parameter; None where the loss does not reach it
@@ -220,21 +213,6 @@ def forward_teacher(teacher: Net, batch: Batch, needs: frozenset[str], precision
         return without_weights(at_least_fp32(all_views(teacher, batch, needs)))
 
 
-def teacher_epoch(
-    teacher: Net,
-    needs: frozenset[str],
-    splits: Splits,
-    train: Train,
-    seed: int,
-    number: int,
-    between: Callable[[], None],
-) -> Iterator[tuple[Outputs, Batch]]:
-    """A pass over the training set with the teacher's outputs, for `Method.prepare`."""
-    for batch in splits.train.epoch(train, derive("prepare", seed), number, views=views_of(needs)):
-        yield forward_teacher(teacher, batch, needs, train.precision), batch
-        between()
-
-
 def with_gradient_in_its_layout(x: Tensor) -> Tensor:
     """Some losses return a map's gradient in another order than the map's, on which convolutions are slow."""
     if x.ndim == 4 and x.requires_grad and x.is_contiguous(memory_format=torch.channels_last):
@@ -269,42 +247,6 @@ def _narrow(forward: Callable[[Tensor], Tensor], device: torch.device, precision
 def at_least_fp32(outputs: Outputs) -> Outputs:
     """Half precision is widened before any loss is computed: squares and exponentials need the digits."""
     return outputs.map(lambda x: x.float() if x.dtype in (torch.bfloat16, torch.float16) else x)
-
-
-def start_trial(
-    cell: Cell,
-    net: Net,
-    splits: Splits,
-    teacher: Net,
-    device: torch.device,
-    state: dict[str, Any] | None,
-    between: Callable[[], None] = lambda: None,
-) -> Trial:
-    """`net` with the cell's objective: at the start, or where the checkpoint `state` left it. Raises Inapplicable.
-
-    `between` is called after every batch of a preparation; what it raises ends the trial before it started.
-    """
-    needs, task = needs_of(cell.methods), training_task(splits.task, cell.train, splits.train.targets.clone())
-    built = built_objective(cell.phases, net.to(device), teacher, task, device, cell.seed)
-    if "peer" in student_needs_of(cell.methods):
-        peer = build_net(cell.student, task, "peer", cell.seed)
-        built.peer = peer.to(memory_format=torch.channels_last)
-    trial = Trial(net, built, cell.train, device, cell.seed)
-    trial.key = cell.key
-    if state is not None:
-        trial.load_state(state)
-    elif any(prepares(term.method) for term in built.all_terms()):
-        start = time.perf_counter()
-        built.prepare(
-            lambda epoch: teacher_epoch(teacher, needs, splits, cell.train, cell.seed, epoch, between), cell.seed
-        )
-        trial.seconds["prepare"] = time.perf_counter() - start
-    return trial
-
-
-def training_task(task: Task, train: Train, targets: Tensor) -> Task:
-    """The task with what a method may know of how it is trained."""
-    return replace(task, batch_size=train.batch_size, targets=targets, momentum=momentum_of(train))
 
 
 def views_of(needs: Iterable[str]) -> tuple[str, ...]:

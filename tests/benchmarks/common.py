@@ -14,8 +14,9 @@ from kdbench.data import Splits, load_splits
 from kdbench.nets import Net, build_net
 from kdbench.suite.load import ModelSpec, Train, objective
 from kdbench.train.objective import built_objective
+from kdbench.train.start import training_task
 from kdbench.train.teacher import freeze
-from kdbench.train.trial import Trial, training_task
+from kdbench.train.trial import Trial
 from kdbench.vision.batches import Images
 
 # The nine of the grid, with the CRD benchmark's weights (Tian et al. 2020, https://arxiv.org/abs/1910.10699).

@@ -28,8 +28,9 @@ from kdbench.suite.load import ModelSpec, Train, objective
 from kdbench.suite.plugins import load_methods
 from kdbench.train.memory import keep_freed
 from kdbench.train.objective import built_objective, needs_of, student_needs_of
+from kdbench.train.start import training_task
 from kdbench.train.teacher import freeze
-from kdbench.train.trial import Trial, forward_teacher, training_task
+from kdbench.train.trial import Trial, forward_teacher
 from kdbench.vision.batches import picture_task
 
 BATCH, SIDE, TASK = 64, 32, picture_task(100, 32, 50_000)

@@ -17,8 +17,9 @@ from kdbench.suite.load import ModelSpec, Train, load_suite, objective
 from kdbench.train.loop import Cohort, Hooks, OutOfMemory, train_cohort
 from kdbench.train.objective import built_objective
 from kdbench.train.optim import learning_rate
+from kdbench.train.start import training_task
 from kdbench.train.teacher import freeze
-from kdbench.train.trial import Trial, training_task
+from kdbench.train.trial import Trial
 from kdbench.vision.batches import Images
 
 CPU = torch.device("cpu")

@@ -17,9 +17,9 @@ from kdbench.suite.spec import ModelSpec
 from kdbench.train.evaluation import Judged, evaluate
 from kdbench.train.lent import Undermined, settings_now
 from kdbench.train.loop import Cohort, train_cohort
+from kdbench.train.start import start_trial
 from kdbench.train.teacher import freeze
 from kdbench.train.teacher_cache import DiskBudget, TeacherCache
-from kdbench.train.trial import start_trial
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 CPU = torch.device("cpu")

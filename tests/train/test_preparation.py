@@ -11,8 +11,9 @@ from kdbench.nets import build_net
 from kdbench.suite.cells import Cell, cells_of
 from kdbench.suite.load import load_suite
 from kdbench.train.loop import Stopped
+from kdbench.train.start import start_trial
 from kdbench.train.teacher import freeze
-from kdbench.train.trial import Trial, start_trial
+from kdbench.train.trial import Trial
 
 CPU = torch.device("cpu")
 SUITE = """\

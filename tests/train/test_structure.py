@@ -17,8 +17,9 @@ from kdbench.suite.objectives import fill
 from kdbench.suite.spec import ModelSpec
 from kdbench.train.loop import Cohort, Hooks, train_cohort
 from kdbench.train.objective import Objective, Term, ramp_at
+from kdbench.train.start import start_trial, teacher_epoch
 from kdbench.train.teacher import freeze
-from kdbench.train.trial import forward_teacher, start_trial, teacher_epoch
+from kdbench.train.trial import forward_teacher
 from kdbench.vision.batches import to_float
 
 pytestmark = pytest.mark.usefixtures("one_thread")

@@ -17,8 +17,8 @@ from kdbench.suite.spec import TeacherSpec
 from kdbench.train.evaluation import evaluate_one
 from kdbench.train.loop import Hooks, Stopped
 from kdbench.train.profiling import count_macs
+from kdbench.train.start import start_trial
 from kdbench.train.teacher import obtain
-from kdbench.train.trial import start_trial
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 CPU = torch.device("cpu")
