@@ -34,6 +34,15 @@ def parser() -> argparse.ArgumentParser:
     def command(name: str, help: str, **options: Any) -> argparse.ArgumentParser:
         return commands.add_parser(name, help=help, description=help[0].upper() + help[1:] + ".", **options)
 
+    for group in (_on_suites, _on_students, _on_models, _on_this_machine):
+        group(command)
+    return top
+
+
+Command = Callable[..., argparse.ArgumentParser]
+
+
+def _on_suites(command: Command) -> None:
     run = command("run", "train what a suite asks for and is not done yet, then print its leaderboard")
     plan = command("plan", "show a suite's cells: done, to do, not applicable and why, and the time it will take")
     board = command("leaderboard", "print the leaderboard of what is done, and write it as Markdown and CSV")
@@ -51,12 +60,9 @@ def parser() -> argparse.ArgumentParser:
     board.add_argument("--compare-published", action="store_true", help="put the literature's numbers beside ours")
     board.add_argument("--reference", default="kd", metavar="ROW",
                        help="the row to count gains against, beside the student alone (default: kd)")  # fmt: skip
-    exporting = command("export", "write a trained student as one file, checked against the original")
-    exporting.add_argument("key", metavar="KEY", help="a cell's key (see cells.csv) or its record's path")
-    exporting.add_argument("--format", choices=["safetensors", "onnx"], default="onnx")
-    exporting.add_argument("--output", type=Path, metavar="FILE", help="default: KEY.onnx or KEY.safetensors")
-    exporting.add_argument("--force", action="store_true", help="replace FILE if it is there")
-    _common(exporting)
+
+
+def _on_students(command: Command) -> None:
     init = command("init", "look at a folder of pictures and propose a suite for it")
     init.add_argument("--teacher", required=True, metavar="MODEL")
     init.add_argument("--student", required=True, nargs="+", metavar="MODEL")
@@ -66,9 +72,18 @@ def parser() -> argparse.ArgumentParser:
     _common(init)
     recommend = command("recommend", "say which student and method to ship, and how surely it is better")
     recommend.add_argument("suite", type=Path, metavar="SUITE")
-    recommend.add_argument("--max-latency-ms", type=float, metavar="L", help="of one picture on one CPU thread")
+    recommend.add_argument("--max-latency-ms", type=float, metavar="L", help="of one example on one CPU thread")
     recommend.add_argument("--max-params", type=float, metavar="N", help="parameters of the student, e.g. 1e6")
     _common(recommend)
+    exporting = command("export", "write a trained student as one file, checked against the original")
+    exporting.add_argument("key", metavar="KEY", help="a cell's key (see cells.csv) or its record's path")
+    exporting.add_argument("--format", choices=["safetensors", "onnx"], default="onnx")
+    exporting.add_argument("--output", type=Path, metavar="FILE", help="default: KEY.onnx or KEY.safetensors")
+    exporting.add_argument("--force", action="store_true", help="replace FILE if it is there")
+    _common(exporting)
+
+
+def _on_models(command: Command) -> None:
     listing = command("list", "list what there is")
     listing.add_argument("what", choices=["methods", "models", "datasets", "suites"])
     listing.add_argument("pattern", nargs="?", default="*", help="only names that match (* and ?)")
@@ -82,6 +97,9 @@ def parser() -> argparse.ArgumentParser:
     profiling.add_argument("--size", type=int, default=32, help="side of the pictures (default 32)")
     profiling.add_argument("--classes", type=int, default=100, help="number of classes (default 100)")
     _common(profiling)
+
+
+def _on_this_machine(command: Command) -> None:
     ui = command("ui", "open MLflow's pages on the right store")
     ui.add_argument("--port", type=int, default=5000)
     ui.add_argument("--host", default="127.0.0.1")
@@ -95,7 +113,6 @@ def parser() -> argparse.ArgumentParser:
     command("schema", "print the JSON schema of suite files, for editors").add_argument(
         "--plugin", type=Path, action="append", default=[], metavar="FILE", help="a file with methods of your own"
     )
-    return top
 
 
 def gigabytes(text: str) -> float:

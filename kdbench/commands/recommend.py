@@ -53,9 +53,9 @@ def _advice(board: Board, rows: list[Row], results: Path) -> list[str]:
     held_out = all(math.isfinite(row.validation) for row in rows)
     fair = [row for row in rows if not row.lost] or rows  # what is left of lost seeds may be the lucky ones
     best = max(fair, key=lambda row: row.validation if held_out else row.score)
-    chosen = "held-out pictures" if held_out else "the test pictures, so its score is a little too good"
+    chosen = "held-out examples" if held_out else "the test examples, so its score is a little too good"
     spread = f" ± {best.std:.2f}" if math.isfinite(best.std) else ""
-    size = f"{number(best.size.cpu_ms_b1)} ms a picture on one CPU thread, {human(best.size.params)} parameters"
+    size = f"{number(best.size.cpu_ms_b1)} ms an example on one CPU thread, {human(best.size.params)} parameters"
     lines = [
         title((best.dataset, best.teacher, best.student)),
         f"Ship {best.student} trained with {best.label}: {best.score:.2f}{metric.unit}{spread} {metric.title} over "
@@ -64,7 +64,7 @@ def _advice(board: Board, rows: list[Row], results: Path) -> list[str]:
     ]
     ordered = _cells(board.frame, best).sort_values(metric.validation if held_out else metric.test)
     key = ordered["key"].iloc[-1 if held_out else len(ordered) // 2]
-    which = "the seed best on held-out pictures" if held_out else "the seed in the middle"
+    which = "the seed best on held-out examples" if held_out else "the seed in the middle"
     return [*lines, f"Deliver it ({which}): kdbench export {key} --format onnx --results {results}"]
 
 
@@ -84,12 +84,12 @@ def _how_sure(best: Row) -> list[str]:
         return ["The student alone was not run on the same seeds, so its gain is not known."]
     span = ""
     if gain.has_new_interval:
-        span = f" (95% interval for new pictures of this kind {gain.new_low:+.2f} to {gain.new_high:+.2f})"
+        span = f" (95% interval for new examples of this kind {gain.new_low:+.2f} to {gain.new_high:+.2f})"
     elif gain.has_interval:
-        span = f" (95% interval on these test pictures {gain.low:+.2f} to {gain.high:+.2f})"
+        span = f" (95% interval on these test examples {gain.low:+.2f} to {gain.high:+.2f})"
     lines = [f"Against the plain student: {gain.mean:+.2f} points{span}: {gain.says}."]
     if gain.has_new_interval and gain.claim == 1 and gain.new_low <= 0:
-        lines.append("On these test pictures the gain is sure; for new ones it is not: there may be too few of them.")
+        lines.append("On these test examples the gain is sure; for new ones it is not: there may be too few of them.")
     if gain.claim != 1:
         lines.append(
             "As far as these runs can tell, plain training does as well and needs no teacher; more seeds would tell."

@@ -124,7 +124,7 @@ class Measure:
             "evaluation_seconds": seconds["epochs"],
             "prepare_seconds": seconds["prepare"],
             "alone_seconds": sum(seconds.values()),
-            "images_per_second": trial.train_spec.batch_size * steps / max(seconds["step"], 1e-9),
+            "examples_per_second": trial.train_spec.batch_size * steps / max(seconds["step"], 1e-9),
             "seconds_per_epoch": (sum(seconds.values()) - seconds["prepare"]) / max(trial.evaluated, 1),
             "adapter_params": count_parameters(trial.objective.parameters()),
             "cohort_size": members,

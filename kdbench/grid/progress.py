@@ -48,7 +48,7 @@ class Bar:
         """`steps` member-steps of `examples` each were made."""
         self.done += steps
         elapsed = time.monotonic() - self.start
-        rate = f"{self.done * examples / max(elapsed, 1e-9):,.0f} images/s"
+        rate = f"{self.done * examples / max(elapsed, 1e-9):,.0f} examples/s"
         if self.bar:
             self.bar.update(self.task, completed=self.done, rate=rate)
         elif time.monotonic() - self.last > EVERY:

@@ -25,8 +25,8 @@ def stop_signals(say: Callable[[str], None]) -> Iterator[list[int]]:
         caught.append(number)
         say("stopping after this step; state is saved (once more: leave at once)")
 
-    heard = [number for number in STOPPING if signal.getsignal(number) is not signal.SIG_IGN]
-    with _handled(heard, handle):
+    numbers = [number for number in STOPPING if signal.getsignal(number) is not signal.SIG_IGN]
+    with _handled(numbers, handle):
         yield caught
 
 
@@ -37,8 +37,8 @@ def own_interrupts() -> Iterator[None]:
     def handle(*_: Any) -> None:
         raise Interrupted
 
-    heard = [signal.SIGINT] if signal.getsignal(signal.SIGINT) is signal.default_int_handler else []
-    with _handled(heard, handle):
+    numbers = [signal.SIGINT] if signal.getsignal(signal.SIGINT) is signal.default_int_handler else []
+    with _handled(numbers, handle):
         yield
 
 

@@ -46,9 +46,7 @@ def same_channels(student: Tensor, teacher: Tensor) -> None:
 def needs_places(student: Sequence[Tensor], teacher: Sequence[Tensor], pairs: Pairs) -> None:
     """Raises Inapplicable when all pairs of maps [B, C, H, W] have one position in common: nothing to compare."""
     if all(min(student[s].shape[2:].numel(), teacher[t].shape[2:].numel()) == 1 for s, t in pairs):
-        raise Inapplicable(
-            "compares positions of a map, and these maps are 1 x 1; take a larger picture or other stages"
-        )
+        raise Inapplicable("compares positions of a map, and these maps are 1 x 1; take a larger input or other stages")
 
 
 def embeddings(student: Outputs, teacher: Outputs) -> tuple[Tensor, Tensor]:

@@ -77,7 +77,7 @@ def with_missing(frame: pd.DataFrame, wanted: Iterable[Cell]) -> pd.DataFrame:
 class Names:
     """Names of data set, teacher and student that tell comparisons apart: a second one of that name becomes `x (2)`.
 
-    Two folders of pictures are both called `folder`, two teachers may differ in their checkpoint alone, and one pair
+    Two folders are both called `folder`, two teachers may differ in their checkpoint alone, and one pair
     may stand in a suite twice with other rates.
     """
 

@@ -28,7 +28,7 @@ def markdown(board: Board) -> str:
         parts += [f"## {pair.title}\n", teacher_line(pair) + "\n"]
         if pair.done:
             parts += [grid([accuracy(row, board) for row in pair.done]) + "\n"]
-            parts += [f"- {line}" for line in told(pair, board)]
+            parts += [f"- {line}" for line in below(pair, board)]
             parts += ["", "What it costs, and what else differs:\n", grid([cost(row, pair) for row in pair.done])]
         else:
             parts += [f"- {line}" for line in remarks(pair.rows)]
@@ -38,7 +38,7 @@ def markdown(board: Board) -> str:
     return "\n".join([*parts, rests_on(board) + "\n", legend(board)]) + "\n"
 
 
-def told(pair: Pair, board: Board) -> list[str]:
+def below(pair: Pair, board: Board) -> list[str]:
     """What stands below a pair's table: what is not in it first, then the verdicts, then what they hold for."""
     tied = ties_in_words(pair) if len(board.pairs) > 1 else []  # of one pair the headline has told it
     verdicts = in_words(pair.rows, board.reference)
@@ -151,9 +151,9 @@ def _short(gain: Gain) -> str:
 def classes_in_words(pair: Pair, board: Board) -> list[str]:
     """Classes that are gained or lost for sure; one line for all rows without such a class."""
     words = board.class_words
-    told = {row.label: words[pair.title, row.label] for row in pair.rows if (pair.title, row.label) in words}
-    lines = [f"By class, {label}: {text}." for label, text in told.items() if ";" in text]
-    if unsure := [label for label, text in told.items() if ";" not in text]:
+    known = {row.label: words[pair.title, row.label] for row in pair.rows if (pair.title, row.label) in words}
+    lines = [f"By class, {label}: {text}." for label, text in known.items() if ";" in text]
+    if unsure := [label for label, text in known.items() if ";" not in text]:
         lines.append(f"By class, no gain or loss can be told from chance: {', '.join(unsure)} (see per_class.csv).")
     return lines
 
@@ -171,8 +171,8 @@ def teacher_line(pair: Pair) -> str:
 
 def remarks(rows: Iterable[Row]) -> list[str]:
     """What is not in the means: cells that did not end well, then those that do not apply or are missing."""
-    told = [line for row in rows for line in _not_done(row)]
-    return [text for lost, text in told if lost] + [text for lost, text in told if not lost]
+    lines = [line for row in rows for line in _not_done(row)]
+    return [text for lost, text in lines if lost] + [text for lost, text in lines if not lost]
 
 
 def _not_done(row: Row) -> Iterator[tuple[bool, str]]:

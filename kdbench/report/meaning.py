@@ -50,10 +50,10 @@ examples*: the 95% interval against the student alone for other test examples of
 and the corrected level; the observed difference is itself uncertain. *chosen*: test accuracy at the epoch chosen on \
 held-out data. *best \
 epoch*: the best test accuracy of any epoch, which is what much of the literature reports; it looks at the test set \
-and decides nothing here. *NLL*, *ECE*: of the last epoch. *agree*: share of test pictures on which student and \
+and decides nothing here. *NLL*, *ECE*: of the last epoch. *agree*: share of test examples on which student and \
 teacher give the same class. *seeds agree*: the same of two students of the row. *copied*: share of the teacher's \
 errors that the student makes too, with the same wrong class. *step*: one training step against the student alone's, \
 without the teacher. *run*: time \
 of training alone on the device named above, teacher's forward included. *MiB*: the most memory of the process until \
 then. *adapters*: parameters that the method adds while training. *params*, *MACs* (FLOPs = 2 x MACs), *CPU ms* (one \
-picture, one thread): the student's at inference."""
+example, one thread): the student's at inference."""

@@ -1,6 +1,6 @@
 """Which classes an objective gains and loses against the student alone: paired by seed, one test per class, corrected.
 
-A mean over all test pictures can hide that one class pays for another's gain. But many classes with few pictures each
+A mean over all test examples can hide that one class pays for another's gain. But many classes with few examples each
 are many chances to be wrong: a gain or loss is named only where it stands after Holm's correction over every class of
 every objective of the pair.
 """

@@ -130,7 +130,7 @@ def latency_figure(pairs: list[Pair], metric: Metric) -> Figure:
         here = [pair.rows for pair in pairs if pair.rows[0].dataset == dataset]
         points = [point for rows in here for point in _latency_points(rows)]
         points = [p for p in points if math.isfinite(p[0]) and math.isfinite(p[1])]
-        axes.set(title=dataset, xlabel="ms of one picture, one CPU thread", ylabel=metric.axis, xscale="log")
+        axes.set(title=dataset, xlabel="ms of one example, one CPU thread", ylabel=metric.axis, xscale="log")
         _plain_numbers(axes, [p[0] for p in points] or [1.0])
         axes.plot([p[0] for p in points], [p[1] for p in points], "o", color=COLOURS[0], markersize=4)
         _front(axes, points)

@@ -138,11 +138,11 @@ def _won(board: Board, best: str) -> list[str]:
     over = board.mean_gains.get(best) or MeanGain(len(known), sum(known) / len(known))
     where = f"{over.mean:+.2f} points{_span(over)} against {STUDENT}, the mean over {over.num} pairs"
     if over.mean <= 0:
-        told = f"Nothing beats {STUDENT} over the pairs: {best} comes nearest, {where}"
+        first = f"Nothing beats {STUDENT} over the pairs: {best} comes nearest, {where}"
     elif stands(board, best):
-        told = f"{best} does best over the pairs: {where}{_p_of(over)}"
+        first = f"{best} does best over the pairs: {where}{_p_of(over)}"
     else:
-        told = f"No row is surely better than {STUDENT} over the pairs: {best} ranks best, {where}{_p_of(over)}"
+        first = f"No row is surely better than {STUDENT} over the pairs: {best} ranks best, {where}{_p_of(over)}"
     wins, ties, losses = wins_ties_losses(gains)
     sure = sum(row.claim == 1 for row in ours.values())
     counts = (
@@ -150,7 +150,7 @@ def _won(board: Board, best: str) -> list[str]:
         "stands after correction over that pair's table"
     )
     more = by_chance([pair for pair in board.pairs if pair.done], over.mean) if over.mean > 0 else []
-    return [f"{told}; {counts}.", *more, *ranks_in_words(board, best)]
+    return [f"{first}; {counts}.", *more, *ranks_in_words(board, best)]
 
 
 def _span(gain: MeanGain) -> str:

@@ -103,7 +103,7 @@ def main() -> None:
         "engine, ms": 1000 * median(times["engine"]),
         "bare, ms": 1000 * median(times["bare"]),
         "engine / bare": spread(ratios),
-        "data, images/s": given.batch / median(times["data"]),
+        "data, examples/s": given.batch / median(times["data"]),
         "data / a student's step": f"{median(times['data']) / (members[0].seconds['step'] / members[0].done):.2%}",
     }
     about = {"pair": f"{given.teacher} -> {given.student}", "batch": given.batch, "rounds": given.rounds}

@@ -95,12 +95,12 @@ def row(m: int, names: list[str], times: dict[str, list[float]], cohort: Steps, 
     found = {
         "members": m,
         "cohort's step, s": median(own),
-        "images/s a member": given.batch / median(own),
+        "examples/s a member": given.batch / median(own),
         "x one by one": spread([a / b for a, b in zip(total("alone"), own, strict=True)]),
     }
     if not given.no_plain:
         found["x plain loop"] = spread([a / b for a, b in zip(total("plain"), own, strict=True)])
-        found["plain, images/s a method"] = given.batch * m / median(total("plain"))
+        found["plain, examples/s a method"] = given.batch * m / median(total("plain"))
     ce = spent[0].seconds["step"] / spent[0].done
     return found | {
         "students": f"{share[0] / whole:.0%}",

@@ -171,7 +171,7 @@ def test_recommends_what_is_best_within_the_limits(tmp_path):
     text = recommendation(path, options)
     assert "Ship cifar_resnet14 trained with kd" in text
     assert "better than the student alone" in text
-    assert "Chosen on the test pictures, so its score is a little too good" in text
+    assert "Chosen on the test examples, so its score is a little too good" in text
     assert "Ship cifar_resnet8 trained with kd" in recommendation(path, options, max_latency_ms=3)
     assert "Ship cifar_resnet8 trained with kd" in recommendation(path, options, max_params=1e5)
     assert "no student is within the limits; the fastest, cifar_resnet8" in recommendation(path, options, 1.0)

@@ -126,4 +126,4 @@ def test_recommend_speaks_of_new_examples(tmp_path: Path) -> None:
     text = recommendation(path, Options(results=tmp_path / "results"))
     gain = make_board("grid", cells, records).rows[1].gain
     assert gain is not None
-    assert f"95% interval for new pictures of this kind {gain.new_low:+.2f} to {gain.new_high:+.2f}" in text
+    assert f"95% interval for new examples of this kind {gain.new_low:+.2f} to {gain.new_high:+.2f}" in text
