@@ -1,0 +1,70 @@
+"""How a trial comes to be: its objective built and prepared, or brought to where a checkpoint left it."""
+
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from kdbench.data import Splits
+from kdbench.method.contract import Batch, Outputs, Task
+from kdbench.nets import Net, build_net
+from kdbench.seeding import derive
+from kdbench.suite.cells import Cell
+from kdbench.suite.spec import Train
+from kdbench.train.objective import built_objective, needs_of, prepares, student_needs_of
+from kdbench.train.optim import momentum_of
+from kdbench.train.trial import Trial, forward_teacher, views_of
+
+
+def start_trial(
+    cell: Cell,
+    net: Net,
+    splits: Splits,
+    teacher: Net,
+    device: torch.device,
+    state: dict[str, Any] | None,
+    between: Callable[[], None] = lambda: None,
+) -> Trial:
+    """`net` with the cell's objective: at the start, or where the checkpoint `state` left it. Raises Inapplicable.
+
+    `between` is called after every batch of a preparation; what it raises ends the trial before it started.
+    """
+    needs, task = needs_of(cell.methods), training_task(splits.task, cell.train, splits.train.targets.clone())
+    built = built_objective(cell.phases, net.to(device), teacher, task, device, cell.seed)
+    if "peer" in student_needs_of(cell.methods):
+        peer = build_net(cell.student, task, "peer", cell.seed)
+        built.peer = peer.to(memory_format=torch.channels_last)
+    trial = Trial(net, built, cell.train, device, cell.seed)
+    trial.key = cell.key
+    if state is not None:
+        trial.load_state(state)
+    elif any(prepares(term.method) for term in built.all_terms()):
+        start = time.perf_counter()
+        built.prepare(
+            lambda epoch: teacher_epoch(teacher, needs, splits, cell.train, cell.seed, epoch, between), cell.seed
+        )
+        trial.seconds["prepare"] = time.perf_counter() - start
+    return trial
+
+
+def training_task(task: Task, train: Train, targets: Tensor) -> Task:
+    """The task with what a method may know of how it is trained."""
+    return replace(task, batch_size=train.batch_size, targets=targets, momentum=momentum_of(train))
+
+
+def teacher_epoch(
+    teacher: Net,
+    needs: frozenset[str],
+    splits: Splits,
+    train: Train,
+    seed: int,
+    number: int,
+    between: Callable[[], None],
+) -> Iterator[tuple[Outputs, Batch]]:
+    """A pass over the training set with the teacher's outputs, for `Method.prepare`."""
+    for batch in splits.train.epoch(train, derive("prepare", seed), number, views=views_of(needs)):
+        yield forward_teacher(teacher, batch, needs, train.precision), batch
+        between()
