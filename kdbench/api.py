@@ -15,11 +15,12 @@ from rich.console import Console
 from kdbench.data import NOT_THERE, steps_per_epoch
 from kdbench.errors import UserError, first_line
 from kdbench.grid.cohort import Place
-from kdbench.grid.executors import Executor, Here
+from kdbench.grid.executors import Executor
 from kdbench.grid.plan import Plan, make_plan
 from kdbench.grid.progress import Bar
 from kdbench.grid.recorder import Recorder
 from kdbench.grid.run import run_plan
+from kdbench.grid.shares import executor_of
 from kdbench.grid.signals import own_interrupts, stop_signals
 from kdbench.layout import RESULTS, Layout, SuiteFolder
 from kdbench.report.frame import frame_of
@@ -37,7 +38,11 @@ from kdbench.train.loop import Stopped
 
 @dataclass(frozen=True)
 class Options:
-    """What all commands share; `keep_answers`: how many GB of the teachers' outputs a run may keep on disk."""
+    """What all commands share.
+
+    `keep_answers`: how many GB of the teachers' outputs a run may keep on disk. `jobs`: how many processes train; None:
+    as many as fit this machine. In another process a method must stand in a file: installed, or a plugin.
+    """
 
     data: Path = DATA
     results: Path = RESULTS
@@ -46,6 +51,7 @@ class Options:
     plugins: tuple[Path, ...] = ()
     tracking_uri: str | None = None
     keep_answers: float = 0.0
+    jobs: int | None = 1
 
     @property
     def uri(self) -> str:
@@ -78,7 +84,8 @@ def plan(suite: str | Path, **options: Any) -> Plan:
 def run(suite: str | Path, **options: Any) -> pd.DataFrame:
     """Run a suite and return its leaderboard, one row per objective.
 
-    Options: `data`, `results`, `device`, `only`, `plugins`, `tracking_uri`, `keep_answers`, as on the command line.
+    Options: `data`, `results`, `device`, `only`, `plugins`, `tracking_uri`, `keep_answers`, `jobs`, as on the command
+    line, but that `jobs` is 1 unless said otherwise.
     Raises UserError when the suite is wrong; cells that fail or diverge are rows of the table.
     """
     return run_suite(Path(suite), _options(options)).table
@@ -160,6 +167,7 @@ def run_suite(
         warnings.filterwarnings("ignore", message=".*not writable.*", category=UserWarning)
         device = choose_device(options.device)
         made = _plan(path, options)
+        executor = executor or executor_of(made, device, options.jobs)
         todo, text_of_suite = (
             made.todo,
             path.read_text(encoding="utf-8", errors="replace"),
@@ -167,7 +175,7 @@ def run_suite(
         with Bar(_total_steps(made), console) as bar, stop_signals(bar.say) as stop:
             for line in made.damaged:
                 bar.say(line)
-            bar.say(progress_line(made, device))
+            bar.say(" ".join([progress_line(made, device), executor.about]).strip())
             if slow := slow_precision(device, (c.train.precision for c in made.todo)):
                 bar.say(slow)
             folder = Layout(options.results).suite(made.name)
@@ -182,7 +190,7 @@ def run_suite(
                 try:
                     place = Place(options.results, options.data, str(device), options.keep_answers)
                     recorder = Recorder(folder, tracker, bar)
-                    run_plan(made, place, executor or Here(), recorder, lambda: bool(stop))
+                    run_plan(made, place, executor, recorder, lambda: bool(stop))
                 except Stopped:
                     ended = stop[0]
                 except BaseException:

@@ -54,6 +54,9 @@ def _on_suites(command: Command) -> None:
     run.add_argument("--keep-answers", type=gigabytes, default=0.0, metavar="GB",
                      help="keep teachers' logits and embeddings on disk, up to so many GB: objectives that are added "
                           "later and need no more train without the teacher's forward (default: 0)")  # fmt: skip
+    run.add_argument("--jobs", type=processes, default=None, metavar="N",
+                     help="train in so many processes, which share the threads or GPUs; 1: in this one (default: auto, "
+                          "as many as there are cohorts and cores, or GPUs, as far as memory goes)")  # fmt: skip
     board.add_argument("--also", type=Path, action="append", default=[], metavar="DIR",
                        help="another results folder to take records from; may be given several times")  # fmt: skip
     board.add_argument("--from-mlflow", metavar="URI", help="take records from this MLflow store too")
@@ -113,6 +116,14 @@ def _on_this_machine(command: Command) -> None:
     command("schema", "print the JSON schema of suite files, for editors").add_argument(
         "--plugin", type=Path, action="append", default=[], metavar="FILE", help="a file with methods of your own"
     )
+
+
+def processes(text: str) -> int | None:
+    if text == "auto":
+        return None
+    if int(text) < 1:
+        raise ValueError
+    return int(text)
 
 
 def gigabytes(text: str) -> float:

@@ -74,6 +74,12 @@ def _two_threads() -> None:
     torch.set_num_threads(THREADS)
 
 
+@pytest.fixture(autouse=True)
+def _one_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A command trains in this process unless `--jobs` says otherwise: starting others takes seconds."""
+    monkeypatch.setattr("kdbench.grid.shares.fitting", lambda plan, cores: 1)
+
+
 @pytest.fixture
 def one_thread(_two_threads: None) -> None:
     """For steps of milliseconds: beside a busy neighbour a second thread costs more than it gives."""

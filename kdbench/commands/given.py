@@ -9,7 +9,8 @@ from kdbench.suite.load import read_with_bases
 
 def options_of(given: argparse.Namespace) -> Options:
     only, kept = getattr(given, "only", None), getattr(given, "keep_answers", 0.0)
-    return Options(given.data, given.results, given.device, only, tuple(given.plugin), given.tracking_uri, kept)
+    jobs = getattr(given, "jobs", 1)
+    return Options(given.data, given.results, given.device, only, tuple(given.plugin), given.tracking_uri, kept, jobs)
 
 
 def folder_of(given: argparse.Namespace) -> SuiteFolder:

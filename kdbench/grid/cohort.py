@@ -46,6 +46,7 @@ class Place:
     data: Path
     device: str
     teacher_cache: float = 0.0
+    processes: int = 1  # that train on this machine at a time
 
 
 class Pace:
@@ -79,7 +80,7 @@ class Worker:
         keep_freed()
         repeat_itself(torch.device(self.place.device))
         self.device = torch.device(self.place.device)
-        self.measure = Measure(self.device)
+        self.measure = Measure(self.device, self.place.processes)
         self.budget = DiskBudget(Layout(self.place.results).teacher_cache, self.place.teacher_cache * 1e9)
 
     def run(self, cells: Sequence[Cell]) -> None:

@@ -52,13 +52,23 @@ class Queue:
 
 
 class Executor(Protocol):
-    """Runs every job that no other run works on; then, patiently, what the others left. Raises Stopped."""
+    """Runs every job that no other run works on; then, patiently, what the others left. Raises Stopped.
 
+    `threads`: of each process that trains; None: as many as this one has. `about`: what a run says of it; may be empty.
+    """
+
+    @property
+    def threads(self) -> int | None: ...
+    @property
+    def about(self) -> str: ...
     def run(self, queue: Queue, events: Events, stop: Stop) -> None: ...
 
 
 class Here:
     """In this process."""
+
+    threads = None
+    about = ""
 
     def run(self, queue: Queue, events: Events, stop: Stop) -> None:
         worker: Worker | None = None

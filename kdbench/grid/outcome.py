@@ -74,6 +74,7 @@ class Measure:
     """Measures finished cells; students of one make are profiled once."""
 
     device: torch.device
+    processes: int = 1  # beside which times were taken, this one counted
     profile_seconds: ClassVar[float] = 1.0
     _profiles: dict[str, dict[str, dict[str, Any]]] = field(default_factory=dict)
 
@@ -128,6 +129,7 @@ class Measure:
             "seconds_per_epoch": (sum(seconds.values()) - seconds["prepare"]) / max(trial.evaluated, 1),
             "adapter_params": count_parameters(trial.objective.parameters()),
             "cohort_size": members,
+            "processes": self.processes,
             "peak_memory_mb": peak_memory_mb(self.device),
         }
 

@@ -1,5 +1,8 @@
 """Runs what a plan leaves to do, with whatever executor, and records what comes of it."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import torch
 
 from kdbench.grid.cohort import Place
@@ -11,6 +14,17 @@ from kdbench.grid.proof import prove
 from kdbench.grid.recorder import Recorder
 from kdbench.results.records import is_final
 from kdbench.suite.cells import Cell
+
+
+@contextmanager
+def using(threads: int | None) -> Iterator[None]:
+    """As many threads as whoever trains will have."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads or before)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def run_plan(plan: Plan, place: Place, executor: Executor, recorder: Recorder, stop: Stop) -> None:
@@ -31,7 +45,8 @@ def run_plan(plan: Plan, place: Place, executor: Executor, recorder: Recorder, s
             return record is None
         return before is not None and before.get("finished") == record.get("finished")
 
-    prove(plan, device, recorder.say)
+    with using(executor.threads):
+        prove(plan, device, recorder.say)
     jobs = [Job(tuple(cohort), plan.plugins, place) for cohort in plan.cohorts]
     executor.run(
         Queue(jobs, recorder.folder, lambda job: [cell for cell in job.cells if is_open(cell)]), recorder, stop
