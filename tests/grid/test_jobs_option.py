@@ -56,7 +56,7 @@ def records(results: Path) -> dict[tuple[str, int], Any]:
 def test_the_same_records_as_in_one_process(suite_file: Callable[..., Path], kdbench: Run, tmp_path: Path) -> None:
     suite = suite_file(seeds=[0, 1])
     assert kdbench("run", suite, results=tmp_path / "here")[0] == 0
-    code, out, err = kdbench("run", suite, "--jobs", 2, results=tmp_path / "two")
+    code, _, err = kdbench("run", suite, "--jobs", 2, results=tmp_path / "two")
     assert code == 0, err
     assert "in 2 processes of 1 thread each" in err
     here, two = records(tmp_path / "here"), records(tmp_path / "two")
