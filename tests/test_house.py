@@ -113,6 +113,10 @@ def test_every_room_has_its_floor() -> None:
     assert rooms == set(FLOOR)
 
 
+def test_what_is_imported_is_there() -> None:
+    assert {name for path in MODULES for name in imports_of(path)} <= NAMES
+
+
 @pytest.mark.parametrize("path", MODULES, ids=short)
 def test_a_module_knows_only_the_floors_below(path: Path) -> None:
     own = room_of(name_of(path))

@@ -17,7 +17,7 @@ from kdbench.data import DATASETS
 from kdbench.errors import UserError, first_line, unknown
 from kdbench.method.contract import Inapplicable
 from kdbench.method.register import METHODS
-from kdbench.nets import build_net, known_models
+from kdbench.nets import NETS, build_net, known_models
 from kdbench.report.text import human
 from kdbench.suite.objectives import objective
 from kdbench.suite.plugins import load_methods, load_plugin
@@ -109,7 +109,11 @@ def applicability(
 
 def build_nets(names: Iterable[str], side: int, classes: int, device: str = "cpu") -> dict[str, Any]:
     """Raises UserError when a model is unknown or can't be built."""
-    wrong = [unknown("model", name, known_models()) for name in names if name.split(".")[0] not in known_models()]
+    wrong = [
+        unknown("model", name, known_models())
+        for name in names
+        if name.split(".")[0] not in known_models() and name not in NETS
+    ]
     if wrong:
         raise UserError("\n".join(wrong))
     with torch.device(device):

@@ -6,6 +6,7 @@ from kdbench.api import choose_device
 from kdbench.commands.console import console, table
 from kdbench.commands.list import build_nets
 from kdbench.report.text import human
+from kdbench.suite.plugins import load_methods, load_plugin
 from kdbench.train.profiling import profile
 from kdbench.vision.batches import pictures
 
@@ -13,6 +14,9 @@ from kdbench.vision.batches import pictures
 def run(given: argparse.Namespace) -> int:
     """Raises UserError when a model is unknown or can't be built."""
     size, classes = given.size, given.classes
+    load_methods()
+    for path in given.plugin:
+        load_plugin(path)
     nets = build_nets(given.models, size, classes)
     device = choose_device(given.device)
     found = profile(nets, pictures(size, size), device)

@@ -92,7 +92,8 @@ class Worker:
         if not cells:
             return
         try:
-            splits = self.splits(cells[0])
+            with Guard():
+                splits = self.splits(cells[0])
             self.events.now(f"{cells[0].dataset.name} · teacher {cells[0].teacher.short}")
             with Guard():
                 teacher = obtain(cells[0], splits, self.place.results, self.device, self.teacher_hooks, self.waiting)

@@ -97,7 +97,8 @@ class Shapes:
     def task(self, spec: DatasetSpec) -> Task:
         name = spec.model_dump_json()
         if name not in self._tasks:
-            self._tasks[name] = task_of(spec.name, spec.settings, self.data_dir)
+            with Guard():
+                self._tasks[name] = task_of(spec.name, spec.settings, self.data_dir)
         return self._tasks[name]
 
     def training_task(self, dataset: DatasetSpec, train: Train) -> Task:

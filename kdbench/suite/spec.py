@@ -89,7 +89,16 @@ class TeacherTrain(Train):
     seed: Seed | Literal["per_seed"] = 0
 
 
-class ModelSpec(Frozen):
+class ByName(Frozen):
+    """What may be given by its first entry alone, a name."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _by_name(cls, value: Any) -> Any:
+        return {next(iter(cls.model_fields)): value} if isinstance(value, str) else value
+
+
+class ModelSpec(ByName):
     """A timm model. Whatever is not named here goes to `timm.create_model` as it stands."""
 
     model_config = ConfigDict(extra="allow")
@@ -98,11 +107,6 @@ class ModelSpec(Frozen):
     pretrained: bool = False
     checkpoint: str | None = None
     img_size: Annotated[int, Field(ge=8, le=1024)] | None = None
-
-    @model_validator(mode="before")
-    @classmethod
-    def _short(cls, value: Any) -> Any:
-        return {"model": value} if isinstance(value, str) else value
 
     @property
     def options(self) -> dict[str, Any]:
@@ -155,17 +159,12 @@ def described(row: dict[str, Any]) -> str:
     return " + ".join(words) + (f" for {row['epochs']} epochs" if "epochs" in row else "")
 
 
-class DatasetSpec(Frozen):
+class DatasetSpec(ByName):
     """A data set's name; the rest are its settings."""
 
     model_config = ConfigDict(extra="allow")
 
     name: str
-
-    @model_validator(mode="before")
-    @classmethod
-    def _short(cls, value: Any) -> Any:
-        return {"name": value} if isinstance(value, str) else value
 
     @property
     def settings(self) -> dict[str, Any]:

@@ -7,7 +7,7 @@ from typing import Any
 
 import yaml
 
-from kdbench.errors import UserError
+from kdbench.errors import UserError, first_line
 
 Place = tuple[str | int, ...]  # ("pairs", 1, "student")
 MAX_NODES = 200_000  # aliases can make a small file expand without end
@@ -72,7 +72,7 @@ def read_yaml(path: Path) -> Document:
         line = mark.line + 1 if mark else 1
         raise UserError(f"{path}:{line}: {error.problem or error.context}") from error
     except yaml.YAMLError as error:
-        raise UserError(f"{path}:1: {str(error).splitlines()[0]}") from error
+        raise UserError(f"{path}:1: {first_line(error)}") from error
     except RecursionError:
         raise UserError(f"{path}:1: nested too deeply") from None
     finally:

@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from pydantic import Field
 
 from kdbench.data import Splits, register_dataset
-from kdbench.errors import UserError
+from kdbench.errors import UserError, first_line
 from kdbench.locks import hold
 from kdbench.method.contract import Task
 from kdbench.vision.batches import AUGMENTS, Images, picture_task
@@ -96,9 +96,8 @@ def _torchvision(name: str, root: Path, num_classes: int, wanted: str) -> Splits
     try:
         parts = [_open(cls, root, train) for train in (True, False)]
     except Exception as error:
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise UserError(
-            f"data set {name}: not found whole in {root}, and it could not be downloaded ({reason}); "
+            f"data set {name}: not found whole in {root}, and it could not be downloaded ({first_line(error)}); "
             f"put {wanted} into {root}, or name the folder that holds it with --data or KDBENCH_DATA"
         ) from error
     finally:

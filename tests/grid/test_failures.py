@@ -271,6 +271,14 @@ def wrong(data_dir: Path) -> Splits:
 def away(data_dir: Path) -> Splits:
     raise OSError("no route to the data's server")
 
+@register_dataset("exits")
+def exits(data_dir: Path) -> Splits:
+    raise SystemExit(7)
+
+@register_dataset("exits_later", info=lambda data_dir: sound(data_dir).task)
+def exits_later(data_dir: Path) -> Splits:
+    raise SystemExit(7)
+
 @register_net("linear")
 def linear(task) -> nn.Module:
     return nn.Linear(10, task.num_classes)
@@ -283,7 +291,7 @@ def test_a_bad_data_set_fails_its_own_cells(
     (tmp_path / "data.py").write_text(DATA)
     suite = suite_file(
         plugins=["data.py"],
-        datasets=["short", "wrong", "away", "sound"],
+        datasets=["short", "wrong", "away", "exits", "exits_later", "sound"],
         pairs=[{"teacher": "linear", "student": "linear"}],
         methods={"student": {"ce": 1}},
         train={"epochs": 2, "batch_size": 64, "lr": 0.05, "augment": "none"},
@@ -292,9 +300,11 @@ def test_a_bad_data_set_fails_its_own_cells(
     assert code == 1, err
     found = {record["dataset"]: record for record in map(json.loads, texts(tmp_path))}
     assert {name: record["status"] for name, record in found.items()} == {
-        "sound": "done", "short": "failed", "wrong": "failed", "away": "failed",
+        "sound": "done", "short": "failed", "wrong": "failed", "away": "failed", "exits": "failed",
+        "exits_later": "failed",
     }  # fmt: skip
-    for name, reason in (("short", "batches"), ("wrong", "target"), ("away", "no route")):
+    for name, reason in (("short", "batches"), ("wrong", "target"), ("away", "no route"), ("exits", "SystemExit: 7"),
+                         ("exits_later", "SystemExit: 7")):  # fmt: skip
         assert reason in found[name]["reason"]
 
 

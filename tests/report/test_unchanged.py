@@ -3,7 +3,8 @@
 `unchanged/` holds records of three suites and what was written from them before there was a `Board` (commit 850884d):
 `quickstart` (real records; a row with a diverged, one with a failed cell, some missing, a commit with changes),
 `all-methods` (real records of two pairs, with skipped cells) and `literature` (made-up scores beside published ones;
-written again since for one more column, the published teacher).
+written again since for one more column, the published teacher). That the `Board` changed no character was shown by them
+up to commit 44f27ac; since then verdicts and sentences changed on purpose, and `git log` of the folder tells each time.
 
 After a change that is meant: `python tests/report/test_unchanged.py` writes them again, and `git diff` shows it.
 """
