@@ -239,7 +239,7 @@ def _total_steps(made: Plan) -> int:
         num_train = round(made.shapes.task(cell.dataset).num_train * (1 - cell.validation))
         total += cell.train.epochs * steps_per_epoch(num_train, cell.train.batch_size)
         for link in cell.lineage:
-            if link.teacher_key not in teachers and link.teacher.checkpoint is None:
+            if link.teacher_key not in teachers and link.teacher_is_trained:
                 teachers.add(link.teacher_key)
                 total += cell.teacher_train.epochs * steps_per_epoch(num_train, cell.teacher_train.batch_size)
     return total

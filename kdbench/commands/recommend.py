@@ -25,7 +25,7 @@ def recommendation(
 ) -> str:
     """A few lines per data set: which student and method to ship, how surely it is better, and what delivers it."""
     board = read_board(suite, options)
-    rows = [row for row in board.rows if row.n]
+    rows = [row for row in board.rows if row.n and not row.control]
     if not rows:
         raise UserError(f"{board.suite}: no cell is done in {options.results}; first: kdbench run {suite}")
     parts = []

@@ -69,6 +69,7 @@ def with_missing(frame: pd.DataFrame, wanted: Iterable[Cell]) -> pd.DataFrame:
         missing = {"status": "missing", "reason": "", "alone": cell.is_alone}
         row: dict[Any, Any] = have.get(cell.key) or missing
         here = dict(zip(GROUP, names(cell), strict=True))
+        here |= {"control": cell.control} if cell.control else {}
         rows.append({**row, "key": cell.key, **here, "seed": cell.seed, "label": cell.label,
                      "teacher_key": cell.teacher_key})  # fmt: skip
     return pd.DataFrame(rows)

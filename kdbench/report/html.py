@@ -11,7 +11,7 @@ from kdbench.report.across import MeanGain
 from kdbench.report.frame import GROUP, title
 from kdbench.report.gains import Gain
 from kdbench.report.markdown import not_believed, remarks, rests_on, teacher_line
-from kdbench.report.meaning import meaning
+from kdbench.report.meaning import controls_in_words, meaning
 from kdbench.report.rows import Pair, Row
 from kdbench.report.statistics import Ranking
 from kdbench.report.summary import headline, ties_in_words
@@ -46,14 +46,14 @@ def html(board: Board, links: Mapping[str, str] | None = None) -> str:
 def _pair_data(board: Board, pair: Pair, runs: Runs) -> dict[str, Any]:
     first = pair.rows[0]
     most = min(MOST_POINTS, max(2, ALL_POINTS // max(1, sum(map(len, board.curves.values())))))
-    done = next(iter(pair.done), None)
+    done = pair.taught
     return {
         "title": pair.title,
         "dataset": first.dataset,
         "teacher": first.teacher,
         "student": first.student,
         "about": teacher_line(pair),
-        "told": [*remarks(pair.rows), *meaning(pair)],
+        "told": [*remarks(pair.rows), *controls_in_words(pair), *meaning(pair)],
         "ties": ties_in_words(pair),
         "teacher_score": _round(done.teacher_score) if done else None,
         "teacher_ms": _round(done.teacher_size.cpu_ms_b1) if done else None,
@@ -87,6 +87,7 @@ def _row_data(row: Row, pair: Pair, runs: list[Any]) -> dict[str, Any]:
         "reason": row.reason, **{name: _round(value) for name, value in numbers.items()},
         "student": _gain_data(row.gain), "reference": _gain_data(row.reference_gain),
         "hours": _round(row.cost.alone_seconds / 3600), "runs": runs,
+        **({"control": row.control} if row.control else {}),
     }  # fmt: skip
 
 

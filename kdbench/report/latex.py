@@ -14,7 +14,7 @@ MARKS = {0: "\\textbf{%s}", 1: "\\underline{%s}"}  # by group
 def latex(board: Board) -> str:
     """A booktabs table, objectives x pairs: tied for the top bold, the next group underlined, the spread small."""
     pairs = board.pairs
-    labels = list(dict.fromkeys(row.label for row in board.rows))
+    labels = {row.label: escape(row.label) + (" (control)" if row.control else "") for row in board.rows}
     columns = [_column(pair) for pair in pairs]
     firsts = [pair.rows[0] for pair in pairs]
     about = f"{board.metric.title} after the last epoch, mean and deviation over seeds"
@@ -28,7 +28,7 @@ def latex(board: Board) -> str:
         _line("Teacher", (escape(row.teacher) for row in firsts)),
         _line("Student", (escape(row.student) for row in firsts)),
         "\\midrule",
-        *(_line(escape(label), (column.get(label, "--") for column in columns)) for label in labels),
+        *(_line(shown, (column.get(label, "--") for column in columns)) for label, shown in labels.items()),
         "\\bottomrule",
         "\\end{tabular}",
     ]

@@ -8,7 +8,7 @@ import pandas as pd
 from kdbench.report.across import MeanGain
 from kdbench.report.gains import STUDENT, Gain
 from kdbench.report.inert import inert_board
-from kdbench.report.meaning import legend, meaning
+from kdbench.report.meaning import controls_in_words, legend, meaning
 from kdbench.report.rows import LOST, Pair, Row
 from kdbench.report.statistics import EQUAL, MOST_SEEDS, Ranking, wins_ties_losses
 from kdbench.report.summary import headline, mean, ties_in_words
@@ -42,7 +42,8 @@ def below(pair: Pair, board: Board) -> list[str]:
     """What stands below a pair's table: what is not in it first, then the verdicts, then what they hold for."""
     tied = ties_in_words(pair) if len(board.pairs) > 1 else []  # of one pair the headline has told it
     verdicts = in_words(pair.rows, board.reference)
-    return [*remarks(pair.rows), *tied, *verdicts, *classes_in_words(pair, board), *meaning(pair)]
+    notes = [*controls_in_words(pair), *meaning(pair)]
+    return [*remarks(pair.rows), *tied, *verdicts, *classes_in_words(pair, board), *notes]
 
 
 def not_believed(board: Board) -> list[str]:
@@ -63,7 +64,7 @@ def grid(rows: list[dict[str, str]]) -> str:
 def accuracy(row: Row, board: Board) -> dict[str, str]:
     few = "" if row.n == row.cells else f" of {row.cells}"
     shown = {
-        "objective": f"{row.label}{' *(alone)*' if row.alone else ''}",
+        "objective": f"{row.label}{' *(alone)*' if row.alone else ' *(control)*' if row.control else ''}",
         "n": f"{row.n}{few}" + (f", {row.lost} lost" if row.lost else ""),
         "group": "–" if row.tier is None else str(row.tier + 1),
         row.metric.head: plus_minus(row.score, row.std),
@@ -159,9 +160,9 @@ def classes_in_words(pair: Pair, board: Board) -> list[str]:
 
 
 def teacher_line(pair: Pair) -> str:
-    if not pair.done:
-        return "No cell is done yet."
-    row = pair.done[0]
+    row = pair.taught
+    if row is None:
+        return "No cell is done yet." if not pair.done else "Only rows with a control teacher have a result yet."
     size = row.teacher_size
     return (
         f"Teacher: {number(row.teacher_score)}{pair.metric.unit} {pair.metric.title}, {human(size.params)} parameters, "

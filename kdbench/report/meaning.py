@@ -2,6 +2,8 @@
 
 from kdbench.report.rows import Pair
 from kdbench.report.table import Board
+from kdbench.report.text import number
+from kdbench.suite.controls import CONTROLS
 
 
 def meaning(pair: Pair) -> list[str]:
@@ -10,6 +12,21 @@ def meaning(pair: Pair) -> list[str]:
     if not any(gain.has_interval for gain in gains):
         return []
     return [_holds_for(pair), *_spreads(pair)]
+
+
+def controls_in_words(pair: Pair) -> list[str]:
+    """Which rows have a control in the teacher's place, and what their gains are."""
+    told = [
+        f"{row.label} ({CONTROLS[row.control].words}, {number(row.teacher_score)}{pair.metric.unit})"
+        for row in pair.done
+        if row.control in CONTROLS
+    ]
+    if not told:
+        return []
+    return [
+        f"Controls: {', '.join(told)}. What they gain is regularisation, no knowledge of the pair's teacher; gains "
+        "over a control itself: `--reference ROW`."
+    ]
 
 
 def _holds_for(pair: Pair) -> str:

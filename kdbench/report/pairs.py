@@ -47,7 +47,8 @@ def _pair_of(name: str, part: pd.DataFrame, sought: Sought, packed: Mapping[str,
     gains = gains_of(scores, alone, sought.reference, lost, right)
     standing = standing_of(scores, lost, _counts(part, ("done", *NOT_DONE)))
     found = Found(scores, alone, gains, standing, outcomes)
-    num_teachers = done["teacher_key"].nunique() if "teacher_key" in done else 1
+    own = done[done["control"].isna()] if "control" in done else done
+    num_teachers = own["teacher_key"].nunique() if "teacher_key" in own else 1
     return Pair(name, list(_rows_of(part, found, sought)), standing, num_teachers)
 
 
@@ -115,6 +116,7 @@ def _rows_of(part: pd.DataFrame, found: Found, sought: Sought) -> Iterator[Row]:
             if sought.identities is None
             else beside(sought.identities[place], score, best, mean.get(metric.teacher, NAN)),
             ranked=found.standing.means.get(str(label), NAN),
+            control=_first_text(cells, "control"),
             tier=found.standing.tier(str(label)),
             between_seeds=between_seeds(found.outcomes.get(str(label), {})),
             copied=copied(found.outcomes.get(str(label), {})),
@@ -138,7 +140,8 @@ def _means_of(done: pd.DataFrame) -> dict[Any, dict[str, float]]:
 
 def _by_label(part: pd.DataFrame) -> dict[Any, dict[str, list[Any]]]:
     """label -> column -> its cells' values; of ten thousand rows, a frame for each would take half a minute."""
-    names = [name for name in ("label", "status", *GROUP, "reason", "objective", "recipe") if name in part]
+    wanted = ("label", "status", *GROUP, "reason", "objective", "recipe", "control")
+    names = [name for name in wanted if name in part]
     found: dict[Any, dict[str, list[Any]]] = {}
     for values in part[names].itertuples(index=False, name=None):
         cells = found.setdefault(values[0], {name: [] for name in names})

@@ -85,17 +85,26 @@ def pair_figure(pair: Pair, curves: dict[str, list[float]]) -> Figure:
 
 
 def plot_gains(axes: Axes, rows: list[Row]) -> None:
-    """Gain over the student alone with its 95% interval; colour: what the corrected test says."""
-    gains = [(short(row.label), row.gain) for row in rows if row.gain and math.isfinite(row.gain.mean)]
-    gains.sort(key=lambda named: named[1].mean)
-    for place, (_, gain) in enumerate(gains):
+    """Gain over the student alone with both its 95% intervals; colour: what the corrected test says.
+
+    As on the page: a grey ground for rows tied for the top, a diamond for a control, hollow for a row that lost seeds.
+    """
+    shown = [(row, row.gain) for row in rows if row.gain and math.isfinite(row.gain.mean)]
+    shown.sort(key=lambda pair: pair[1].mean)
+    for place, (row, gain) in enumerate(shown):
         colour = COLOURS[gain.claim]
+        if row.tier == 0:
+            axes.axhspan(place - 0.5, place + 0.5, color="#f0f0f0", linewidth=0, zorder=0)
+        if gain.has_new_interval:
+            axes.plot([gain.new_low, gain.new_high], [place, place], color="#cccccc", linewidth=5, zorder=1)
         if gain.has_interval:
             axes.plot([gain.low, gain.high], [place, place], color=colour, linewidth=1.6)
-        axes.plot(gain.mean, place, "o", color=colour, markersize=4)
+        axes.plot(gain.mean, place, "D" if row.control else "o", color=colour, markersize=4,
+                  fillstyle="none" if row.lost else "full")  # fmt: skip
     axes.axvline(0, color="black", linewidth=0.8)
-    axes.set_yticks(range(len(gains)), [f"{name} (n = {gain.n})" for name, gain in gains])
-    axes.set_xlabel("gain over the student alone, points (95% interval)")
+    names = [f"{short(row.label)}{', control' * bool(row.control)} (n = {gain.n})" for row, gain in shown]
+    axes.set_yticks(range(len(shown)), names)
+    axes.set_xlabel("gain over the student alone, points (95% intervals)\nline: other seeds; band: other examples too")
 
 
 def plot_costs(axes: Axes, pair: Pair) -> None:

@@ -164,6 +164,7 @@ def beside(identity: Mapping[str, Any], last: float, best: float, teacher_top1: 
     """
     teacher, student = identity["teacher"]["model"], identity["student"]
     plain = all(set(net) <= {"model", "pretrained", "checkpoint"} for net in (teacher, student))
+    plain = plain and "control" not in identity["teacher"]
     found = published_for(identity["dataset"]["name"], teacher["model"], student["model"], identity["objective"])
     if found is None or not plain:
         return Beside()

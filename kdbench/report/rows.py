@@ -86,6 +86,7 @@ class Row:
     ranked: float = NAN  # mean over the seeds that all ranked rows have; NaN for a row that is not ranked
     between_seeds: float = NAN  # percent of the test examples to which two of its seeds give one class
     copied: float = NAN  # percent of the teacher's errors that it makes too, with the same wrong class
+    control: str = ""  # what stands in its teacher's place, one of CONTROLS; "" for the teacher itself
     tier: int | None = None  # 0: tied for the top; 1: for the top of the others, and so on; None: not ranked
 
     @property
@@ -135,6 +136,11 @@ class Pair:
     def done(self) -> list[Row]:
         """Rows with a finished cell."""
         return [row for row in self.rows if row.n]
+
+    @property
+    def taught(self) -> Row | None:
+        """A row with a finished cell that knows the pair's own teacher, not a control."""
+        return next((row for row in self.done if not row.control), None)
 
     @property
     def alone(self) -> Row | None:

@@ -34,9 +34,9 @@ def headline(board: Board) -> list[str]:
 def winner(board: Board) -> str | None:
     """The objective with the highest mean on one pair; over several, with the best average rank (else mean gain).
 
-    Rows that are not ranked can't win; where no other row has a result there is none.
+    Rows that are not ranked can't win, nor can one whose teacher is a control; without any other there is none.
     """
-    good = [row for row in board.rows if row.is_ranked and not row.alone]
+    good = [row for row in board.rows if row.is_ranked and not row.alone and not row.control]
     labels = list(dict.fromkeys(row.label for row in good))
     if board.ranking is not None:
         ranks = board.ranking.ranks

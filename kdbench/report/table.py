@@ -96,7 +96,7 @@ def table_of(pairs: Iterable[Pair]) -> pd.DataFrame:
     `_new_high` (for new test examples too), `_n` (common
     seeds), `_p`, `_p_corrected` (over all tests of the pair), `_seeds_needed`, `_says`: from the model of the pair.
     `own_t_...`: the same mean and interval by the paired t test of the two rows by themselves. `group`: 1 for the rows
-    that are tied for the top.
+    that are tied for the top. `control`: where some row has one, what stands in its teacher's place.
     """
     rows = [row for pair in pairs for row in pair.rows]
     table = pd.DataFrame([_columns(row) for row in rows])
@@ -112,6 +112,7 @@ def _columns(row: Row) -> dict[str, Any]:
         "cells": row.cells, "alone": row.alone, **{f"n_{status}": count for status, count in row.not_done.items()},
         "reason": row.reason, **row.means,
     }  # fmt: skip
+    found |= {"control": row.control} if row.control else {}
     if row.n:
         found |= {"between_seeds": row.between_seeds, "copied_errors": row.copied}
         found |= {"std": row.std, "group": None if row.tier is None else row.tier + 1}

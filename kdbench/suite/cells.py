@@ -15,6 +15,7 @@ from kdbench.errors import UserError
 from kdbench.method.register import METHODS
 from kdbench.nets import NETS
 from kdbench.registry import Registry
+from kdbench.suite.controls import CONTROLS
 from kdbench.suite.load import Suite
 from kdbench.suite.objectives import ObjectiveSpec, for_pair, objective
 from kdbench.suite.spec import Batches, DatasetSpec, ModelSpec, TeacherSpec, TeacherTrain, Train, title_of
@@ -22,6 +23,7 @@ from kdbench.suite.spec import Batches, DatasetSpec, ModelSpec, TeacherSpec, Tea
 # The one method that the engine knows by name: plain labels. Teachers learn from it, and gains are counted against it.
 BASELINE = "ce"
 DATA = Path("data")  # where data sets are looked for when not told otherwise
+NOTHING_LEARNT = {"pretrained": False, "checkpoint": None, "taught_by": None, "objective": None}
 FORMAT = 3  # raised when the engine's own arithmetic changes a number: every key changes with it
 
 
@@ -46,6 +48,7 @@ class Cell:
     validation: float
     place: str = field(default="", compare=False)  # where its pair stands in the suite, for messages
     data: str = ""  # a digest of the data; "" where the name and the settings say which they are
+    control: str = ""  # what stands in its teacher's place, one of CONTROLS; "" for the teacher itself
 
     @property
     def identity(self) -> dict[str, Any]:
@@ -77,9 +80,24 @@ class Cell:
         return self.seed if self.teacher_train.seed == "per_seed" else int(self.teacher_train.seed)
 
     @cached_property
+    def teacher_net(self) -> TeacherSpec:
+        """The teacher as it is built: a control has the teacher's make, but nothing that it learnt."""
+        if not self.control:
+            return self.teacher
+        return self.teacher.model_copy(update=NOTHING_LEARNT)
+
+    @property
+    def teacher_is_trained(self) -> bool:
+        """By its recipe; else it is taken as it is, from a file or untrained."""
+        learns = not self.control or CONTROLS[self.control].relabel is not None
+        return learns and self.teacher_net.checkpoint is None
+
+    @cached_property
     def teacher_identity(self) -> dict[str, Any]:
-        identity: dict[str, Any] = {"model": _model(self.teacher)}
-        if self.teacher.checkpoint is None:  # else it is taken as it is: nothing is trained
+        identity: dict[str, Any] = {"model": _model(self.teacher_net)}
+        if self.control:
+            identity |= {"control": self.control, "seed": self.teacher_seed}
+        if self.teacher_is_trained:
             recipe = {k: v for k, v in _dump(self.teacher_train).items() if k != "seed"}
             identity |= {"train": recipe, "seed": self.teacher_seed}
         if self.teacher_cell is not None:
@@ -94,7 +112,7 @@ class Cell:
 
         None for a teacher that learns from labels or is taken as it is.
         """
-        spec = self.teacher
+        spec = self.teacher_net
         if spec.taught_by is None or spec.objective is None:
             return None
         return Cell(
@@ -129,7 +147,8 @@ class Cell:
     def case(self) -> tuple[str, ...]:
         """Equal for cells that differ in nothing but the seed."""
         specs = (self.dataset, self.teacher, self.student, self.train, self.teacher_train)
-        return (*(spec.model_dump_json() for spec in specs), json.dumps(self.phases, sort_keys=True))
+        texts = [spec.model_dump_json() for spec in specs]
+        return (*texts, json.dumps(self.phases, sort_keys=True), self.control)
 
     @property
     def pair(self) -> str:
@@ -158,7 +177,10 @@ def cells_of(suite: Suite, only: str | None = None, data_dir: Path = DATA, unrea
     digests = [_digest(dataset, data_dir, unread) for dataset in suite.datasets]
     seeds = tuple(dict.fromkeys([*suite.seeds, *(seed for own in suite.row_seeds.values() for seed in own)]))
     cells = [
-        Cell(suite.name, label, dataset, *pair, suite.teacher_train, phases, seed, suite.validation, place, data)
+        Cell(
+            *(suite.name, label, dataset, *pair, suite.teacher_train, phases, seed, suite.validation, place, data),
+            control=suite.controls.get(label, ""),
+        )
         for (dataset, data), (pair, place), seed, (label, choices) in product(
             zip(suite.datasets, digests, strict=True),
             zip(suite.pairs, suite.places, strict=True),

@@ -11,8 +11,9 @@ from kdbench.errors import UserError, unknown
 from kdbench.method.contract import Method, is_rule
 from kdbench.method.register import METHODS
 from kdbench.nets import NETS, known_models
-from kdbench.suite.objectives import by_pair, fill, for_pair, objective, without_seeds
-from kdbench.suite.spec import ModelSpec, Pair, RowSeeds, SuiteFile, TeacherSpec, TeacherTrain, Train, mistakes, parse
+from kdbench.suite.controls import CONTROLS
+from kdbench.suite.objectives import by_pair, fill, for_pair, objective, terms_of
+from kdbench.suite.spec import ModelSpec, Pair, RowOptions, SuiteFile, TeacherSpec, TeacherTrain, Train, mistakes, parse
 from kdbench.suite.yaml_lines import Document, Place
 
 
@@ -169,15 +170,13 @@ def _check_objectives(document: Document) -> Iterator[tuple[Place, str]]:
             yield place, "a row's label must be some printable text without '|'"
         if not isinstance(row, dict):
             continue
-        if "seeds" in row:
-            yield from _check_seeds(row["seeds"], (*place, "seeds"), _list(document.data, "seeds"))
-        wrong = list(_check_row_by_pair(without_seeds(row), place, document, pairs))
+        wrong = [*_check_options(row, place, document), *_check_row_by_pair(terms_of(row), place, document, pairs)]
         yield from wrong
         same = {}
         for pair in pairs if not wrong else ():
             chosen = for_pair(by_pair(row), pair)
             if chosen is not None:
-                text = json.dumps(objective(chosen), sort_keys=True)
+                text = json.dumps([objective(chosen), row.get("teacher")], sort_keys=True)
                 if seen.setdefault((pair, text), label) != label:
                     same[seen[pair, text]] = pair
         for other, pair in same.items():
@@ -185,12 +184,28 @@ def _check_objectives(document: Document) -> Iterator[tuple[Place, str]]:
             yield place, f"is the same objective as {other!r}{on}"
 
 
-def _check_seeds(seeds: Any, place: Place, of_suite: list[Any]) -> Iterator[tuple[Place, str]]:
-    """A row's own seeds; it is compared with the others on those that both have."""
-    wrong = list(mistakes(RowSeeds, {"seeds": seeds}, place[:-1]))
+def _check_options(row: dict[str, Any], place: Place, document: Document) -> Iterator[tuple[Place, str]]:
+    """What a row says beside its methods: seeds of its own, a control teacher."""
+    given = {name: row[name] for name in RowOptions.model_fields if name in row}
+    wrong = list(mistakes(RowOptions, given, place))
     yield from wrong
     if wrong:
         return
+    if row.get("seeds"):
+        yield from _check_seeds(row["seeds"], (*place, "seeds"), _list(document.data, "seeds"))
+    if row.get("teacher"):
+        yield from _check_control(row, (*place, "teacher"), document)
+
+
+def _check_control(row: dict[str, Any], place: Place, document: Document) -> Iterator[tuple[Place, str]]:
+    if set(terms_of(row)) <= {"ce"}:
+        yield place, "a row that learns from labels alone has no teacher, so no control of it"
+    if CONTROLS[row["teacher"]].relabel and _epochs(document.data, "teacher_train", "train") == 0:
+        yield place, "with teacher_train.epochs: 0 no control can be trained; there is `untrained`"
+
+
+def _check_seeds(seeds: list[int], place: Place, of_suite: list[Any]) -> Iterator[tuple[Place, str]]:
+    """A row's own seeds; it is compared with the others on those that both have."""
     for number, seed in enumerate(seeds):
         if seed in seeds[:number]:
             yield (*place, number), f"stands here twice (also as seeds[{seeds.index(seed)}])"

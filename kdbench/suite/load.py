@@ -34,6 +34,7 @@ class Suite:
     objectives: dict[str, ByPair]
     seeds: tuple[int, ...]
     row_seeds: dict[str, tuple[int, ...]]  # of the rows that have seeds of their own
+    controls: dict[str, str]  # of the rows whose teacher is a control
     validation: float
     teacher_train: TeacherTrain
     plugins: tuple[Path, ...] = ()  # the files that hold methods, data sets and nets of its own
@@ -65,7 +66,8 @@ def load_suite(path: Path | str, plugins: tuple[Path, ...] = (), models: bool = 
             for label, row in file.methods.items()
         },
         seeds=file.seeds,
-        row_seeds={label: tuple(row["seeds"]) for label, row in file.methods.items() if "seeds" in row},
+        row_seeds={label: tuple(row["seeds"]) for label, row in file.methods.items() if row.get("seeds")},
+        controls={label: row["teacher"] for label, row in file.methods.items() if row.get("teacher")},
         validation=file.validation,
         teacher_train=parse(TeacherTrain, {**train, **file.teacher_train}),
         plugins=files,

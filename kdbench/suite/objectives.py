@@ -6,7 +6,7 @@ from typing import Any, TypeVar
 
 from kdbench.method.contract import is_rule
 from kdbench.method.register import METHODS
-from kdbench.suite.spec import Common, Ramp, mistakes, parse
+from kdbench.suite.spec import Common, Ramp, RowOptions, mistakes, parse
 
 Terms = dict[str, dict[str, Any]]  # method -> {"weight": w, "standardise": ..., every setting}
 Phase = tuple[int | None, Terms]  # for so many epochs; the last phase (usually the only one) for all that are left
@@ -32,13 +32,13 @@ def by_pair(row: dict[str, Any]) -> dict[str, Any]:
 
     `{by_pair: {"cifar_vgg13 -> *": {ce: 1, dkd: {beta: 6}}, "*": {ce: 1, dkd: 1}}}`; any other row holds for all pairs.
     """
-    terms = without_seeds(row)
+    terms = terms_of(row)
     return terms.get("by_pair", {"*": terms})
 
 
-def without_seeds(row: dict[str, Any]) -> dict[str, Any]:
-    """A row of `methods` without the seeds of its own, `{ce: 1, seeds: [0, 1, 2, 3, 4]}`: they are no method."""
-    return {name: value for name, value in row.items() if name != "seeds"}
+def terms_of(row: dict[str, Any]) -> dict[str, Any]:
+    """A row of `methods` without what is no method: `{ce: 1, kd: 1, seeds: [0, 1, 2, 3, 4], teacher: untrained}`."""
+    return {name: value for name, value in row.items() if name not in RowOptions.model_fields}
 
 
 def for_pair(choices: Mapping[str, T], pair: str) -> T | None:

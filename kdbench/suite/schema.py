@@ -3,6 +3,7 @@
 from typing import Any
 
 from kdbench.method.register import METHODS
+from kdbench.suite.controls import CONTROLS
 from kdbench.suite.plugins import load_methods
 from kdbench.suite.spec import Common, Ramp, SuiteFile
 
@@ -21,17 +22,18 @@ def schema() -> dict[str, Any]:
         ramped = {k: {"anyOf": [v, ramp]} if v.get("type") in numeric else v for k, v in own.items()}
         number = {"type": "number", "exclusiveMinimum": 0}
         terms[name] = {"anyOf": [number, ramp, {**settings, "properties": ramped}]}
-    seeds = {"seeds": root["properties"]["seeds"]}  # a row's own
+    options = {"seeds": root["properties"]["seeds"], "teacher": {"enum": list(CONTROLS)}}  # a row's own
     rest = {"additionalProperties": False, "minProperties": 1}
-    plain_row = {"type": "object", "properties": {**terms, **seeds}, **rest}
+    plain_row = {"type": "object", "properties": {**terms, **options}, **rest}
     phase = {**plain_row, "properties": {"epochs": {"type": "integer", "minimum": 1}, **terms}}
     phases = {"phases": {"type": "array", "items": phase, "minItems": 1}}
-    row = {"anyOf": [plain_row, {"type": "object", "properties": phases, "required": ["phases"]}]}
+    phased = {"type": "object", "properties": {**phases, **options}, "required": ["phases"]}
+    row = {"anyOf": [plain_row, phased]}
     same_row = {"$ref": "#/properties/methods/additionalProperties/anyOf/0"}
     choices = {"by_pair": {"type": "object", "additionalProperties": same_row, "minProperties": 1}}
     by_pair = {
         "type": "object",
-        "properties": {**choices, **seeds},
+        "properties": {**choices, **options},
         "required": ["by_pair"],
         "additionalProperties": False,
     }

@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from kdbench.data import DATASETS
 from kdbench.layout import is_reserved
 from kdbench.registry import message_of
+from kdbench.suite.controls import CONTROLS
 from kdbench.suite.yaml_lines import Place
 
 Number = Annotated[float, Field(ge=0)]
@@ -206,10 +207,13 @@ class Common(Frozen):
     standardise: Literal["none", "sample", "population"] = "none"
 
 
-class RowSeeds(Frozen):
-    """Seeds of a row's own: those that all others are compared with are worth more of them."""
+class RowOptions(Frozen):
+    """What a row of `methods` may say beside its methods."""
 
-    seeds: Annotated[tuple[Seed, ...], Field(min_length=1)]
+    # Of its own: rows that all others are compared with are worth more of them.
+    seeds: Annotated[tuple[Seed, ...], Field(min_length=1)] | None = None
+    # A control in the place of the pair's teacher (`controls.py`).
+    teacher: Literal[tuple(CONTROLS)] | None = None  # type: ignore[valid-type]
 
 
 class SuiteFile(Frozen):

@@ -7,14 +7,16 @@ import hashlib
 import json
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load, save
+from torch import nn
 
-from kdbench.data import Splits
+from kdbench.data import Split, Splits
 from kdbench.errors import UserError
 from kdbench.files import finite, write_atomic, write_json
 from kdbench.layout import Layout, TeacherFolder
@@ -23,7 +25,9 @@ from kdbench.method.metric import metric_named
 from kdbench.nets import Net, build_net
 from kdbench.results.checkpoints import Checkpoints
 from kdbench.suite.cells import BASELINE, Cell
+from kdbench.suite.controls import CONTROLS
 from kdbench.suite.objectives import objective
+from kdbench.suite.spec import TeacherTrain
 from kdbench.train.arithmetic import trusted
 from kdbench.train.evaluation import evaluate_one
 from kdbench.train.loop import Cohort, Hooks, Stopped, train_cohort
@@ -42,6 +46,8 @@ class Teacher:
     key: str = ""
     settings: dict[str, Any] = field(default_factory=dict)
 
+
+MOST_BATCHES = 100  # from which an untrained teacher's batch norms have their statistics
 
 MakeHooks = Callable[[Cell, Trial, Checkpoints], Hooks]
 
@@ -86,7 +92,7 @@ def _build(cell: Cell, splits: Splits) -> Net:
     generation = len(cell.lineage) - 1  # each generation starts from other weights, as born-again nets should
     seed = (cell.teacher_seed, generation) if generation else (cell.teacher_seed,)
     expected = cell.teacher_identity["model"].get("checkpoint")
-    return build_net(cell.teacher, splits.task, "teacher", *seed, expected=expected)
+    return build_net(cell.teacher_net, splits.task, "teacher", *seed, expected=expected)
 
 
 def _load(cell: Cell, splits: Splits, folder: TeacherFolder, device: torch.device) -> Teacher | None:
@@ -103,6 +109,25 @@ def _load(cell: Cell, splits: Splits, folder: TeacherFolder, device: torch.devic
         return None  # not there, or damaged: it is made again, with the same bits
 
 
+@torch.no_grad()
+def settle_norms(net: Net, train: Split, how: TeacherTrain, seed: int) -> None:
+    """Give batch norms the statistics of the first batches; weights stay as they were drawn.
+
+    With the statistics that a net begins with, activations grow from block to block: an untrained resnet56 gives
+    logits of 10,000, which would make of every soft label one class.
+    """
+    norms = [part for part in net.modules() if isinstance(part, nn.modules.batchnorm._BatchNorm)]
+    usual = [norm.momentum for norm in norms]
+    for norm in norms:
+        norm.train()
+        norm.momentum = None  # the mean over the batches
+    for batch in islice(train.epoch(how, seed, 0), MOST_BATCHES) if norms else ():
+        net(batch.inputs)
+    for norm, momentum in zip(norms, usual, strict=True):
+        norm.momentum = momentum
+    net.eval()
+
+
 def _digest(content: bytes) -> str:
     return hashlib.sha256(content).hexdigest()
 
@@ -117,7 +142,7 @@ def _make(
 ) -> Teacher:
     net = _build(cell, splits)
     recipe, seconds, curves = cell.teacher_train, 0.0, {}
-    if cell.teacher.checkpoint is None and recipe.epochs:
+    if cell.teacher_is_trained and recipe.epochs:
         try:
             trial, seconds = _train(cell, net, splits, folder, device, hooks, waiting)
         except Misfit:
@@ -125,6 +150,8 @@ def _make(
             return _make(cell, splits, folder, device, hooks, waiting)
         curves = trial.curves
     freeze(net, device)
+    if cell.control and not cell.teacher_is_trained:
+        settle_norms(net, splits.train, recipe, cell.teacher_seed)
     scores = evaluate_one(net, splits.test, recipe.precision, metric=metric_named(splits.metric)).scores
     weights = {name: value.cpu().contiguous() for name, value in net.model.state_dict().items()}
     content = save(weights)
@@ -149,6 +176,7 @@ def _train(
     It is a cohort of one that learns from the labels alone, or from its own teacher.
     """
     recipe, checkpoints = cell.teacher_train, Checkpoints(folder.checkpoints)
+    splits = CONTROLS[cell.control].splits(splits, cell.teacher_seed) if cell.control else splits
     state, above = checkpoints.load(cell.teacher_key), None
     if cell.teacher_cell is None:
         trial = Trial(net, Objective(objective({BASELINE: 1.0})), recipe, device, cell.teacher_seed)
