@@ -20,8 +20,8 @@ from kdbench.data import Splits
 from kdbench.method.contract import Inapplicable, Outputs
 from kdbench.method.register import METHODS
 from kdbench.nets import build_net
-from kdbench.suite.cells import BASELINE
-from kdbench.suite.load import ModelSpec, Train, objective
+from kdbench.suite.load import ModelSpec, Train
+from kdbench.suite.objectives import BASELINE, objective
 from kdbench.suite.plugins import load_methods
 from kdbench.train.arithmetic import RIGHT, Verdicts
 from kdbench.train.objective import Objective, blank_outputs, built_objective, needs_of, student_needs_of

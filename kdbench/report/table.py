@@ -16,8 +16,7 @@ from kdbench.report.per_class import ClassWords, class_words, per_class
 from kdbench.report.rows import Pair, Row
 from kdbench.results.schema import Record
 from kdbench.suite.cells import Cell
-
-REFERENCE = "kd"  # the label of the row that gains are counted against, beside the student alone
+from kdbench.suite.objectives import REFERENCE
 
 
 @dataclass(frozen=True)

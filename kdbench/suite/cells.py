@@ -17,11 +17,9 @@ from kdbench.nets import NETS
 from kdbench.registry import Registry
 from kdbench.suite.controls import CONTROLS
 from kdbench.suite.load import Suite
-from kdbench.suite.objectives import ObjectiveSpec, for_pair, objective
+from kdbench.suite.objectives import BASELINE, ObjectiveSpec, for_pair, objective
 from kdbench.suite.spec import Batches, DatasetSpec, ModelSpec, TeacherSpec, TeacherTrain, Train, title_of
 
-# The one method that the engine knows by name: plain labels. Teachers learn from it, and gains are counted against it.
-BASELINE = "ce"
 DATA = Path("data")  # where data sets are looked for when not told otherwise
 NOTHING_LEARNT = {"pretrained": False, "checkpoint": None, "taught_by": None, "objective": None}
 FORMAT = 3  # raised when the engine's own arithmetic changes a number: every key changes with it

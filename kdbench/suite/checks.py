@@ -37,6 +37,8 @@ def check(document: Document) -> Iterator[tuple[Place, str]]:
         yield from _check_dataset(dataset, ("datasets", number))
     yield from _check_augment(data)
     yield from _check_objectives(document)
+    if (seeds := _list(data, "reference_seeds")) and all(type(seed) is int for seed in seeds):
+        yield from _check_seeds(seeds, ("reference_seeds",), _list(data, "seeds"))
     for name in ("datasets", "pairs", "seeds"):
         texts = [json.dumps(entry, sort_keys=True) for entry in _list(data, name)]
         for number, text in enumerate(texts):
@@ -205,10 +207,10 @@ def _check_control(row: dict[str, Any], place: Place, document: Document) -> Ite
 
 
 def _check_seeds(seeds: list[int], place: Place, of_suite: list[Any]) -> Iterator[tuple[Place, str]]:
-    """A row's own seeds; it is compared with the others on those that both have."""
+    """Seeds of rows' own; these are compared with the others on those that both have."""
     for number, seed in enumerate(seeds):
         if seed in seeds[:number]:
-            yield (*place, number), f"stands here twice (also as seeds[{seeds.index(seed)}])"
+            yield (*place, number), f"stands here twice (also as {place[-1]}[{seeds.index(seed)}])"
     if not set(seeds) & {seed for seed in of_suite if isinstance(seed, int)}:
         yield place, f"has no seed in common with the suite's, {of_suite}: nothing could be compared"
 

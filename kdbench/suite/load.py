@@ -13,7 +13,7 @@ from typing import Any
 
 from kdbench.errors import UserError
 from kdbench.suite.checks import check, check_models
-from kdbench.suite.objectives import ByPair, by_pair, objective
+from kdbench.suite.objectives import ByPair, by_pair, is_reference, objective
 from kdbench.suite.plugins import load_methods, load_plugin
 from kdbench.suite.spec import DatasetSpec, ModelSpec, SuiteFile, TeacherSpec, TeacherTrain, Train, parse
 from kdbench.suite.yaml_lines import Document, Place, read_yaml
@@ -66,12 +66,23 @@ def load_suite(path: Path | str, plugins: tuple[Path, ...] = (), models: bool = 
             for label, row in file.methods.items()
         },
         seeds=file.seeds,
-        row_seeds={label: tuple(row["seeds"]) for label, row in file.methods.items() if row.get("seeds")},
+        row_seeds=_row_seeds(file),
         controls={label: row["teacher"] for label, row in file.methods.items() if row.get("teacher")},
         validation=file.validation,
         teacher_train=parse(TeacherTrain, {**train, **file.teacher_train}),
         plugins=files,
     )
+
+
+def _row_seeds(file: SuiteFile) -> dict[str, tuple[int, ...]]:
+    """Those of the rows that have others than the suite's: their own, or those of the references."""
+    found = {}
+    for label, row in file.methods.items():
+        if row.get("seeds"):
+            found[label] = tuple(row["seeds"])
+        elif file.reference_seeds and is_reference(label, row):
+            found[label] = file.reference_seeds
+    return found
 
 
 def read_with_bases(path: Path, seen: tuple[Path, ...] = ()) -> Document:

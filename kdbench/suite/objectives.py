@@ -8,6 +8,10 @@ from kdbench.method.contract import is_rule
 from kdbench.method.register import METHODS
 from kdbench.suite.spec import Common, Ramp, RowOptions, mistakes, parse
 
+# The one method that the engine knows by name: plain labels. Teachers learn from it, and gains are counted against it.
+BASELINE = "ce"
+REFERENCE = "kd"  # the label of the other row that gains are counted against
+
 Terms = dict[str, dict[str, Any]]  # method -> {"weight": w, "standardise": ..., every setting}
 Phase = tuple[int | None, Terms]  # for so many epochs; the last phase (usually the only one) for all that are left
 ObjectiveSpec = tuple[Phase, ...]  # a row of the leaderboard
@@ -39,6 +43,12 @@ def by_pair(row: dict[str, Any]) -> dict[str, Any]:
 def terms_of(row: dict[str, Any]) -> dict[str, Any]:
     """A row of `methods` without what is no method: `{ce: 1, kd: 1, seeds: [0, 1, 2, 3, 4], teacher: untrained}`."""
     return {name: value for name, value in row.items() if name not in RowOptions.model_fields}
+
+
+def is_reference(label: str, row: dict[str, Any]) -> bool:
+    """Is a row of `methods` one that all others are compared with: the student alone, or the one labelled `kd`?"""
+    alone = objective({BASELINE: 1.0})
+    return label == REFERENCE or any(objective(terms) == alone for terms in by_pair(row).values())
 
 
 def for_pair(choices: Mapping[str, T], pair: str) -> T | None:

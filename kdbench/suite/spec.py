@@ -226,6 +226,10 @@ class SuiteFile(Frozen):
     pairs: Annotated[tuple[Pair, ...], Field(min_length=1)]
     methods: Annotated[dict[str, dict[str, Any]], Field(min_length=1)]
     seeds: Annotated[tuple[Seed, ...], Field(min_length=1)]
+    reference_seeds: Annotated[
+        tuple[Seed, ...],
+        Field(description="of the student alone and of `kd`, which all rows are compared with; without it `seeds`"),
+    ] = ()
     validation: Annotated[float, Field(ge=0, lt=1)] = 0.0
     train: Train
     teacher_train: dict[str, Any] = {}

@@ -24,9 +24,9 @@ from kdbench.locks import hold
 from kdbench.method.metric import metric_named
 from kdbench.nets import Net, build_net
 from kdbench.results.checkpoints import Checkpoints
-from kdbench.suite.cells import BASELINE, Cell
+from kdbench.suite.cells import Cell
 from kdbench.suite.controls import CONTROLS
-from kdbench.suite.objectives import objective
+from kdbench.suite.objectives import BASELINE, objective
 from kdbench.suite.spec import TeacherTrain
 from kdbench.train.arithmetic import trusted
 from kdbench.train.evaluation import evaluate_one

@@ -23,8 +23,8 @@ from torch.profiler import ProfilerActivity, profile
 from kdbench.method.contract import VIEWS, Batch, Inapplicable, Outputs, Task
 from kdbench.method.register import METHODS
 from kdbench.nets import Net, build_net
-from kdbench.suite.cells import BASELINE
-from kdbench.suite.load import ModelSpec, Train, objective
+from kdbench.suite.load import ModelSpec, Train
+from kdbench.suite.objectives import BASELINE, objective
 from kdbench.suite.plugins import load_methods
 from kdbench.train.memory import keep_freed
 from kdbench.train.objective import built_objective, needs_of, student_needs_of
