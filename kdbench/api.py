@@ -1,7 +1,9 @@
 """The same as the commands, from Python: `kdbench.run("suite.yaml") -> pandas.DataFrame`."""
 
+import math
 import re
 import sys
+import time
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,6 +16,7 @@ from rich.console import Console
 
 from kdbench.data import NOT_THERE, steps_per_epoch
 from kdbench.errors import UserError, first_line
+from kdbench.grid.blocks import asked_cells, changed, with_all_seeds
 from kdbench.grid.cohort import Place
 from kdbench.grid.executors import Executor
 from kdbench.grid.plan import Plan, make_plan
@@ -26,11 +29,12 @@ from kdbench.layout import RESULTS, Layout, SuiteFolder
 from kdbench.report.frame import frame_of
 from kdbench.report.table import Board, make_board
 from kdbench.report.write import write_board
+from kdbench.results.looks_file import Declared, read_looks
 from kdbench.results.merge import Found, from_folders, from_mlflow, from_results, with_recorded_data
 from kdbench.results.mlflow_thread import PATIENCE, Tracker, behind, default_uri
 from kdbench.results.records import Records
-from kdbench.suite.cells import DATA, cells_of
-from kdbench.suite.load import load_suite
+from kdbench.suite.cells import DATA, Cell, cells_of, matching
+from kdbench.suite.load import Suite, load_suite
 from kdbench.suite.origin import claim
 from kdbench.train.arithmetic import slow_precision
 from kdbench.train.loop import Stopped
@@ -68,6 +72,7 @@ class Outcome:
     trained: int
     signal: int | None = None
     folder: SuiteFolder | None = None  # where it lies
+    board: Board | None = None
 
     @property
     def exit_code(self) -> int:
@@ -115,10 +120,18 @@ def _options(given: dict[str, Any]) -> Options:
 def _plan(path: Path, options: Options) -> Plan:
     with own_interrupts():
         suite = load_suite(path, options.plugins)
-        cells = cells_of(suite, options.only, options.data)
+        cells = _cells(suite, read_looks(Layout(options.results).suite(suite.name)), options)
         if not cells:
             raise UserError(f"{path}: no cell matches --only {options.only!r}; rows are: {', '.join(suite.objectives)}")
         return make_plan(cells, options.results, options.data, suite.plugins)
+
+
+def _cells(suite: Suite, declared: Declared | None, options: Options, unread: bool = False) -> list[Cell]:
+    """The suite's own, and those that looks asked for."""
+    if declared is None:
+        return cells_of(suite, options.only, options.data, unread)
+    whole = cells_of(with_all_seeds(suite, declared), None, options.data, unread)
+    return matching(asked_cells(suite, declared, whole), options.only)
 
 
 def make_leaderboard(
@@ -136,7 +149,8 @@ def read_board(
 ) -> Board:
     """The board of what is done so far; nothing is written, and data that are not there are not needed."""
     suite, found = load_suite(path, options.plugins, models=False), Found()
-    cells = cells_of(suite, options.only, options.data, unread=True)
+    declared = read_looks(Layout(options.results).suite(suite.name))
+    cells = _cells(suite, declared, options, unread=True)
     unknown = any(cell.data == NOT_THERE for cell in cells)
     from_results(found, options.results, suite.name, None if unknown else (cell.key for cell in cells))
     from_folders(found, also, suite.name)
@@ -144,7 +158,8 @@ def read_board(
         from_mlflow(found, mlflow, suite.name)
     cells, notes = with_recorded_data(cells, found.records.values())
     records = [found.records[cell.key] for cell in cells if cell.key in found.records]
-    return make_board(suite.name, cells, records, notes=notes, refused=found.refused, **shown)
+    notes = [*notes, *changed(suite, declared)]
+    return make_board(suite.name, cells, records, notes=notes, refused=found.refused, declared=declared, **shown)
 
 
 def choose_device(name: str) -> torch.device:
@@ -160,9 +175,16 @@ def choose_device(name: str) -> torch.device:
 
 
 def run_suite(
-    path: Path, options: Options, console: Console | None = None, executor: Executor | None = None
+    path: Path,
+    options: Options,
+    console: Console | None = None,
+    executor: Executor | None = None,
+    deadline: float = math.inf,
 ) -> Outcome:
-    """Check, train what is not done, record it, show it in MLflow, and write the leaderboard."""
+    """Check, train what is not done, record it, show it in MLflow, and write the leaderboard.
+
+    `deadline`: by time.monotonic(); what is not done by then stays missing.
+    """
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".*not writable.*", category=UserWarning)
         device = choose_device(options.device)
@@ -190,15 +212,18 @@ def run_suite(
                 try:
                     place = Place(options.results, options.data, str(device), options.keep_answers)
                     recorder = Recorder(folder, tracker, bar)
-                    run_plan(made, place, executor, recorder, lambda: bool(stop))
+                    run_plan(made, place, executor, recorder, lambda: bool(stop) or time.monotonic() > deadline)
                 except Stopped:
-                    ended = stop[0]
+                    ended = stop[0] if stop else None
                 except BaseException:
                     tracker.close(0)
                     raise
             store = Records(options.results, made.name)
             records = store.read_many(c.key for c in made.cells)
-            board = make_board(made.name, made.cells, records.values(), refused=store.damaged)
+            declared = read_looks(folder)
+            notes = changed(load_suite(path, options.plugins, models=False), declared) if declared else []
+            about: Any = {"notes": notes, "refused": store.damaged, "declared": declared}
+            board = make_board(made.name, made.cells, records.values(), **about)
             text = write_board(board, folder.path)
             if tracker is not None:
                 bar.now("completing MLflow")
@@ -209,7 +234,7 @@ def run_suite(
     for cell in made.cells:
         status = records[cell.key]["status"] if cell.key in records else "missing"
         counts[status] = counts.get(status, 0) + 1
-    return Outcome(board.table, text, counts, len(todo), ended, folder)
+    return Outcome(board.table, text, counts, len(todo), ended, folder, board)
 
 
 def fenced(text: str) -> str:

@@ -51,6 +51,10 @@ def _on_suites(command: Command) -> None:
         sub.add_argument("suite", type=Path, metavar="SUITE", help="a suite file, e.g. suites/quickstart.yaml")
         _common(sub)
         sub.add_argument("--only", metavar="PATTERN", help="only the cells whose row or title matches (* and ?)")
+    run.add_argument("--until-decided", action="store_true",
+                     help="add seeds in blocks where a comparison is still open and could be decided; looking often "
+                          "makes no more false claims")  # fmt: skip
+    run.add_argument("--budget", metavar="TIME", help="with --until-decided: how long it may take, e.g. 30m or 8h")
     run.add_argument("--keep-answers", type=gigabytes, default=0.0, metavar="GB",
                      help="keep teachers' logits and embeddings on disk, up to so many GB: objectives that are added "
                           "later and need no more train without the teacher's forward (default: 0)")  # fmt: skip

@@ -2,7 +2,7 @@
 
 results/
   SUITE/          records/KEY.json  students/KEY.safetensors  checkpoints/  .locks/  .suite  mlflow.jsonl
-                  leaderboard.{md,csv,tex,html}  cells.{csv,parquet}  per_class.csv  plots/
+                  leaderboard.{md,csv,tex,html}  cells.{csv,parquet}  per_class.csv  plots/  looks.json
   teachers/       KEY.json  KEY.safetensors  .KEY.lock  checkpoints/
   teacher_cache/  teacher outputs of earlier runs; safe to delete at any time
   mlflow.db, .mlflow.lock, mlartifacts/SUITE/
@@ -59,6 +59,11 @@ class SuiteFolder:
     def origin(self) -> Path:
         """Says which suite file was the last to write here."""
         return self.path / ".suite"
+
+    @property
+    def looks(self) -> Path:
+        """Of a run until decided: which looks were declared, and how far it came."""
+        return self.path / "looks.json"
 
     @property
     def per_class(self) -> Path:

@@ -26,6 +26,7 @@ FLOORS = (
     ("report", "train"),
     ("grid",),
     ("api",),
+    ("until",),
     ("commands",),
     ("cli",),
     ("__main__",),

@@ -1,8 +1,10 @@
 """What commands read from their arguments."""
 
 import argparse
+import re
 
 from kdbench.api import Options
+from kdbench.errors import UserError
 from kdbench.layout import Layout, SuiteFolder
 from kdbench.suite.load import read_with_bases
 
@@ -16,3 +18,11 @@ def options_of(given: argparse.Namespace) -> Options:
 def folder_of(given: argparse.Namespace) -> SuiteFolder:
     """The folder of the suite's results, by the name that stands in its file."""
     return Layout(given.results).suite(str(read_with_bases(given.suite).data["name"]))
+
+
+def seconds_of(budget: str) -> float:
+    """`90s`, `30m`, `2h`, `1.5h`, `1d` -> seconds. Raises UserError for anything else."""
+    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([smhd])\s*", budget)
+    if not match or float(match[1]) == 0:
+        raise UserError(f"--budget {budget}: say it like 30m, 2h or 1d")
+    return float(match[1]) * {"s": 1, "m": 60, "h": 3600, "d": 86400}[match[2]]

@@ -14,7 +14,7 @@ import yaml
 
 from kdbench.api import Options, choose_device
 from kdbench.commands.console import show_markdown
-from kdbench.commands.given import options_of
+from kdbench.commands.given import options_of, seconds_of
 from kdbench.data import Splits
 from kdbench.errors import UserError, unknown
 from kdbench.layout import is_reserved
@@ -93,14 +93,6 @@ def propose(teacher: str, students: Sequence[str], budget: str, output: Path, fo
     lines += [f"{row} won't apply to {student}: {why}" for (student, row), why in costs.inapplicable.items()]
     run = f"kdbench run {output}\nkdbench recommend {output}"
     return "\n".join(f"- {line}" for line in lines) + f"\n\nNext:\n\n```\n{run}\n```"
-
-
-def seconds_of(budget: str) -> float:
-    """`90s`, `30m`, `2h`, `1.5h`, `1d` -> seconds. Raises UserError for anything else."""
-    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([smhd])\s*", budget)
-    if not match or float(match[1]) == 0:
-        raise UserError(f"--budget {budget}: say it like 30m, 2h or 1d")
-    return float(match[1]) * {"s": 1, "m": 60, "h": 3600, "d": 86400}[match[2]]
 
 
 def spoken(seconds: float) -> str:

@@ -1,14 +1,12 @@
 """`kdbench plan`: cells, what is done, what does not apply and why, the time."""
 
 import argparse
-import time
-
-import torch
 
 from kdbench.api import choose_device
 from kdbench.api import plan as make
 from kdbench.commands.console import console, table
 from kdbench.commands.given import options_of
+from kdbench.grid.estimate import estimate
 from kdbench.grid.plan import Plan
 from kdbench.grid.progress import clock
 from kdbench.train.arithmetic import slow_precision
@@ -52,22 +50,3 @@ def why_not(made: Plan) -> list[str]:
             if cell.key in reasons:
                 lines[f"{what}: {cell.dataset.name} · {cell.pair} · {cell.label}: {reasons[cell.key]}"] = None
     return list(lines)
-
-
-def estimate(made: Plan, device: torch.device) -> float:
-    """Seconds, from the plan's multiply-adds and the rate of a typical convolution; small nets reach less of it."""
-    precision = made.todo[0].train.precision
-    dtype = torch.bfloat16 if precision == "bf16" else torch.float32
-    layer = torch.nn.Conv2d(64, 64, 3, padding=1, bias=False).to(device, dtype).to(memory_format=torch.channels_last)
-    inputs = torch.rand(64, 64, 16, 16, device=device, dtype=dtype).to(memory_format=torch.channels_last)
-    macs = 64 * 16 * 16 * 64 * 64 * 9 / 1e9
-    with torch.no_grad():
-        for rounds in (3, 20):
-            start = time.perf_counter()
-            for _ in range(rounds):
-                layer(inputs)
-            if device.type == "cuda":
-                torch.cuda.synchronize()
-            rate = rounds * macs / (time.perf_counter() - start)
-    launches = sum(c.train.epochs * made.shapes.task(c.dataset).num_train / c.train.batch_size for c in made.todo)
-    return 2 * made.giga_macs() / rate + launches * 0.004

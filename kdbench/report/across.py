@@ -16,7 +16,7 @@ class MeanGain:
     """A row's gain over the student alone, the mean over `num` pairs: for these pairs and other seeds.
 
     `low`, `high`: 95% interval of this row alone; `p`: corrected over all rows (Holm). NaN where a pair has no
-    interval.
+    interval, `p` also where seeds were added until decided.
     """
 
     num: int
@@ -38,6 +38,8 @@ def mean_gains(pairs: Sequence[Pair]) -> dict[str, MeanGain]:
     found = {label: _mean([there[label] for there in rows]) for label in common}
     found = {label: gain for label, gain in found.items() if math.isfinite(gain.mean)}
     corrected = holm([gain.p for gain in found.values()]).tolist()
+    if any(pair.looked for pair in pairs):  # each pair stopped when it was decided: no test over all of them holds
+        corrected = [math.nan] * len(found)
     return {
         label: MeanGain(g.num, g.mean, g.low, g.high, p) for (label, g), p in zip(found.items(), corrected, strict=True)
     }

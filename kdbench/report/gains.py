@@ -4,12 +4,14 @@ This is the only place where a claim about a row is made; `model.py` has the tes
 """
 
 import math
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 import pandas as pd
 
 from kdbench.report import statistics
+from kdbench.report.looks import Progress
 from kdbench.report.model import Contrast, compare
 from kdbench.report.predictions import ByLabel, for_new_samples
 from kdbench.report.statistics import MOST_SEEDS, Difference
@@ -116,18 +118,19 @@ def gains_of(
     reference: str,
     lost: Mapping[str, int] | None = None,
     outcomes: ByLabel | None = None,
+    progress: Progress | None = None,
 ) -> Gains:
     """Compare the rows of one pair.
 
     `scores`: one row per label, one column per seed, NaN where there is no score. `alone`: the labels whose objective
     is the student alone; they are compared with nothing. `reference`: the other row to compare with, which need not
     be there. `lost`: label -> seeds on which it diverged or failed.
-    `outcomes`: what the students made of each test example, where that is known.
+    `outcomes`: what the students made of each test example, where that is known. `progress`: where seeds were added
+    until decided, the comparisons as they were looked at.
     """
-    base = [str(label) for label in scores.index if label in alone]
-    student = base[0] if base else STUDENT
-    found = compare({str(label): by_seed(scores, str(label)).to_dict() for label in scores.index},
-                    list(dict.fromkeys((student, reference))))  # fmt: skip
+    student, _ = references = references_of(scores.index, alone, reference)
+    found = progress or compare({str(label): by_seed(scores, str(label)).to_dict() for label in scores.index},
+                                list(dict.fromkeys(references)))  # fmt: skip
     gains = Gains()
     for label in (str(label) for label in scores.index if label not in alone):
         for other, name, kept in ((student, STUDENT, gains.alone), (reference, reference, gains.reference)):
@@ -137,8 +140,22 @@ def gains_of(
                 gone = (lost or {}).get(label, 0)
                 known = outcomes or {}
                 new = for_new_samples(contrast, known.get(label, {}), known.get(other, {}))
-                kept[label] = Gain(contrast, own, verdict(contrast, name, gone), gone, *new)
+                says = verdict(contrast, name, gone) + (looked_at(progress, label, other) if progress else "")
+                kept[label] = Gain(contrast, own, says, gone, *new)
     return gains
+
+
+def references_of(labels: Iterable[Any], alone: Collection[str], reference: str) -> tuple[str, str]:
+    """What all rows are compared with: the first that is the student alone, and the one labelled as the reference."""
+    return next((str(label) for label in labels if label in alone), STUDENT), reference
+
+
+def looked_at(progress: Progress, row: str, reference: str) -> str:
+    """At which look a comparison was judged."""
+    standing = progress.standings.get((row, reference))
+    if standing is None:
+        return ""
+    return f" ({standing.state} at the look at {standing.seeds} seeds)"
 
 
 def by_seed(scores: pd.DataFrame, label: str) -> "pd.Series[float]":

@@ -20,9 +20,10 @@ from scipy import stats
 from kdbench.report.chance import Scores
 from kdbench.report.model import DRAWS, Contrast, compare
 from kdbench.report.statistics import ALPHA
+from kdbench.results.looks_file import Declared
 
 HOPELESS = 0.1  # chance to be claimed with all seeds, below which a comparison gets no more of them
-State = Literal["open", "decided", "not decidable"]
+State = Literal["open", "decided", "not decidable"]  # shown as it is
 
 
 @dataclass(frozen=True)
@@ -44,8 +45,33 @@ class Progress:
     standings: dict[tuple[str, str], Standing]
     missing: dict[str, tuple[Hashable, ...]] = field(default_factory=dict)
 
+    def of(self, row: str, reference: str) -> Contrast | None:
+        standing = self.standings.get((row, reference))
+        return standing.contrast if standing else None
+
+    @property
+    def seeds(self) -> int:
+        """That the last look made had; 0 before the first."""
+        return max((standing.seeds for standing in self.standings.values()), default=0)
+
     def among(self, state: State) -> list[tuple[str, str]]:
         return [pair for pair, standing in self.standings.items() if standing.state == state]
+
+
+@dataclass(frozen=True)
+class Looked:
+    """The looks at one pair: what was declared, what was tried (see `until_decided`), and what came of it."""
+
+    declared: Declared
+    tried: Scores
+    references: tuple[str, str]
+    progress: Progress
+
+    @classmethod
+    def at(cls, declared: Declared, tried: Scores, references: tuple[str, str]) -> "Looked":
+        limits = declared.seeds, declared.looks
+        progress = until_decided(tried, list(dict.fromkeys(references)), *limits, affordable=declared.affordable)
+        return cls(declared, tried, references, progress)
 
 
 def spent(looks: Sequence[int], level: float = ALPHA) -> list[float]:
@@ -64,7 +90,7 @@ def until_decided(
     seeds: Sequence[Hashable],
     looks: Sequence[int],
     *,
-    affordable: int | None = None,
+    affordable: int | Sequence[int] = (),
     draws: int = DRAWS,
     draw_seed: int = 0,
 ) -> Progress:
@@ -72,17 +98,20 @@ def until_decided(
 
     `scores`: {row: {seed: score}} of all rows wanted, those without runs included; NaN: tried, no score (diverged).
     `seeds`: in the order in which they are added; at look k the first `looks[k]` of them count. Rows without an open
-    comparison get no more seeds; references do while anything is open. `affordable`: seeds that the budget allows, at
-    most all; what they can't decide is dropped. Both looks and seeds must not be changed once scores were seen.
+    comparison get no more seeds; references do while anything is open. `affordable`: seeds that the budget allows, or
+    allowed at each look (at later ones as at the last); what they can't decide is dropped. Both looks and seeds must
+    not be changed once scores were seen.
     """
     levels = spent(looks)
-    most = min(looks[-1], affordable or looks[-1])
+    allowed = [affordable] if isinstance(affordable, int) else list(affordable) or [looks[-1]]
+    most = looks[0]
     standings: dict[tuple[str, str], Standing] = {}
     open_pairs: set[tuple[str, str]] | None = None
     tested: set[tuple[str, str]] | None = None
-    for num, level in zip(looks, levels, strict=True):
+    for place, (num, level) in enumerate(zip(looks, levels, strict=True)):
         if open_pairs is not None and (not open_pairs or num > most):
             break
+        most = min(looks[-1], allowed[min(place, len(allowed) - 1)])
         block = seeds[:num]
         missing = _missing(scores, references, block, open_pairs)
         if missing:

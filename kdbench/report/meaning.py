@@ -1,6 +1,9 @@
 """What a table's numbers mean, in words: what intervals hold for, and what the columns are."""
 
+from kdbench.report.gains import STUDENT
+from kdbench.report.looks import Progress, State, spent
 from kdbench.report.rows import Pair
+from kdbench.report.statistics import ALPHA
 from kdbench.report.table import Board
 from kdbench.report.text import number
 from kdbench.suite.controls import CONTROLS
@@ -11,7 +14,36 @@ def meaning(pair: Pair) -> list[str]:
     gains = [gain for row in pair.rows for gain in (row.gain, row.reference_gain) if gain is not None]
     if not any(gain.has_interval for gain in gains):
         return []
-    return [_holds_for(pair), *_spreads(pair)]
+    return [*looks_in_words(pair), _holds_for(pair), *_spreads(pair)]
+
+
+def looks_in_words(pair: Pair) -> list[str]:
+    """Where seeds were added until decided: which looks there were, where it stopped, and what each one decided."""
+    if pair.looked is None:
+        return []
+    declared, progress = pair.looked.declared, pair.looked.progress
+    looks = declared.looks
+    levels = ", ".join(f"{level:.3g}" for level in spent(looks))
+    made = [look for look in looks if look <= progress.seeds]
+    last = len(made) == len(looks)
+    where = "all were made" if last else f"stopped early, at look {len(made)} of {len(looks)}"
+    lines = [
+        f"Seeds were added until decided: looks at {', '.join(map(str, looks))} seeds were declared; {where} "
+        f"({progress.seeds} seeds). A claim needs a corrected p below the level spent at its look ({levels}, in all "
+        f"{ALPHA:g})."
+    ]
+    words: dict[State, str] = {"decided": "Decided", "not decidable": "Given up", "open": "Still open"}
+    for state, word in words.items():
+        if found := [_at(pair, *names, progress) for names in progress.among(state)]:
+            lines.append(f"{word}: {'; '.join(found)}.")
+    if progress.among("decided"):
+        lines.append("What was decided early looks a little larger than it is.")
+    return [*lines, "Groups, classes and means over pairs are not corrected for looks."]
+
+
+def _at(pair: Pair, row: str, reference: str, progress: Progress) -> str:
+    alone = pair.alone is not None and reference == pair.alone.label
+    return f"{row} against {STUDENT if alone else reference} ({progress.standings[row, reference].seeds} seeds)"
 
 
 def controls_in_words(pair: Pair) -> list[str]:

@@ -1,6 +1,6 @@
 """From a frame of cells to the rows of each pair."""
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Hashable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -8,11 +8,13 @@ import pandas as pd
 
 from kdbench.method.metric import TOP1, Metric, metric_of
 from kdbench.report.frame import GROUP, title
-from kdbench.report.gains import Gains, by_seed, gains_of
+from kdbench.report.gains import Gains, by_seed, gains_of, references_of
+from kdbench.report.looks import Looked
 from kdbench.report.predictions import ByLabel, between_seeds, copied, outcomes_of
 from kdbench.report.published import beside
 from kdbench.report.rows import LOST, NAN, NOT_DONE, Cost, Pair, Row, Scores, Size
 from kdbench.report.standing import Standing, standing_of
+from kdbench.results.looks_file import Declared
 from kdbench.results.outcomes import OUTCOMES
 from kdbench.results.schema import Record
 
@@ -26,6 +28,7 @@ class Sought:
 
     reference: str
     identities: Identities | None = None
+    declared: Declared | None = None  # looks, where seeds are added until decided
 
 
 def pairs_of(frame: pd.DataFrame, sought: Sought, records: Iterable[Record] = ()) -> list[Pair]:
@@ -44,12 +47,28 @@ def _pair_of(name: str, part: pd.DataFrame, sought: Sought, packed: Mapping[str,
     alone = set(part.loc[part["alone"].astype(bool), "label"])
     outcomes = outcomes_of(done, packed)
     right = outcomes if metric_in(part) == TOP1 else None  # other scores are no mean over examples
-    gains = gains_of(scores, alone, sought.reference, lost, right)
+    looked = _looked(part, alone, sought)
+    gains = gains_of(scores, alone, sought.reference, lost, right, looked.progress if looked else None)
     standing = standing_of(scores, lost, _counts(part, ("done", *NOT_DONE)))
     found = Found(scores, alone, gains, standing, outcomes)
     own = done[done["control"].isna()] if "control" in done else done
     num_teachers = own["teacher_key"].nunique() if "teacher_key" in own else 1
-    return Pair(name, list(_rows_of(part, found, sought)), standing, num_teachers)
+    return Pair(name, list(_rows_of(part, found, sought)), standing, num_teachers, looked)
+
+
+def _looked(part: pd.DataFrame, alone: set[str], sought: Sought) -> Looked | None:
+    """The looks at a pair whose seeds are added until decided; a cell that gave no score counts as tried."""
+    if sought.declared is None:
+        return None
+    tried: dict[str, dict[Hashable, float]] = {}
+    for label, seed, status, score in part.reindex(columns=["label", "seed", "status", "score"]).itertuples(
+        index=False
+    ):
+        if status != "skipped":  # what does not apply has no seed to wait for
+            runs = tried.setdefault(str(label), {})
+            if status != "missing":
+                runs[int(seed)] = float(score) if status == "done" else NAN
+    return Looked.at(sought.declared, tried, references_of(part["label"].unique(), alone, sought.reference))
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,7 @@ from typing import Self
 
 from kdbench.method.metric import TOP1, Metric
 from kdbench.report.gains import Gain
+from kdbench.report.looks import Looked
 from kdbench.report.published import Beside
 from kdbench.report.standing import Standing
 
@@ -117,6 +118,7 @@ class Pair:
     rows: list[Row]
     standing: Standing = field(default_factory=Standing)
     num_teachers: int = 1  # more than one where each seed has its own
+    looked: Looked | None = None  # where seeds were added until decided
 
     @property
     def metric(self) -> Metric:

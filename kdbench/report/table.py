@@ -6,6 +6,7 @@ from typing import Any
 
 import pandas as pd
 
+from kdbench.errors import UserError
 from kdbench.method.metric import MIXED, TOP1, Metric
 from kdbench.report import statistics
 from kdbench.report.across import MeanGain, mean_gains
@@ -14,6 +15,7 @@ from kdbench.report.gains import Gain
 from kdbench.report.pairs import Identities, Sought, pairs_of
 from kdbench.report.per_class import ClassWords, class_words, per_class
 from kdbench.report.rows import Pair, Row
+from kdbench.results.looks_file import Declared
 from kdbench.results.schema import Record
 from kdbench.suite.cells import Cell
 from kdbench.suite.objectives import REFERENCE
@@ -55,15 +57,23 @@ def make_board(
     published: bool = False,
     notes: Iterable[str] = (),
     refused: Iterable[str] = (),
+    declared: Declared | None = None,
 ) -> Board:
     """`reference`: the row that gains are also counted against; `published`: the literature's numbers beside ours;
-    `notes`: warnings; `refused`: what was wrong with records that are not among `records`.
+    `notes`: warnings; `refused`: what was wrong with records that are not among `records`. `declared`: the looks by
+    which verdicts are to be read, where seeds are added until decided.
 
-    Raises UserError when published numbers are asked for and not installed.
+    Raises UserError when published numbers are asked for and not installed, or looks were declared with another
+    reference.
     """
+    if declared is not None and reference != declared.reference:
+        raise UserError(
+            f"--reference {reference}: the looks at this table were declared with {declared.reference!r}, and what is "
+            "compared must not be chosen after them"
+        )
     cells, records = list(cells), list(records)
     frame = with_missing(frame_of(records), cells)
-    sought = Sought(reference, _identities(frame, cells) if published else None)
+    sought = Sought(reference, _identities(frame, cells) if published else None, declared)
     pairs = pairs_of(frame, sought, records)
     table = table_of(pairs)
     by_class = per_class(frame, records)

@@ -188,6 +188,11 @@ def cells_of(suite: Suite, only: str | None = None, data_dir: Path = DATA, unrea
         if seed in suite.row_seeds.get(label, suite.seeds)
         if (phases := for_pair(choices, title_of(*pair[:2]))) is not None
     ]
+    return matching(cells, only)
+
+
+def matching(cells: list[Cell], only: str | None) -> list[Cell]:
+    """Those whose title or label matches the pattern; all of them without one."""
     if only is None:
         return cells
     return [c for c in cells if fnmatchcase(c.label, only) or fnmatchcase(c.title, f"*{only}*")]

@@ -1,15 +1,17 @@
 """Do intervals for new samples cover? On simulated samples, and on real ones from halves of a test set.
 
     python tests/benchmarks/new_samples.py [--tables 2000]
-    python tests/benchmarks/new_samples.py --outcomes FILE.npz [--seeds 3] [--splits 200]
+    kdbench run tests/benchmarks/new_samples.yaml --results FOLDER
+    python tests/benchmarks/new_samples.py --records FOLDER/new-samples/records [--seeds 3] [--splits 200]
 
 Simulated: a student gets a sample right if row + seed + sample + row's own taste for the sample + luck is above 0,
-all normal; the truth is the difference of two rows over all seeds and samples, known in closed form. `outcomes`: one
-boolean array [seeds, samples] a row. A few seeds on one half of the samples give an interval; the other seeds on the
+all normal; the truth is the difference of two rows over all seeds and samples, known in closed form. `records`: of one
+pair's students. A few seeds on one half of the samples give an interval; the other seeds on the
 other half give what it should hold, whose own variance is added.
 """
 
 import argparse
+import json
 import math
 from itertools import combinations
 from pathlib import Path
@@ -20,6 +22,7 @@ from scipy import stats
 from kdbench.report.model import compare
 from kdbench.report.outcomes import Crossed, Right, crossed, new_samples
 from kdbench.report.variances import Floats
+from kdbench.results.outcomes import unpacked
 
 SEED, SAMPLE, TASTE = 0.03, 1.5, 0.7  # standard deviations, luck's is 1
 
@@ -52,6 +55,17 @@ def coverage(rows: int, seeds: int, samples: int, tables: int) -> tuple[float, f
     return float(covered), float(these)
 
 
+def outcomes_of(records: Path) -> dict[str, Right]:
+    """label -> which samples its students got right [seeds, samples]."""
+    found: dict[str, dict[int, Right]] = {}
+    for path in sorted(records.glob("*.json")):
+        record = json.loads(path.read_text())
+        outcomes = unpacked(record.get("outcomes") or {})
+        if outcomes is not None:
+            found.setdefault(record["label"], {})[record["seed"]] = outcomes.right
+    return {label: np.stack([row[seed] for seed in sorted(row)]) for label, row in found.items()}
+
+
 def halves(outcomes: dict[str, Right], seeds: int, splits: int) -> float:
     """Share of the differences on other halves and other seeds that intervals for new samples hold."""
     rng = np.random.default_rng(0)
@@ -79,14 +93,13 @@ def _holds(here: Crossed, there: Crossed) -> bool:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--tables", type=int, default=2000)
-    parser.add_argument("--outcomes", type=Path)
+    parser.add_argument("--records", type=Path)
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--splits", type=int, default=200)
     args = parser.parse_args()
-    if args.outcomes:
-        with np.load(args.outcomes) as read:
-            found = halves({name: read[name] for name in read.files}, args.seeds, args.splits)
-        print(f"{args.outcomes.name}: {found:.3f} of the differences on other halves and seeds are held")
+    if args.records:
+        found = halves(outcomes_of(args.records), args.seeds, args.splits)
+        print(f"{args.seeds} seeds: {found:.3f} of the differences on other halves and seeds are held")
         return
     print("| rows x seeds | samples | covered, new samples | covered by the interval for these samples |")
     print("|:--|--:|--:|--:|")
