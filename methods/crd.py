@@ -22,6 +22,8 @@ class CRD(Method):
     L = -mean_b [log h(b, own) + sum_k log(1 - h(b, k))] over K = `negatives` pictures k of other classes (Tian et
     al., section 3), h = x / (x + K/N), x = exp(<v, M> / `temperature`) / Z, N pictures. Z is N times the first batch's
     mean, kept for ever. After every batch its rows of M become unit(`momentum` M + (1 - `momentum`) v). Weight: 0.8.
+    The k are an arithmetic progression through the other classes, random in start and stride, the authors' a random
+    draw: each picture of other classes comes as often in both.
     """
 
     memory_s: Tensor  # [N, dim]

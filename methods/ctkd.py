@@ -16,7 +16,8 @@ class CTKD(Method):
     """KD at T = `start` + `end` * sigmoid(theta), theta one trained number (Li et al., section 3; global temperature).
 
     theta climbs the loss: its gradient is times lambda, from 0 to -`strength` along a cosine over the first `ramp` of
-    the training (the authors' 10 of 240 epochs), then constant. CIFAR-100: 0.1 CE + 0.9 CTKD.
+    the training (the authors' 10 of 240 epochs), then constant. CIFAR-100: 0.1 CE + 0.9 CTKD. lambda rises at every
+    step, theirs at every epoch: apart by one epoch's rise at most. theta is under weight decay, as theirs.
     """
 
     def __init__(
