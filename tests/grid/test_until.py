@@ -39,8 +39,10 @@ CPU = torch.device("cpu")
 class Drawn:
     """An executor that draws each cell's score instead of training it. `most`: cells after which it is killed."""
 
-    def __init__(self, gains: dict[str, float] = GAINS, most: float = math.inf, seconds: float = 0.0) -> None:
-        self.gains, self.most, self.seconds = gains, most, seconds
+    threads, about = None, ""
+
+    def __init__(self, gains: dict[str, float] = GAINS, most: float = math.inf) -> None:
+        self.gains, self.most = gains, most
         self.made: list[tuple[str, int]] = []
 
     def run(self, queue: Queue, events: Events, stop: Stop) -> None:
@@ -200,7 +202,7 @@ def test_changes_after_the_looks_are_told(suite: Path, options: Options, suite_f
 
 
 def test_as_a_user_types_it(kdbench: Any, suite: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("kdbench.api.Here", Drawn)
+    monkeypatch.setattr("kdbench.api.executor_of", lambda *_: Drawn())
     code, out, err = kdbench("run", suite, "--until-decided", "--budget", "8h")
     assert code == 0, err
     assert "Looks are declared at 3, 5, 7, 10 seeds" in err
