@@ -95,7 +95,7 @@ def test_a_process_that_dies_is_replaced(
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
 def test_a_run_that_is_stopped_goes_on(suite_file: Callable[..., Path], tmp_path: Path, number: int) -> None:
     """Ctrl-C saves the state of all; when the run itself is killed its processes end by themselves."""
-    suite = suite_file(seeds=[0, 1], train={**TINY["train"], "epochs": 60, "batch_size": 32})
+    suite = suite_file(seeds=[0, 1], train={**TINY["train"], "epochs": 20, "batch_size": 32})
     command = [sys.executable, "-m", "kdbench", "run", suite, "--results", tmp_path / "results", "--jobs", "2"]
     run = subprocess.Popen([str(word) for word in command])
     checkpoints = tmp_path / "results" / "tiny" / "checkpoints"
