@@ -5,7 +5,8 @@ import re
 import sys
 import time
 import warnings
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,13 +27,14 @@ from kdbench.grid.run import run_plan
 from kdbench.grid.shares import executor_of
 from kdbench.grid.signals import own_interrupts, stop_signals
 from kdbench.layout import RESULTS, Layout, SuiteFolder
-from kdbench.report.frame import frame_of
+from kdbench.report.frame import Beside, frame_of
 from kdbench.report.table import Board, make_board
 from kdbench.report.write import write_board
 from kdbench.results.looks_file import Declared, read_looks
 from kdbench.results.merge import Found, from_folders, from_mlflow, from_results, with_recorded_data
 from kdbench.results.mlflow_thread import PATIENCE, Tracker, behind, default_uri
 from kdbench.results.records import Records
+from kdbench.results.schema import Record
 from kdbench.suite.cells import DATA, Cell, cells_of, matching
 from kdbench.suite.load import Suite, load_suite
 from kdbench.suite.origin import claim
@@ -159,7 +161,7 @@ def read_board(
     cells, notes = with_recorded_data(cells, found.records.values())
     records = [found.records[cell.key] for cell in cells if cell.key in found.records]
     notes = [*notes, *changed(suite, declared)]
-    return make_board(suite.name, cells, records, notes=notes, refused=found.refused, declared=declared, **shown)
+    return make_board(suite.name, cells, records, beside=Beside(notes, found.refused), declared=declared, **shown)
 
 
 def choose_device(name: str) -> torch.device:
@@ -190,19 +192,12 @@ def run_suite(
         device = choose_device(options.device)
         made = _plan(path, options)
         executor = executor or executor_of(made, device, options.jobs)
-        todo, text_of_suite = (
-            made.todo,
-            path.read_text(encoding="utf-8", errors="replace"),
-        )  # it may be edited meanwhile
+        folder = Layout(options.results).suite(made.name)
+        todo = made.todo
+        text_of_suite = path.read_text(encoding="utf-8", errors="replace")  # it may be edited meanwhile
         with Bar(_total_steps(made), console) as bar, stop_signals(bar.say) as stop:
-            for line in made.damaged:
+            for line in _first_words(made, device, executor, claim(folder, path)):
                 bar.say(line)
-            bar.say(" ".join([progress_line(made, device), executor.about]).strip())
-            if slow := slow_precision(device, (c.train.precision for c in made.todo)):
-                bar.say(slow)
-            folder = Layout(options.results).suite(made.name)
-            if doubled := claim(folder, path):
-                bar.say(doubled)
             tracker = None
             if _anything_new(made) or behind(folder.path, made.records.values()):
                 tracker = Tracker(made.name, options.results, options.uri, bar.say)
@@ -218,23 +213,34 @@ def run_suite(
                 except BaseException:
                     tracker.close(0)
                     raise
-            store = Records(options.results, made.name)
-            records = store.read_many(c.key for c in made.cells)
-            declared = read_looks(folder)
-            notes = changed(load_suite(path, options.plugins, models=False), declared) if declared else []
-            about: Any = {"notes": notes, "refused": store.damaged, "declared": declared}
-            board = make_board(made.name, made.cells, records.values(), **about)
+            board, records = _board_of(made, folder, path, options)
             text = write_board(board, folder.path)
             if tracker is not None:
                 bar.now("completing MLflow")
                 tracker.complete(records.values(), lambda record: [folder.student(record["key"])])
                 tracker.summary(made.name, folder.board_files(), text)
                 tracker.close(2.0 if ended else PATIENCE)
-    counts: dict[str, int] = {}
-    for cell in made.cells:
-        status = records[cell.key]["status"] if cell.key in records else "missing"
-        counts[status] = counts.get(status, 0) + 1
-    return Outcome(board.table, text, counts, len(todo), ended, folder, board)
+    counts = Counter(records[cell.key]["status"] if cell.key in records else "missing" for cell in made.cells)
+    return Outcome(board.table, text, dict(counts), len(todo), ended, folder, board)
+
+
+def _first_words(made: Plan, device: torch.device, executor: Executor, doubled: str | None) -> Iterator[str]:
+    """What a run says before it trains. `doubled`: that another suite has this one's name."""
+    yield from made.damaged
+    yield " ".join([progress_line(made, device), executor.about]).strip()
+    if slow := slow_precision(device, (c.train.precision for c in made.todo)):
+        yield slow
+    if doubled:
+        yield doubled
+
+
+def _board_of(made: Plan, folder: SuiteFolder, path: Path, options: Options) -> tuple[Board, dict[str, Record]]:
+    """The board of the plan's cells as they now are, and their records by key."""
+    store = Records(options.results, made.name)
+    records, declared = store.read_many(c.key for c in made.cells), read_looks(folder)
+    notes = changed(load_suite(path, options.plugins, models=False), declared) if declared else []
+    beside = Beside(notes, store.damaged)
+    return make_board(made.name, made.cells, records.values(), beside=beside, declared=declared), records
 
 
 def fenced(text: str) -> str:

@@ -4,11 +4,10 @@ It reads and writes the teachers, the checkpoints and the teacher's cache; what 
 """
 
 import gc
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
 
@@ -17,6 +16,7 @@ from kdbench.errors import UserError, first_line
 from kdbench.files import CannotWrite
 from kdbench.grid.events import Events, Stop
 from kdbench.grid.outcome import Measure, head_of, record_of, weights_file
+from kdbench.grid.saving import Pace, state_of
 from kdbench.layout import Layout
 from kdbench.method.contract import Inapplicable
 from kdbench.nets import build_net
@@ -47,23 +47,6 @@ class Place:
     device: str
     teacher_cache: float = 0.0
     processes: int = 1  # that train on this machine at a time
-
-
-class Pace:
-    """When state is to be saved: every so many seconds, and so rarely that saving takes 2% of the time at most."""
-
-    def __init__(self, every: float) -> None:
-        self.every = every
-        self.start = self.asked = time.monotonic()
-
-    def due(self) -> bool:
-        self.asked = time.monotonic()
-        return self.asked >= self.start + self.every
-
-    def saved(self) -> None:
-        """Call it after what `due` asked for was done."""
-        took = time.monotonic() - self.asked
-        self.start = time.monotonic() + max(0.0, 50 * took - self.every)
 
 
 @dataclass
@@ -293,13 +276,3 @@ class Worker:
         gc.collect()
         if self.device.type == "cuda":
             torch.cuda.empty_cache()
-
-
-def state_of(trial: Trial) -> dict[str, Any] | None:
-    """Its state; None where making it raises, which ends the trial."""
-    try:
-        with Guard():
-            return trial.state()
-    except Exception as error:
-        trial.fail(error)
-        return None

@@ -112,12 +112,22 @@ class Sources:
     refused: tuple[str, ...] = ()  # records that were not believed, and why
 
 
-def sources_of(frame: pd.DataFrame, notes: Iterable[str] = (), refused: Iterable[str] = ()) -> Sources:
-    """`notes`: further warnings; `refused`: what was wrong with records that are not counted."""
+@dataclass(frozen=True)
+class Beside:
+    """What is known beside the records. `notes`: warnings; `refused`: what was wrong with records that don't count."""
+
+    notes: Iterable[str] = ()
+    refused: Iterable[str] = ()
+
+
+NOTHING = Beside()
+
+
+def sources_of(frame: pd.DataFrame, beside: Beside = NOTHING) -> Sources:
     done = frame[frame["status"] == "done"] if len(frame) else frame
     known = [name for name in MADE_BY if name in done]
     found = {name: sorted({str(v) for v in done[name].dropna()}) for name in known if name in SHOWN}
-    warnings = [*notes]
+    warnings = [*beside.notes]
     for group, part in done.groupby(GROUP, sort=False) if known else []:
         for name in known:
             values = sorted({str(value) for value in part[name].dropna()})
@@ -130,7 +140,7 @@ def sources_of(frame: pd.DataFrame, notes: Iterable[str] = (), refused: Iterable
         )
     if "repeatable" in done and (done["repeatable"] == False).any():  # noqa: E712  (missing cells have None)
         warnings.append("some cells were made on a machine that does not repeat itself: made again they would differ")
-    return Sources(len(done), found, warnings, tuple(refused))
+    return Sources(len(done), found, warnings, tuple(beside.refused))
 
 
 def _edited(where: str, part: pd.DataFrame) -> list[str]:

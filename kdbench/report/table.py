@@ -10,7 +10,7 @@ from kdbench.errors import UserError
 from kdbench.method.metric import MIXED, TOP1, Metric
 from kdbench.report import statistics
 from kdbench.report.across import MeanGain, mean_gains
-from kdbench.report.frame import GROUP, Curves, Sources, curves_of, frame_of, sources_of, with_missing
+from kdbench.report.frame import GROUP, NOTHING, Beside, Curves, Sources, curves_of, frame_of, sources_of, with_missing
 from kdbench.report.gains import Gain
 from kdbench.report.pairs import Identities, Sought, pairs_of
 from kdbench.report.per_class import ClassWords, class_words, per_class
@@ -55,13 +55,12 @@ def make_board(
     *,
     reference: str = REFERENCE,
     published: bool = False,
-    notes: Iterable[str] = (),
-    refused: Iterable[str] = (),
+    beside: Beside = NOTHING,
     declared: Declared | None = None,
 ) -> Board:
     """`reference`: the row that gains are also counted against; `published`: the literature's numbers beside ours;
-    `notes`: warnings; `refused`: what was wrong with records that are not among `records`. `declared`: the looks by
-    which verdicts are to be read, where seeds are added until decided.
+    `beside`: warnings, and what was wrong with other records. `declared`: the looks by which verdicts are to be read,
+    where seeds are added until decided.
 
     Raises UserError when published numbers are asked for and not installed, or looks were declared with another
     reference.
@@ -85,7 +84,7 @@ def make_board(
         table=table,
         ranking=ranking_of(pairs),
         mean_gains=mean_gains(pairs),
-        sources=sources_of(frame, notes, refused),
+        sources=sources_of(frame, beside),
         curves=curves_of(frame, records),
         per_class=by_class,
         class_words=class_words(by_class),

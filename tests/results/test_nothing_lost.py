@@ -161,7 +161,7 @@ def whole_files_only(results: Path) -> None:
 def test_a_disk_that_is_full_at_any_kind_of_write(kdbench, one_epoch, tmp_path, monkeypatch):
     """Exit 1 with one line, nothing half written; the next run goes on, until the next kind of file finds no room."""
     from kdbench import files
-    from kdbench.grid.cohort import Pace
+    from kdbench.grid.saving import Pace
 
     assert kdbench("run", one_epoch, results=tmp_path / "whole")[0] == 0
     monkeypatch.setattr(Pace, "due", lambda self: True)  # a checkpoint after every step
@@ -198,7 +198,7 @@ def test_a_disk_that_is_full_at_any_kind_of_write(kdbench, one_epoch, tmp_path, 
 def test_a_disk_that_is_full_at_any_write(kdbench, one_epoch, tmp_path, monkeypatch):
     """Every write in turn fails: exit 1 with one line, nothing half written; with room again the run goes on."""
     from kdbench import files
-    from kdbench.grid.cohort import Pace
+    from kdbench.grid.saving import Pace
 
     monkeypatch.setattr(Pace, "due", lambda self: True)
     sync, calls, failing = os.fsync, 0, 0

@@ -1,0 +1,34 @@
+"""When and what of a member's state is saved."""
+
+import time
+from typing import Any
+
+from kdbench.train.lent import Guard
+from kdbench.train.trial import Trial
+
+
+class Pace:
+    """When state is to be saved: every so many seconds, and so rarely that saving takes 2% of the time at most."""
+
+    def __init__(self, every: float) -> None:
+        self.every = every
+        self.start = self.asked = time.monotonic()
+
+    def due(self) -> bool:
+        self.asked = time.monotonic()
+        return self.asked >= self.start + self.every
+
+    def saved(self) -> None:
+        """Call it after what `due` asked for was done."""
+        took = time.monotonic() - self.asked
+        self.start = time.monotonic() + max(0.0, 50 * took - self.every)
+
+
+def state_of(trial: Trial) -> dict[str, Any] | None:
+    """Its state; None where making it raises, which ends the trial."""
+    try:
+        with Guard():
+            return trial.state()
+    except Exception as error:
+        trial.fail(error)
+        return None
