@@ -1,9 +1,9 @@
 """Arithmetic that is proven on this machine before it is trusted.
 
 `trusted(module)` puts a guard before every operation that can go wrong (convolutions, linear maps, norms, attention).
-At its first call, when its shapes are known, the guard asks for the verdict of this machine: known ones are kept on
-disk, others are found out in a child process. An operation that is right loses its guard; one that is off is led
-around: in contiguous layout, else in double precision, each proven in its turn. What can't be mended is an error.
+When it meets a shape for the first time, the guard asks for the verdict of this machine: known ones are kept on disk,
+others are found out in a child process. An operation that is right runs as it is; one that is off is led around: in
+contiguous layout, else in double precision, each proven in its turn. What can't be mended is an error.
 
 A net on the meta device has no arithmetic: there the guards note what will be needed, for `prove` to see to it before
 anything starts. Only the CPU is proven.
@@ -31,6 +31,7 @@ KINDS = (nn.modules.conv._ConvNd, nn.Linear, *NORMS)
 
 DTYPES = (torch.float32, torch.bfloat16)
 
+Case = tuple[torch.Size, torch.dtype, bool, str]  # shape of a sample, input's precision, autocast, device
 Verdict = dict[str, str]  # `way`: how it is right; `found`: what is wrong as it is
 
 
@@ -111,38 +112,41 @@ def verdicts() -> Verdicts:
 
 
 class Guard:
-    """Stands in for `module.forward`.
+    """Stands in for `module.forward`; the verdict is one for each shape that it is called on.
 
     Calls with more than one input run as they are and are not proven: nn.MultiheadAttention, attention with a mask.
     """
 
     def __init__(self, module: nn.Module) -> None:
         self.module, self.forward = module, module.forward
-        self.way: str | None = None
+        self.ways: dict[Case, str] = {}
 
     def __call__(self, x: Any, *rest: Any, **named: Any) -> Any:
         given = any(other is not None and other is not False for other in (*rest, *named.values()))
         if given or not isinstance(x, Tensor) or x.ndim < 2:
             return self.forward(x, *rest, **named)  # not of the kind that is proven
-        if x.is_meta:
-            # Autocast does not reach the meta device: what a norm will read there is either.
-            _noted.extend({o.name: o for o in (operation_of(self.module, x.to(t)) for t in DTYPES)}.values())
+        way = self.note(x) if x.is_meta else self.way(x)
+        if way == RIGHT:
             return self.forward(x, *rest, **named)
-        if self.way is None:
-            self.way = verdicts().way(operation_of(self.module, x)) if x.device.type == "cpu" else RIGHT
-            if self.way == RIGHT and self.module.__dict__.get("forward") is self:
-                del self.module.forward
-        if self.way == RIGHT:
-            return self.forward(x, *rest, **named)
-        return WAYS[self.way](self.module, lambda x: self.forward(x, *rest, **named), x)
+        return WAYS[way](self.module, lambda x: self.forward(x, *rest, **named), x)
+
+    def way(self, x: Tensor) -> str:
+        case = x.shape[1:], x.dtype, torch.is_autocast_enabled("cpu"), x.device.type
+        if case not in self.ways:
+            self.ways[case] = verdicts().way(operation_of(self.module, x)) if x.device.type == "cpu" else RIGHT
+        return self.ways[case]
+
+    def note(self, x: Tensor) -> str:
+        """Autocast does not reach the meta device: what a norm will read in training is of either precision."""
+        _noted.extend({o.name: o for o in (operation_of(self.module, x.to(t)) for t in DTYPES)}.values())
+        return RIGHT
 
 
 def trusted(module: nn.Module) -> None:
-    """Guard every operation in `module`. Those that have a guard, or lost it, keep what was decided."""
+    """Guard every operation in `module`. Those that have a guard keep it."""
     for part in module.modules():
         if is_operation(part) and not getattr(part, "_trusted", False):
-            part._trusted = True  # type: ignore[assignment]
-            part.forward = Guard(part)
+            part.forward = part._trusted = Guard(part)  # type: ignore[assignment]
 
 
 def is_operation(module: nn.Module) -> bool:
@@ -186,9 +190,9 @@ def led_around(*modules: nn.Module) -> str:
     """Which of their operations do not run as they are, and how instead; empty where all are right."""
     ways: dict[str, None] = {}
     for part in (part for module in modules for part in module.modules()):
-        guard = part.__dict__.get("forward")
-        if isinstance(guard, Guard) and guard.way not in (None, RIGHT):
-            ways[f"{' '.join(repr(part).split())} {guard.way}"] = None
+        guard = part.__dict__.get("_trusted")  # its forward may be wrapped once more
+        for way in set(guard.ways.values()) - {RIGHT} if isinstance(guard, Guard) else ():
+            ways[f"{' '.join(repr(part).split())} {way}"] = None
     return "; ".join(sorted(ways))
 
 

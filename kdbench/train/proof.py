@@ -305,10 +305,12 @@ def template(module: nn.Module) -> nn.Module:
     bare = copy.copy(module)
     for name in ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks"):
         setattr(bare, name, OrderedDict())
-    bare.__dict__.pop("forward", None)
+    for name in ("forward", "_trusted"):
+        bare.__dict__.pop(name, None)
     made = with_tensors(bare, lambda x: torch.empty(x.shape, dtype=x.dtype, device="meta"))
     for part in made.modules():
-        part.__dict__.pop("forward", None)
+        for name in ("forward", "_trusted"):
+            part.__dict__.pop(name, None)
     return made
 
 

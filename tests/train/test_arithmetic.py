@@ -17,7 +17,7 @@ from kdbench.errors import UserError
 from kdbench.train import arithmetic, proof
 from kdbench.train.arithmetic import operation_of, trusted, verdicts
 from kdbench.train.proof import is_channels_last, plain
-from kdbench.train.repeat import step_twice
+from kdbench.train.repeat import UNREPEATABLE, step_twice
 
 AVX2 = {"ATEN_CPU_CAPABILITY": "avx2", "ONEDNN_MAX_CPU_ISA": "AVX2"}
 
@@ -114,11 +114,22 @@ def test_what_is_broken_is_found_and_led_around(kind, way, found):
 
 
 def test_another_shape_keeps_its_own_verdict():
-    module = layer(OneShape)
+    module, right = layer(OneShape), layer(nn.Conv2d)
     trusted(module)
     module(maps(16))
     assert arithmetic.led_around(module) == ""
-    assert "forward" not in module.__dict__
+    for one, other in zip(gradients(module, maps(8)), gradients(right, maps(8)), strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-4)
+    assert arithmetic.led_around(module).endswith("contiguous")
+
+
+def test_a_shape_that_was_noted_is_noted_again():
+    module = nn.Linear(4, 3).to("meta")
+    trusted(module)
+    for _ in range(2):
+        with arithmetic.noting() as noted:
+            module(torch.empty(2, 4, device="meta"))
+            assert len(noted) == 1
 
 
 def test_what_can_not_be_mended_is_refused():
@@ -207,11 +218,11 @@ def test_one_that_dies_does_not_take_its_neighbours_along():
     assert [bool(found) for found in proof.troubles(tasks, torch.get_num_threads())] == [False, True, False, True]
 
 
-def test_what_is_right_keeps_its_layout_and_loses_its_guard(monkeypatch):
+def test_what_is_right_keeps_its_layout_and_is_known_from_the_disk(monkeypatch):
     module = nn.Sequential(layer(nn.Conv2d), nn.BatchNorm2d(6), nn.Flatten(), nn.Linear(6 * 64, 3))
     trusted(module)
     module(maps())
-    assert not any("forward" in part.__dict__ for part in module.modules())
+    assert arithmetic.led_around(module) == ""
     assert is_channels_last(module[0](maps()))
     monkeypatch.setattr(arithmetic, "_verdicts", {})  # as in another process: known from the disk
     monkeypatch.setattr(arithmetic, "troubles", lambda *_: 1 / 0)
@@ -292,6 +303,12 @@ def test_the_first_step_is_made_twice_and_counts_once(noise, repeatable):
     step_twice(trial, step)  # type: ignore[arg-type]
     assert trial.repeatable is repeatable
     torch.testing.assert_close(trial.x, torch.full((3,), 2.0), rtol=0, atol=1e-2)
+
+
+def test_a_run_says_once_that_the_machine_does_not_repeat_itself(kdbench, suite_file, monkeypatch):
+    monkeypatch.setattr("kdbench.train.repeat.same_bits", lambda one, other: False)
+    _, out, err = kdbench("run", suite_file())
+    assert (out + err).count(UNREPEATABLE) == 1
 
 
 STUDENT = """
