@@ -23,12 +23,16 @@ from torch import Tensor, nn
 from kdbench.errors import UserError
 from kdbench.files import cache_folder, write_json
 from kdbench.results.provenance import has_bf16, kind_of, processor
-from kdbench.train.proof import NORMS, WAYS, Operation, is_channels_last, template, troubles
+from kdbench.train.proof import NORMS, WAYS, Operation, can_start, is_channels_last, template, troubles
 
 FORMAT = 3  # of proofs: raise it when what is tried changes
 RIGHT, NONE = "as it is", "none"
 KINDS = (nn.modules.conv._ConvNd, nn.Linear, *NORMS)
 
+UNSTARTED = (
+    "the proof of this machine's arithmetic can't start here, and training goes on without it: "
+    'call kdbench under `if __name__ == "__main__":`'
+)
 DTYPES = (torch.float32, torch.bfloat16)
 
 Case = tuple[torch.Size, torch.dtype, bool, str]  # shape of a sample, input's precision, autocast, device
@@ -42,6 +46,7 @@ class Verdicts:
         self.machine: dict[str, Any] = {"proof": FORMAT, **processor(), "threads": torch.get_num_threads()}
         name = hashlib.sha256(json.dumps(self.machine, sort_keys=True).encode()).hexdigest()[:16]
         self.path = folder() / f"{name}.json"
+        self.starts: bool | None = None  # can a child process prove anything here? None: not tried
         self.known: dict[str, Verdict] = {}
         self.cases: dict[str, list[str]] = {}  # what was proven as a whole -> its operations
         with suppress(OSError, ValueError, KeyError, TypeError, AttributeError):
@@ -51,11 +56,18 @@ class Verdicts:
             self.cases = {case: names for case, names in cases.items() if self.known.keys() >= set(names)}
 
     def prove(self, operations: Iterable[Operation]) -> list[str]:
-        """Find out what is not known yet. Returns a line for everything that was found to be off."""
+        """Find out what is not known yet. Returns a line for everything that was found to be off.
+
+        Where no proof can start, that is the only line, said once; what is not known stays so, and runs as it is.
+        """
         new = [o for name, o in {o.name: o for o in operations}.items() if name not in self.known]
-        if not new:
+        if not new or self.starts is False:
             return []
         threads = torch.get_num_threads()
+        if self.starts is None and not can_start(threads):
+            self.starts = False
+            return [UNSTARTED]
+        self.starts = True
         for operation, found in zip(new, troubles([(o, RIGHT) for o in new], threads), strict=True):
             self.known[operation.name] = {"way": way_around(operation, threads) if found else RIGHT, "found": found}
         self.write()
@@ -73,7 +85,7 @@ class Verdicts:
     def way(self, operation: Operation) -> str:
         """How it is right. Raises UserError when it is not in any way."""
         self.prove([operation])
-        verdict = self.known[operation.name]
+        verdict = self.known.get(operation.name, {"way": RIGHT, "found": ""})
         if verdict["way"] == NONE:
             raise UserError(in_words(operation.name, verdict))
         return verdict["way"]
@@ -122,9 +134,10 @@ class Guard:
         self.ways: dict[Case, str] = {}
 
     def __call__(self, x: Any, *rest: Any, **named: Any) -> Any:
-        given = any(other is not None and other is not False for other in (*rest, *named.values()))
-        if given or not isinstance(x, Tensor) or x.ndim < 2:
+        if (rest or named) and any(other is not None and other is not False for other in (*rest, *named.values())):
             return self.forward(x, *rest, **named)  # not of the kind that is proven
+        if not isinstance(x, Tensor) or x.ndim < 2:
+            return self.forward(x, *rest, **named)
         way = self.note(x) if x.is_meta else self.way(x)
         if way == RIGHT:
             return self.forward(x, *rest, **named)

@@ -311,6 +311,33 @@ def test_a_run_says_once_that_the_machine_does_not_repeat_itself(kdbench, suite_
     assert (out + err).count(UNREPEATABLE) == 1
 
 
+UNGUARDED = """
+import sys
+import torch
+from torch import nn
+from kdbench.train.arithmetic import trusted, verdicts
+sys.platform = "darwin"  # as where there is no fork
+trusted(module := nn.Linear(4, 3))
+module(torch.ones(2, 4))
+print("ran", verdicts().starts, verdicts().known)
+"""
+
+
+def test_a_script_without_a_main_guard_goes_on_unproven_where_there_is_no_fork(tmp_path):
+    (script := tmp_path / "script.py").write_text(UNGUARDED)
+    environment = {**os.environ, "KDBENCH_CACHE": str(tmp_path)}
+    done = subprocess.run([sys.executable, script], capture_output=True, text=True, env=environment, timeout=300)
+    assert done.stdout.splitlines()[-1] == "ran False {}", done.stderr[-2000:]
+
+
+def test_a_run_says_that_no_proof_can_start_and_goes_on(kdbench, suite_file, monkeypatch, tmp_path):
+    monkeypatch.setenv("KDBENCH_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(arithmetic, "can_start", lambda threads: False)
+    code, out, err = kdbench("run", suite_file())
+    assert code == 0
+    assert (out + err).count("can't start here") == 1
+
+
 STUDENT = """
 import json, sys, tempfile, torch
 from pathlib import Path
