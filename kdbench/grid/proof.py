@@ -26,7 +26,7 @@ def prove(plan: Plan, device: torch.device, say: Callable[[str], None]) -> None:
         return
     known = verdicts()
     names = proven(plan, known)
-    if known.starts is False:
+    if not known.starts:
         say(UNSTARTED)
     off = {name: known.known[name] for name in names if known.known[name]["way"] != RIGHT}
     if hopeless := [in_words(name, verdict) for name, verdict in off.items() if verdict["way"] == NONE]:

@@ -23,19 +23,21 @@ from torch import Tensor, nn
 from kdbench.errors import UserError
 from kdbench.files import cache_folder, write_json
 from kdbench.results.provenance import has_bf16, kind_of, processor
-from kdbench.train.proof import NORMS, WAYS, Operation, can_start, is_channels_last, template, troubles
+from kdbench.train.calls import batch_axis, bound, described, is_known, turned, words
+from kdbench.train.child import Unstarted, troubles
+from kdbench.train.proof import NORMS, WAYS, Operation, batch_shape, is_channels_last, template
 
-FORMAT = 3  # of proofs: raise it when what is tried changes
+FORMAT = 4  # of proofs: raise it when what is tried changes
 RIGHT, NONE = "as it is", "none"
 KINDS = (nn.modules.conv._ConvNd, nn.Linear, *NORMS)
 
 UNSTARTED = (
-    "the proof of this machine's arithmetic can't start here, and training goes on without it: "
-    'call kdbench under `if __name__ == "__main__":`'
+    "the proof of this machine's arithmetic can't start here, and training goes on without it: no child process of "
+    "Python's comes to its end"
 )
 DTYPES = (torch.float32, torch.bfloat16)
 
-Case = tuple[torch.Size, torch.dtype, bool, str]  # shape of a sample, input's precision, autocast, device
+Case = tuple[Any, ...]  # shape of a sample, input's precision, autocast, device; and what else there is in a call
 Verdict = dict[str, str]  # `way`: how it is right; `found`: what is wrong as it is
 
 
@@ -46,7 +48,7 @@ class Verdicts:
         self.machine: dict[str, Any] = {"proof": FORMAT, **processor(), "threads": torch.get_num_threads()}
         name = hashlib.sha256(json.dumps(self.machine, sort_keys=True).encode()).hexdigest()[:16]
         self.path = folder() / f"{name}.json"
-        self.starts: bool | None = None  # can a child process prove anything here? None: not tried
+        self.starts = True  # can a child process prove anything here? As far as it is known
         self.known: dict[str, Verdict] = {}
         self.cases: dict[str, list[str]] = {}  # what was proven as a whole -> its operations
         with suppress(OSError, ValueError, KeyError, TypeError, AttributeError):
@@ -61,15 +63,15 @@ class Verdicts:
         Where no proof can start, that is the only line, said once; what is not known stays so, and runs as it is.
         """
         new = [o for name, o in {o.name: o for o in operations}.items() if name not in self.known]
-        if not new or self.starts is False:
+        if not new or not self.starts:
             return []
         threads = torch.get_num_threads()
-        if self.starts is None and not can_start(threads):
+        try:
+            for operation, found in zip(new, troubles([(o, RIGHT) for o in new], threads), strict=True):
+                self.known[operation.name] = {"way": way_around(operation, threads) if found else RIGHT, "found": found}
+        except Unstarted:
             self.starts = False
             return [UNSTARTED]
-        self.starts = True
-        for operation, found in zip(new, troubles([(o, RIGHT) for o in new], threads), strict=True):
-            self.known[operation.name] = {"way": way_around(operation, threads) if found else RIGHT, "found": found}
         self.write()
         return [in_words(o.name, self.known[o.name]) for o in new if self.known[o.name]["way"] != RIGHT]
 
@@ -124,34 +126,41 @@ def verdicts() -> Verdicts:
 
 
 class Guard:
-    """Stands in for `module.forward`; the verdict is one for each shape that it is called on.
-
-    Calls with more than one input run as they are and are not proven: nn.MultiheadAttention, attention with a mask.
-    """
+    """Stands in for `module.forward`; the verdict is one for each shape, precision and kind of call that it meets."""
 
     def __init__(self, module: nn.Module) -> None:
         self.module, self.forward = module, module.forward
         self.ways: dict[Case, str] = {}
 
-    def __call__(self, x: Any, *rest: Any, **named: Any) -> Any:
-        if (rest or named) and any(other is not None and other is not False for other in (*rest, *named.values())):
-            return self.forward(x, *rest, **named)  # not of the kind that is proven
-        if not isinstance(x, Tensor) or x.ndim < 2:
-            return self.forward(x, *rest, **named)
-        way = self.note(x) if x.is_meta else self.way(x)
+    def __call__(self, *given: Any, **named: Any) -> Any:
+        x: Any = given[0] if given else None
+        beside: dict[str, Any] = {}
+        if len(given) != 1 or named:
+            try:
+                x, beside = bound(self.forward, given, named)
+            except (TypeError, ValueError):  # its own error, and in its own words
+                return self.forward(*given, **named)
+        if not is_known(x, beside):
+            return self.forward(*given, **named)  # not of the kind that is proven
+        way = self.note(x, beside) if x.is_meta else self.way(x, beside)
         if way == RIGHT:
-            return self.forward(x, *rest, **named)
-        return WAYS[way](self.module, lambda x: self.forward(x, *rest, **named), x)
+            return self.forward(*given, **named)
+        return WAYS[way](self.module, self.forward, x, beside)
 
-    def way(self, x: Tensor) -> str:
-        case = x.shape[1:], x.dtype, torch.is_autocast_enabled("cpu"), x.device.type
+    def way(self, x: Tensor, beside: dict[str, Any]) -> str:
+        case: Case = (x.shape[1:], x.dtype, torch.is_autocast_enabled("cpu"), x.device.type, is_channels_last(x))
+        if beside:
+            of = ((v.shape, v.dtype, v is x) if isinstance(v, Tensor) else v for v in beside.values())
+            case = (*case, x.shape[0], *beside, *of)
         if case not in self.ways:
-            self.ways[case] = verdicts().way(operation_of(self.module, x)) if x.device.type == "cpu" else RIGHT
+            on_cpu = x.device.type == "cpu"
+            self.ways[case] = verdicts().way(operation_of(self.module, x, beside)) if on_cpu else RIGHT
         return self.ways[case]
 
-    def note(self, x: Tensor) -> str:
+    def note(self, x: Tensor, beside: dict[str, Any]) -> str:
         """Autocast does not reach the meta device: what a norm will read in training is of either precision."""
-        _noted.extend({o.name: o for o in (operation_of(self.module, x.to(t)) for t in DTYPES)}.values())
+        cases = (turned(lambda y, t=t: y.to(t) if y is x else y, x, beside) for t in DTYPES)  # type: ignore[misc]
+        _noted.extend({o.name: o for o in (operation_of(self.module, *case) for case in cases)}.values())
         return RIGHT
 
 
@@ -169,13 +178,17 @@ def is_operation(module: nn.Module) -> bool:
     return whose in ("torch", "timm") and (isinstance(module, KINDS) or attention)
 
 
-def operation_of(module: nn.Module, x: Tensor) -> Operation:
-    """Of what tells kernels apart: type and settings, shape of a sample, layout, precision, a norm's input in fp32."""
+def operation_of(module: nn.Module, x: Tensor, beside: dict[str, Any] | None = None) -> Operation:
+    """Of what tells kernels apart: type and settings, shape of a sample, layout, precision, a norm's input in fp32.
+
+    `beside`: what it is called with beside `x`, by name.
+    """
     # A map on the meta device may have lost the layout that all nets here are put into.
     lost = x.is_meta and x.ndim == 4 and x.shape[1] > 1 and x.shape[2:].numel() > 1
     layout = "channels_last" if lost or is_channels_last(x) else "contiguous"
     precision = "bf16" if torch.is_autocast_enabled("cpu") else "fp32"
-    shape = tuple(x.shape[1:])
+    axis = batch_axis(module) if beside else 0
+    shape = (*x.shape[:axis], *x.shape[axis + 1 :])
     kind = " ".join(repr(module).split())
     if not isinstance(module, KINDS):
         settings = {k: v for k, v in sorted(vars(module).items()) if isinstance(v, int | float | str) and k[0] != "_"}
@@ -184,8 +197,12 @@ def operation_of(module: nn.Module, x: Tensor) -> Operation:
     # Autocast narrows what maps and attention read, but a norm takes its input as it comes.
     wide = precision == "fp32" or (x.dtype == torch.float32 and is_norm(module))
     name = f"{kind} on {side}, {layout}, {precision}" + (" of an fp32 input" if wide and precision == "bf16" else "")
-    dtype = torch.float32 if wide else torch.bfloat16
-    return Operation(name, template(module), shape, layout, precision, dtype)
+    dtype, bare = torch.float32 if wide else torch.bfloat16, template(module)
+    if not beside:
+        return Operation(name, bare, shape, layout, precision, dtype)
+    count = 4 if x.ndim == 4 else batch_shape(bare, shape, precision)[0]
+    call = described(x, beside, axis, count, dtype)
+    return Operation(name + words(call), bare, shape, layout, precision, dtype, call)
 
 
 def is_norm(module: nn.Module) -> bool:

@@ -5,6 +5,7 @@ import torch
 
 from kdbench.method.contract import Outputs, Task
 from kdbench.suite.load import objective
+from kdbench.train import arithmetic
 from kdbench.train.objective import Objective
 from kdbench.train.trial import narrow_adapters
 
@@ -22,11 +23,15 @@ def said(channels: int) -> Outputs:
     )
 
 
-def convolved(row: dict[str, object], precision: str) -> list[torch.Tensor]:
-    """What every convolution of a row's adapters gives for ones."""
+def built_of(row: dict[str, object]) -> Objective:
     built = Objective(objective(row))
     built.build(said(8), said(12), Task(5, 100, (3, 32, 32), 10, 4, torch.zeros(100, dtype=torch.int64), 0.9), 0)
-    narrow_adapters(built, CPU, precision)
+    return built
+
+
+def convolved(row: dict[str, object], precision: str) -> list[torch.Tensor]:
+    """What every convolution of a row's adapters gives for ones."""
+    narrow_adapters(built := built_of(row), CPU, precision)
     convolutions = [m for m in built.modules() if isinstance(m, torch.nn.Conv2d)]
     assert convolutions
     return [m(torch.full((1, m.in_channels, 4, 4), 0.3)) for m in convolutions]
@@ -49,3 +54,13 @@ def test_depthwise_convolutions_stay_in_fp32():
 def test_an_adapter_that_stays_is_part_of_the_student(precision: str):
     for wide, same in zip(convolved(SIMKD, "fp32"), convolved(SIMKD, precision), strict=True):
         assert torch.equal(wide, same)
+
+
+def test_an_adapter_that_is_led_around_is_told_through_its_narrowed_forward(monkeypatch):
+    monkeypatch.setattr(arithmetic.Verdicts, "way", lambda self, operation: "contiguous")
+    arithmetic.trusted(built := built_of(FITNET))
+    narrow_adapters(built, CPU, "bf16")
+    conv = next(m for m in built.modules() if isinstance(m, torch.nn.Conv2d))
+    assert arithmetic.led_around(built) == ""
+    conv(torch.ones(1, conv.in_channels, 4, 4))
+    assert arithmetic.led_around(built) == f"{conv} contiguous"
