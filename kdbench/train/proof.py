@@ -144,7 +144,8 @@ def batch_shape(module: nn.Module, shape: tuple[int, ...], precision: str) -> tu
         positions = math.prod(grid) if is_map else math.prod(shape[:-1])
         return weights * positions / shrink + 1
 
-    while is_map and 4 * work() > LARGE and min(grid) >= 16:
+    narrow = width < 16 and set(getattr(module, "kernel_size", ())) == {1}  # the known fault may need the whole map
+    while is_map and not narrow and 4 * work() > LARGE and min(grid) >= 16:
         grid = [side // 2 for side in grid]
     count = int(min(64, max(4, SMALL / work())))
     if precision == "bf16" and isinstance(module, NORMS):

@@ -255,26 +255,39 @@ def test_a_write_past_the_end_of_memory_is_noticed():
 
 
 FOUND = """
-import json, torch
+import json, sys, torch
 from torch import nn
 from kdbench.train import child
 from kdbench.train.arithmetic import operation_of
 def narrow(channels, side):
     x = torch.ones(2, channels, side, side).to(memory_format=torch.channels_last)
     return operation_of(nn.Conv2d(channels, 2 * channels, 1, stride=2, bias=False), x), "as it is"
-tasks = [narrow(channels, side) for channels in (2, 4, 8, 16) for side in (8, 16)]
+tasks = [narrow(int(channels), int(side)) for channels, side in (shape.split("x") for shape in sys.argv[1:])]
 print(json.dumps(child.troubles(tasks, torch.get_num_threads())))
 """
 
 
+def found_in(shapes: str, environment: dict[str, str]) -> list[str]:
+    """`4x8`: 4 channels, maps of 8 x 8."""
+    command = [sys.executable, "-c", FOUND, *shapes.split()]
+    done = subprocess.run(command, capture_output=True, text=True, env=os.environ | environment, timeout=300)
+    assert done.returncode == 0, done.stderr[-2000:]
+    return json.loads(done.stdout)
+
+
 def test_the_known_fault_is_found_in_every_shape():
     """In torch 2.15 under AVX2, with any number of threads, and nothing else beside it; a mended torch has none."""
-    environment = {**os.environ, **AVX2}
-    done = subprocess.run([sys.executable, "-c", FOUND], capture_output=True, text=True, env=environment, timeout=300)
-    assert done.returncode == 0, done.stderr[-2000:]
-    narrow, wide = (found := json.loads(done.stdout))[:4], found[4:]
-    assert wide == [""] * 4
-    assert all(narrow) or not any(narrow)
+    found = found_in("2x8 2x16 4x8 4x16 8x8 8x16 16x8 16x16", AVX2)
+    assert found[4:] == [""] * 4
+    assert all(found[:4]) or not any(found[:4])
+
+
+def test_the_known_fault_is_found_on_larger_maps_with_avx512():
+    if torch.backends.cpu.get_cpu_capability() != "AVX512":
+        pytest.skip("no AVX512 here")
+    found = found_in("4x64 8x48 16x48 16x64 4x32 32x64", {})
+    assert found[2:] == [""] * 4
+    assert all(found[:2]) or not any(found[:2])
 
 
 class Trial:
