@@ -1,5 +1,7 @@
 """What runs in half precision: the nets, and the convolutions of adapters; never a loss."""
 
+import os
+
 import pytest
 import torch
 
@@ -64,3 +66,31 @@ def test_an_adapter_that_is_led_around_is_told_through_its_narrowed_forward(monk
     assert arithmetic.led_around(built) == ""
     conv(torch.ones(1, conv.in_channels, 4, 4))
     assert arithmetic.led_around(built) == f"{conv} contiguous"
+
+
+SLOW = "has no bf16 arithmetic and takes about 8 times as long for it: set precision: fp32"
+
+
+@pytest.mark.parametrize("has", [True, False])
+def test_bf16_on_a_cpu_that_has_none_is_told_by_plan_run_and_doctor(kdbench, suite_file, monkeypatch, has):
+    monkeypatch.setattr(arithmetic, "has_bf16", lambda: has)
+    train = {"epochs": 1, "batch_size": 512, "lr": 0.05}
+    asked, other = suite_file(train={**train, "precision": "bf16"}), suite_file("fp32.yaml", train=train)
+    told = {what: " ".join(" ".join(kdbench(*what)[1:]).split()).count(SLOW) for what in (
+        ("plan", asked), ("plan", other), ("run", asked), ("doctor",)
+    )}  # fmt: skip
+    assert told == {("plan", asked): not has, ("plan", other): 0, ("run", asked): not has, ("doctor",): not has}
+
+
+def test_on_cuda_deterministic_algorithms_are_asked_for(monkeypatch):
+    asked: list[object] = []
+    monkeypatch.setattr(torch, "use_deterministic_algorithms", lambda mode, warn_only: asked.append((mode, warn_only)))
+    for name in ("deterministic", "benchmark"):
+        monkeypatch.setattr(torch.backends.cudnn, name, name == "benchmark")
+    monkeypatch.delenv("CUBLAS_WORKSPACE_CONFIG", raising=False)
+    arithmetic.repeat_itself(CPU)
+    assert not asked
+    arithmetic.repeat_itself(torch.device("cuda"))
+    assert asked == [(True, True)]
+    assert (torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark) == (True, False)
+    assert os.environ.pop("CUBLAS_WORKSPACE_CONFIG") == ":4096:8"
