@@ -10,7 +10,7 @@ from kdbench.errors import UserError
 from kdbench.grid.plan import Plan
 from kdbench.method.contract import Batch
 from kdbench.suite.cells import Cell
-from kdbench.train.arithmetic import NONE, RIGHT, Verdicts, in_words, noting, trusted, verdicts
+from kdbench.train.arithmetic import NONE, RIGHT, UNSTARTED, Verdicts, in_words, noting, trusted, verdicts
 from kdbench.train.evaluation import autocast
 from kdbench.train.lent import Guard
 from kdbench.train.objective import Objective, needs_of, student_needs_of
@@ -26,6 +26,8 @@ def prove(plan: Plan, device: torch.device, say: Callable[[str], None]) -> None:
         return
     known = verdicts()
     names = proven(plan, known)
+    if not known.starts:
+        say(UNSTARTED)
     off = {name: known.known[name] for name in names if known.known[name]["way"] != RIGHT}
     if hopeless := [in_words(name, verdict) for name, verdict in off.items() if verdict["way"] == NONE]:
         raise UserError("\n".join(hopeless))
@@ -34,7 +36,7 @@ def prove(plan: Plan, device: torch.device, say: Callable[[str], None]) -> None:
 
 
 def proven(plan: Plan, known: Verdicts) -> list[str]:
-    """The operations of all that is still to be trained, each with a verdict of this machine.
+    """The operations of all that is still to be trained that have a verdict of this machine: each where it can prove.
 
     A case (all but the seed) that was proven before is not traced again: its operations are noted with the verdicts.
     Should its code have changed since, what it calls newly is proven when it is first called.
@@ -47,7 +49,7 @@ def proven(plan: Plan, known: Verdicts) -> list[str]:
     known.prove([operation for operations in new.values() for operation in operations])
     if new:
         known.note({case: sorted({o.name for o in operations}) for case, operations in new.items()})
-    return list(dict.fromkeys(name for case in cases for name in known.cases[digest_of(case)]))
+    return list(dict.fromkeys(name for case in cases for name in known.cases[digest_of(case)] if name in known.known))
 
 
 def digest_of(case: tuple[str, ...]) -> str:

@@ -36,6 +36,7 @@ def frame_of(records: Iterable[Record]) -> pd.DataFrame:
     for record in records:
         profile = record.get("profile") or {}
         made = {**(record.get("versions") or {}), **{name: record.get(name) or None for name in OWN}}
+        made["led_around"] = record.get("led_around")  # "" is an answer: nothing was
         objective = record["settings"].get("objective")
         rows.append({
             **dict.fromkeys([*HEAD, "alone"]),  # their place; whatever else is called so does not stand in it
@@ -126,11 +127,11 @@ NOTHING = Beside()
 def sources_of(frame: pd.DataFrame, beside: Beside = NOTHING) -> Sources:
     done = frame[frame["status"] == "done"] if len(frame) else frame
     known = [name for name in MADE_BY if name in done]
-    found = {name: sorted({str(v) for v in done[name].dropna()}) for name in known if name in SHOWN}
+    found = {name: sorted({str(v) for v in done[name].dropna() if v != ""}) for name in known if name in SHOWN}
     warnings = [*beside.notes]
     for group, part in done.groupby(GROUP, sort=False) if known else []:
         for name in known:
-            values = sorted({str(value) for value in part[name].dropna()})
+            values = sorted({str(value) or "nothing" for value in part[name].dropna()})
             if len(values) > 1:
                 warnings.append(f"{title(group)}: cells are compared that differ in {name}: {', '.join(values)}")
         warnings += _edited(title(group), part)

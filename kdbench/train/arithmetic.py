@@ -1,9 +1,9 @@
 """Arithmetic that is proven on this machine before it is trusted.
 
 `trusted(module)` puts a guard before every operation that can go wrong (convolutions, linear maps, norms, attention).
-At its first call, when its shapes are known, the guard asks for the verdict of this machine: known ones are kept on
-disk, others are found out in a child process. An operation that is right loses its guard; one that is off is led
-around: in contiguous layout, else in double precision, each proven in its turn. What can't be mended is an error.
+When it meets a shape for the first time, the guard asks for the verdict of this machine: known ones are kept on disk,
+others are found out in a child process. An operation that is right runs as it is; one that is off is led around: in
+contiguous layout, else in double precision, each proven in its turn. What can't be mended is an error.
 
 A net on the meta device has no arithmetic: there the guards note what will be needed, for `prove` to see to it before
 anything starts. Only the CPU is proven.
@@ -23,14 +23,21 @@ from torch import Tensor, nn
 from kdbench.errors import UserError
 from kdbench.files import cache_folder, write_json
 from kdbench.results.provenance import has_bf16, kind_of, processor
-from kdbench.train.proof import NORMS, WAYS, Operation, is_channels_last, template, troubles
+from kdbench.train.calls import batch_axis, bound, described, is_known, turned, words
+from kdbench.train.child import Unstarted, troubles
+from kdbench.train.proof import NORMS, WAYS, Operation, batch_shape, is_channels_last, template
 
-FORMAT = 3  # of proofs: raise it when what is tried changes
+FORMAT = 4  # of proofs: raise it when what is tried changes
 RIGHT, NONE = "as it is", "none"
 KINDS = (nn.modules.conv._ConvNd, nn.Linear, *NORMS)
 
+UNSTARTED = (
+    "the proof of this machine's arithmetic can't start here, and training goes on without it: no child process of "
+    "Python's comes to its end"
+)
 DTYPES = (torch.float32, torch.bfloat16)
 
+Case = tuple[Any, ...]  # shape of a sample, input's precision, autocast, device; and what else there is in a call
 Verdict = dict[str, str]  # `way`: how it is right; `found`: what is wrong as it is
 
 
@@ -41,6 +48,7 @@ class Verdicts:
         self.machine: dict[str, Any] = {"proof": FORMAT, **processor(), "threads": torch.get_num_threads()}
         name = hashlib.sha256(json.dumps(self.machine, sort_keys=True).encode()).hexdigest()[:16]
         self.path = folder() / f"{name}.json"
+        self.starts = True  # can a child process prove anything here? As far as it is known
         self.known: dict[str, Verdict] = {}
         self.cases: dict[str, list[str]] = {}  # what was proven as a whole -> its operations
         with suppress(OSError, ValueError, KeyError, TypeError, AttributeError):
@@ -50,13 +58,20 @@ class Verdicts:
             self.cases = {case: names for case, names in cases.items() if self.known.keys() >= set(names)}
 
     def prove(self, operations: Iterable[Operation]) -> list[str]:
-        """Find out what is not known yet. Returns a line for everything that was found to be off."""
+        """Find out what is not known yet. Returns a line for everything that was found to be off.
+
+        Where no proof can start, that is the only line, said once; what is not known stays so, and runs as it is.
+        """
         new = [o for name, o in {o.name: o for o in operations}.items() if name not in self.known]
-        if not new:
+        if not new or not self.starts:
             return []
         threads = torch.get_num_threads()
-        for operation, found in zip(new, troubles([(o, RIGHT) for o in new], threads), strict=True):
-            self.known[operation.name] = {"way": way_around(operation, threads) if found else RIGHT, "found": found}
+        try:
+            for operation, found in zip(new, troubles([(o, RIGHT) for o in new], threads), strict=True):
+                self.known[operation.name] = {"way": way_around(operation, threads) if found else RIGHT, "found": found}
+        except Unstarted:
+            self.starts = False
+            return [UNSTARTED]
         self.write()
         return [in_words(o.name, self.known[o.name]) for o in new if self.known[o.name]["way"] != RIGHT]
 
@@ -72,7 +87,7 @@ class Verdicts:
     def way(self, operation: Operation) -> str:
         """How it is right. Raises UserError when it is not in any way."""
         self.prove([operation])
-        verdict = self.known[operation.name]
+        verdict = self.known.get(operation.name, {"way": RIGHT, "found": ""})
         if verdict["way"] == NONE:
             raise UserError(in_words(operation.name, verdict))
         return verdict["way"]
@@ -111,38 +126,49 @@ def verdicts() -> Verdicts:
 
 
 class Guard:
-    """Stands in for `module.forward`.
-
-    Calls with more than one input run as they are and are not proven: nn.MultiheadAttention, attention with a mask.
-    """
+    """Stands in for `module.forward`; the verdict is one for each shape, precision and kind of call that it meets."""
 
     def __init__(self, module: nn.Module) -> None:
         self.module, self.forward = module, module.forward
-        self.way: str | None = None
+        self.ways: dict[Case, str] = {}
 
-    def __call__(self, x: Any, *rest: Any, **named: Any) -> Any:
-        given = any(other is not None and other is not False for other in (*rest, *named.values()))
-        if given or not isinstance(x, Tensor) or x.ndim < 2:
-            return self.forward(x, *rest, **named)  # not of the kind that is proven
-        if x.is_meta:
-            # Autocast does not reach the meta device: what a norm will read there is either.
-            _noted.extend({o.name: o for o in (operation_of(self.module, x.to(t)) for t in DTYPES)}.values())
-            return self.forward(x, *rest, **named)
-        if self.way is None:
-            self.way = verdicts().way(operation_of(self.module, x)) if x.device.type == "cpu" else RIGHT
-            if self.way == RIGHT and self.module.__dict__.get("forward") is self:
-                del self.module.forward
-        if self.way == RIGHT:
-            return self.forward(x, *rest, **named)
-        return WAYS[self.way](self.module, lambda x: self.forward(x, *rest, **named), x)
+    def __call__(self, *given: Any, **named: Any) -> Any:
+        x: Any = given[0] if given else None
+        beside: dict[str, Any] = {}
+        if len(given) != 1 or named:
+            try:
+                x, beside = bound(self.forward, given, named)
+            except (TypeError, ValueError):  # its own error, and in its own words
+                return self.forward(*given, **named)
+        if not is_known(x, beside):
+            return self.forward(*given, **named)  # not of the kind that is proven
+        way = self.note(x, beside) if x.is_meta else self.way(x, beside)
+        if way == RIGHT:
+            return self.forward(*given, **named)
+        return WAYS[way](self.module, self.forward, x, beside)
+
+    def way(self, x: Tensor, beside: dict[str, Any]) -> str:
+        case: Case = (x.shape[1:], x.dtype, torch.is_autocast_enabled("cpu"), x.device.type, is_channels_last(x))
+        if beside:
+            of = ((v.shape, v.dtype, v is x) if isinstance(v, Tensor) else v for v in beside.values())
+            case = (*case, x.shape[0], *beside, *of)
+        if case not in self.ways:
+            on_cpu = x.device.type == "cpu"
+            self.ways[case] = verdicts().way(operation_of(self.module, x, beside)) if on_cpu else RIGHT
+        return self.ways[case]
+
+    def note(self, x: Tensor, beside: dict[str, Any]) -> str:
+        """Autocast does not reach the meta device: what a norm will read in training is of either precision."""
+        cases = (turned(lambda y, t=t: y.to(t) if y is x else y, x, beside) for t in DTYPES)  # type: ignore[misc]
+        _noted.extend({o.name: o for o in (operation_of(self.module, *case) for case in cases)}.values())
+        return RIGHT
 
 
 def trusted(module: nn.Module) -> None:
-    """Guard every operation in `module`. Those that have a guard, or lost it, keep what was decided."""
+    """Guard every operation in `module`. Those that have a guard keep it."""
     for part in module.modules():
         if is_operation(part) and not getattr(part, "_trusted", False):
-            part._trusted = True  # type: ignore[assignment]
-            part.forward = Guard(part)
+            part.forward = part._trusted = Guard(part)  # type: ignore[assignment]
 
 
 def is_operation(module: nn.Module) -> bool:
@@ -152,13 +178,17 @@ def is_operation(module: nn.Module) -> bool:
     return whose in ("torch", "timm") and (isinstance(module, KINDS) or attention)
 
 
-def operation_of(module: nn.Module, x: Tensor) -> Operation:
-    """Of what tells kernels apart: type and settings, shape of a sample, layout, precision, a norm's input in fp32."""
+def operation_of(module: nn.Module, x: Tensor, beside: dict[str, Any] | None = None) -> Operation:
+    """Of what tells kernels apart: type and settings, shape of a sample, layout, precision, a norm's input in fp32.
+
+    `beside`: what it is called with beside `x`, by name.
+    """
     # A map on the meta device may have lost the layout that all nets here are put into.
     lost = x.is_meta and x.ndim == 4 and x.shape[1] > 1 and x.shape[2:].numel() > 1
     layout = "channels_last" if lost or is_channels_last(x) else "contiguous"
     precision = "bf16" if torch.is_autocast_enabled("cpu") else "fp32"
-    shape = tuple(x.shape[1:])
+    axis = batch_axis(module) if beside else 0
+    shape = (*x.shape[:axis], *x.shape[axis + 1 :])
     kind = " ".join(repr(module).split())
     if not isinstance(module, KINDS):
         settings = {k: v for k, v in sorted(vars(module).items()) if isinstance(v, int | float | str) and k[0] != "_"}
@@ -167,8 +197,12 @@ def operation_of(module: nn.Module, x: Tensor) -> Operation:
     # Autocast narrows what maps and attention read, but a norm takes its input as it comes.
     wide = precision == "fp32" or (x.dtype == torch.float32 and is_norm(module))
     name = f"{kind} on {side}, {layout}, {precision}" + (" of an fp32 input" if wide and precision == "bf16" else "")
-    dtype = torch.float32 if wide else torch.bfloat16
-    return Operation(name, template(module), shape, layout, precision, dtype)
+    dtype, bare = torch.float32 if wide else torch.bfloat16, template(module)
+    if not beside:
+        return Operation(name, bare, shape, layout, precision, dtype)
+    count = 4 if x.ndim == 4 else batch_shape(bare, shape, precision)[0]
+    call = described(x, beside, axis, count, dtype)
+    return Operation(name + words(call), bare, shape, layout, precision, dtype, call)
 
 
 def is_norm(module: nn.Module) -> bool:
@@ -186,9 +220,9 @@ def led_around(*modules: nn.Module) -> str:
     """Which of their operations do not run as they are, and how instead; empty where all are right."""
     ways: dict[str, None] = {}
     for part in (part for module in modules for part in module.modules()):
-        guard = part.__dict__.get("forward")
-        if isinstance(guard, Guard) and guard.way not in (None, RIGHT):
-            ways[f"{' '.join(repr(part).split())} {guard.way}"] = None
+        guard = part.__dict__.get("_trusted")  # its forward may be wrapped once more
+        for way in set(guard.ways.values()) - {RIGHT} if isinstance(guard, Guard) else ():
+            ways[f"{' '.join(repr(part).split())} {way}"] = None
     return "; ".join(sorted(ways))
 
 

@@ -7,24 +7,18 @@ child counts as off.
 """
 
 import copy
-import ctypes
-import faulthandler
 import math
-import multiprocessing
-import os
-import resource
-import sys
-import threading
-import warnings
 from collections import OrderedDict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from multiprocessing.connection import Connection
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+
+from kdbench.train.calls import is_mask, made, returned, turned
+from kdbench.train.heap import Neighbours
 
 CALLS = 4  # with two threads the known fault shows in every second call
 TOLERANCE = {"fp32": 1e-4, "bf16": 3e-2}  # of the L2 norm; rounding gives 1e-6 and 1e-2 at most
@@ -33,8 +27,8 @@ ROUGH = 1e-1  # the same for norms and attention in bf16: these subtract what is
 # multiplies that by 300.
 FLOOR, FLOOR_OF_NORMS = 1e-2, 1.0
 NORMS = (nn.modules.batchnorm._NormBase, nn.LayerNorm, nn.GroupNorm)
+MOST_SUMMED = 2048  # torch adds up gradients of norms in bf16 itself: after 16384 numbers, 13% of them is rounding
 SMALL, LARGE = 4e6, 2e7  # multiply-adds: batches grow up to the one, maps shrink down to the other
-DIES = "ends its process"
 
 
 @dataclass(frozen=True)
@@ -47,29 +41,33 @@ class Operation:
     layout: str = field(compare=False)  # "channels_last" or "contiguous"
     precision: str = field(compare=False)  # "fp32" or "bf16"
     dtype: torch.dtype = field(compare=False, default=torch.float32)  # of the input; under autocast it may be either
+    call: dict[str, Any] = field(compare=False, default_factory=dict)  # what `described` says of one with more inputs
 
 
 Forward = Callable[..., Any]
-Way = Callable[[nn.Module, Forward, Tensor], Tensor]
-Task = tuple[Operation, str]  # and the name of a way
+Beside = dict[str, Any]  # further arguments, by name
+Way = Callable[[nn.Module, Forward, Tensor, Beside], Any]
 
 
-def as_it_is(module: nn.Module, forward: Forward, x: Tensor) -> Tensor:
-    return forward(x)
+def as_it_is(module: nn.Module, forward: Forward, x: Tensor, beside: Beside) -> Any:
+    return forward(x, **beside)
 
 
-def contiguous(module: nn.Module, forward: Forward, x: Tensor) -> Tensor:
+def contiguous(module: nn.Module, forward: Forward, x: Tensor, beside: Beside) -> Any:
     """In contiguous layout; what comes out is in the layout of what came in."""
+    first, others = turned(plain, x, beside)
     with changed(module, plain):
-        out = forward(plain(x))
-    return out.contiguous(memory_format=torch.channels_last) if is_channels_last(x) and out.ndim == 4 else out
+        out = forward(first, **others)
+    last = torch.channels_last if is_channels_last(x) else torch.contiguous_format
+    return returned(lambda y: y.contiguous(memory_format=last) if y.ndim == 4 else y, out)
 
 
-def in_float64(module: nn.Module, forward: Forward, x: Tensor) -> Tensor:
+def in_float64(module: nn.Module, forward: Forward, x: Tensor, beside: Beside) -> Any:
     """By the algorithms for double precision, which oneDNN has no part in. Autocast leaves float64 as it is."""
+    first, others = turned(double, x, beside)
     with changed(module, torch.Tensor.double):
-        out = forward(x.double())
-    return out.to(x.dtype)
+        out = forward(first, **others)
+    return returned(lambda y: y.to(x.dtype) if y.is_floating_point() else y, out)
 
 
 WAYS: dict[str, Way] = {"as it is": as_it_is, "contiguous": contiguous, "float64": in_float64}
@@ -92,6 +90,10 @@ def changed(module: nn.Module, change: Callable[[Tensor], Tensor]) -> Iterator[N
             table.update(old)
 
 
+def double(x: Tensor) -> Tensor:
+    return x.double() if x.is_floating_point() else x
+
+
 def plain(x: Tensor) -> Tensor:
     """In contiguous memory also by its strides, which are ambiguous where a side is 1: they choose the kernel."""
     return x.clone(memory_format=torch.contiguous_format)
@@ -101,7 +103,7 @@ def is_channels_last(x: Tensor) -> bool:
     return x.ndim == 4 and x.is_contiguous(memory_format=torch.channels_last) and not x.is_contiguous()
 
 
-def sample(operation: Operation) -> tuple[nn.Module, Tensor]:
+def sample(operation: Operation) -> tuple[nn.Module, Tensor, Beside]:
     """The module with random weights, and a random batch; every number of few enough digits for the precision."""
     module = with_tensors(operation.module, lambda x: torch.zeros(x.shape, dtype=x.dtype))
     module = module.requires_grad_().eval().to(memory_format=torch.channels_last)  # eval: no drop-out
@@ -113,10 +115,16 @@ def sample(operation: Operation) -> tuple[nn.Module, Tensor]:
         for parameter in module.parameters():
             fan_in = parameter[0].numel() if parameter.ndim > 1 else 1
             parameter.copy_((torch.randn(parameter.shape, generator=generator) / math.sqrt(fan_in)).bfloat16())
-    x = torch.randn(batch_shape(operation), generator=generator).bfloat16().float()
+    shape = (
+        operation.call[""].shape
+        if operation.call
+        else batch_shape(operation.module, operation.shape, operation.precision)
+    )
+    x = torch.randn(shape, generator=generator).bfloat16().float()
     if operation.layout == "channels_last":
         x = x.contiguous(memory_format=torch.channels_last)
-    return module, x.to(operation.dtype)
+    x = x.to(operation.dtype)
+    return module, x, made(operation.call, x, generator)
 
 
 def tolerance(operation: Operation) -> float:
@@ -124,9 +132,8 @@ def tolerance(operation: Operation) -> float:
     return TOLERANCE[operation.precision] if plain_map or operation.precision == "fp32" else ROUGH
 
 
-def batch_shape(operation: Operation) -> tuple[int, ...]:
+def batch_shape(module: nn.Module, shape: tuple[int, ...], precision: str) -> tuple[int, ...]:
     """4 to 64 samples, by how much work they are; large maps are cut, but what a linear map reads stays as it is."""
-    module, shape = operation.module, operation.shape
     is_map = len(shape) == 3 and isinstance(module, nn.modules.conv._ConvNd | nn.modules.batchnorm._NormBase)
     width, *grid = shape if is_map else (1, *shape)
     stride = getattr(module, "stride", 1)
@@ -137,24 +144,42 @@ def batch_shape(operation: Operation) -> tuple[int, ...]:
         positions = math.prod(grid) if is_map else math.prod(shape[:-1])
         return weights * positions / shrink + 1
 
-    while is_map and 4 * work() > LARGE and min(grid) >= 16:
+    narrow = width < 16 and set(getattr(module, "kernel_size", ())) == {1}  # the known fault may need the whole map
+    while is_map and not narrow and 4 * work() > LARGE and min(grid) >= 16:
         grid = [side // 2 for side in grid]
     count = int(min(64, max(4, SMALL / work())))
+    if precision == "bf16" and isinstance(module, NORMS):
+        count = min(count, max(1, MOST_SUMMED // math.prod(grid if is_map else shape[:-1])))
     return (count, width, *grid) if is_map else (count, *shape)
 
 
-def results(module: nn.Module, x: Tensor, way: str, precision: str) -> dict[str, Tensor]:
-    """Output and gradients for a random gradient of the output."""
+def results(module: nn.Module, x: Tensor, beside: Beside, way: str, precision: str) -> dict[str, Tensor]:
+    """Outputs and gradients for random gradients of the outputs; attention's outputs also as an evaluation has them."""
     module.zero_grad()
-    x = x.detach().requires_grad_()
+    x, beside = turned(lambda t: t.detach(), x, beside)
+    read = {"input": x, **{name: t for name, t in beside.items() if isinstance(t, Tensor) and t is not x}}
+    inputs = {name: t.requires_grad_() for name, t in read.items() if t.is_floating_point() and not is_mask(name)}
+    found: dict[str, Tensor] = {}
     with torch.autocast("cpu", dtype=torch.bfloat16, enabled=precision == "bf16"):
-        out = WAYS[way](module, module.forward, x)
-    coming = torch.randn(out.shape, generator=torch.Generator().manual_seed(1)).bfloat16().to(out.dtype)
-    coming = coming.contiguous(memory_format=torch.channels_last) if is_channels_last(x) else coming
-    (out * coming).sum().backward()  # a scalar's: any other makes torch import its symbolic shapes, for two seconds
-    weights = {f"the gradient of its {name}": p.grad for name, p in module.named_parameters() if p.grad is not None}
-    assert x.grad is not None
-    return {"its output": out.detach(), "the gradient of its input": x.grad, **weights}
+        outs = outputs(WAYS[way](module, module.forward, x, beside))
+        if beside:  # torch has other kernels for attention without gradient
+            with torch.no_grad():
+                bare = outputs(WAYS[way](module, module.forward, x, beside))
+            found = {f"{name} where no gradient is asked for": out for name, out in bare.items()}
+    total = torch.zeros(())
+    for out in outs.values():
+        coming = torch.randn(out.shape, generator=torch.Generator().manual_seed(1)).bfloat16().to(out.dtype)
+        coming = coming.contiguous(memory_format=torch.channels_last) if is_channels_last(x) else coming
+        total = total + (out * coming).sum()
+    total.backward()  # a scalar's: any other makes torch import its symbolic shapes, for two seconds
+    reached = {f"its {name}": t for name, t in (*inputs.items(), *module.named_parameters())}
+    found |= {name: out.detach() for name, out in outs.items()}
+    return found | {f"the gradient of {name}": t.grad for name, t in reached.items() if t.grad is not None}
+
+
+def outputs(out: Any) -> dict[str, Tensor]:
+    several = [one for one in out if one is not None] if isinstance(out, tuple) else [out]
+    return {f"its {'output' if not place else f'output {place + 1}'}": one for place, one in enumerate(several)}
 
 
 def trouble(operation: Operation, way: str) -> str:
@@ -169,16 +194,18 @@ def trouble(operation: Operation, way: str) -> str:
 
 
 def differences(operation: Operation, way: str) -> str:
-    module, x = sample(operation)
-    exact = with_tensors(module, lambda x: plain(x.detach().double() if x.is_floating_point() else x))
-    want = results(exact, plain(x.double()), "as it is", "fp32")
+    module, x, beside = sample(operation)
+    exact = with_tensors(module, lambda x: plain(double(x.detach())))
+    want = results(exact, *turned(lambda t: plain(double(t)), x, beside), "as it is", "fp32")
+    if not all(value.isfinite().all() for value in want.values()):
+        raise ArithmeticError("no numbers to compare")
     norms = {name: float(value.norm()) for name, value in want.items()}
     floor = FLOOR_OF_NORMS if isinstance(module, NORMS) else FLOOR
     least = floor * max(norms.values()) or 1.0
     first: dict[str, Tensor] = {}
     near = Neighbours()
     for _ in range(CALLS):
-        got = results(module, x, way, operation.precision)
+        got = results(module, x, beside, way, operation.precision)
         for name, value in want.items():
             error = float((got[name].double() - value).norm()) / max(norms[name], least)
             if not error <= tolerance(operation):
@@ -192,123 +219,17 @@ def differences(operation: Operation, way: str) -> str:
     return ""
 
 
-class Neighbours:
-    """Blocks all over the heap with gaps of every size between them: what writes past the end of its memory hits some.
-
-    With one thread the known fault gives right values, and damages the heap of whoever runs it. glibc alone is watched.
-    """
-
-    MARK, COPIES, SIZES = 0x5A, 12, range(48, 1200, 16)
-
-    def __init__(self) -> None:
-        self.libc: Any = ctypes.CDLL(None) if sys.platform == "linux" else None
-        self.blocks: list[tuple[int, int]] = []
-        if self.libc is None or not hasattr(self.libc, "gnu_get_libc_version"):
-            return
-        self.libc.malloc.restype, self.libc.malloc.argtypes = ctypes.c_void_p, [ctypes.c_size_t]
-        self.libc.free.argtypes = [ctypes.c_void_p]
-        gaps = []
-        for size in self.SIZES:
-            for _ in range(self.COPIES):
-                gaps.append(self.libc.malloc(size))
-                self.blocks.append((self.libc.malloc(40), 40))
-        for place, size in self.blocks:
-            ctypes.memset(place, self.MARK, size)
-        self.sizes = [self._header(place) for place, _ in self.blocks]
-        for gap in gaps:
-            self.libc.free(gap)
-
-    def _header(self, place: int) -> int:
-        """The size that the C library keeps before a block, without its flags."""
-        return ctypes.c_size_t.from_address(place - ctypes.sizeof(ctypes.c_size_t)).value & ~7
-
-    def whole(self) -> bool:
-        if not self.blocks:
-            return True
-        mark = bytes([self.MARK])
-        headers = [self._header(place) for place, _ in self.blocks]
-        return headers == self.sizes and all(ctypes.string_at(p, n) == mark * n for p, n in self.blocks)
-
-    def free(self) -> None:
-        for place, _ in self.blocks:
-            self.libc.free(place)
-
-
-def troubles(tasks: Sequence[Task], threads: int) -> list[str]:
-    """What is wrong with each, found out in child processes. One that dies is told apart from its neighbours."""
-    if not tasks:
-        return []
-    found = in_child(tasks, threads)
-    if found is not None:
-        return found
-    if len(tasks) == 1:
-        return [DIES]
-    half = len(tasks) // 2
-    return troubles(tasks[:half], threads) + troubles(tasks[half:], threads)
-
-
-def in_child(tasks: Sequence[Task], threads: int) -> list[str] | None:
-    """None when the child died, or used more processor time than any such task needs."""
-    # A fork shares what is imported, so it costs milliseconds. With a GPU autograd does not survive one.
-    kind = "fork" if sys.platform == "linux" and not torch.cuda.is_available() else "spawn"
-    context: Any = multiprocessing.get_context(kind)
-    ours, theirs = context.Pipe(duplex=False)
-    child = context.Process(target=_work, args=(list(tasks), threads, theirs), daemon=True)
-
-    def start() -> None:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", DeprecationWarning)  # of forking beside threads
-            child.start()
-
-    # From a thread without OpenMP workers of its own: the child of any other one would wait for workers it has not.
-    starter = threading.Thread(target=start)
-    starter.start()
-    starter.join()
-    theirs.close()
-    try:
-        return list(ours.recv()) if ours.poll(120 + 10 * len(tasks)) else None
-    except EOFError:
-        return None
-    finally:
-        child.kill()
-        child.join()
-        ours.close()
-
-
-def _work(tasks: Sequence[Task], threads: int, answer: Connection) -> None:
-    """In the child."""
-    try:
-        _quiet(len(tasks))
-        # The known fault gives wrong values with two threads, and damages the heap with one; each shape shows in one
-        # of the two at least. So neither is trusted without the other.
-        found = [""] * len(tasks)
-        for number in sorted({1, 2, threads}):
-            torch.set_num_threads(number)
-            with torch.enable_grad(), torch.inference_mode(False):
-                found = [known or trouble(*task) for known, task in zip(found, tasks, strict=True)]
-        answer.send(found)
-    finally:
-        os._exit(0)
-
-
-def _quiet(num_tasks: int) -> None:
-    """What dies here dies without a word, without a core file, and does not spin for ever."""
-    faulthandler.disable()
-    os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
-    seconds = 20 + 5 * num_tasks
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    resource.setrlimit(resource.RLIMIT_CPU, (seconds, seconds))
-
-
 def template(module: nn.Module) -> nn.Module:
     """A copy without weights, hooks and what was put around its forward."""
     bare = copy.copy(module)
     for name in ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks"):
         setattr(bare, name, OrderedDict())
-    bare.__dict__.pop("forward", None)
+    for name in ("forward", "_trusted"):
+        bare.__dict__.pop(name, None)
     made = with_tensors(bare, lambda x: torch.empty(x.shape, dtype=x.dtype, device="meta"))
     for part in made.modules():
-        part.__dict__.pop("forward", None)
+        for name in ("forward", "_trusted"):
+            part.__dict__.pop(name, None)
     return made
 
 

@@ -140,6 +140,24 @@ def test_mixed_versions_are_warned_of(tmp_path):
     assert not sources_of(with_missing(frame_of(records[1:]), cells)).warnings
 
 
+def test_what_was_led_around_in_some_cells_alone_is_warned_of(tmp_path):
+    _, cells = grid(tmp_path, ["student", "kd"])
+    records = [{**one, "led_around": ""} for one in drawn(cells, {})]
+    assert not sources_of(with_missing(frame_of(records), cells)).warnings
+    records[0]["led_around"] = "Conv2d(4, 8) contiguous"
+    found = sources_of(with_missing(frame_of(records), cells))
+    assert found.made_by["led_around"] == ["Conv2d(4, 8) contiguous"]
+    assert any("differ in led_around: Conv2d(4, 8) contiguous, nothing" in line for line in found.warnings)
+
+
+def test_a_machine_that_does_not_repeat_itself_is_told_below_the_table(tmp_path):
+    _, cells = grid(tmp_path, ["student", "kd"])
+    records = [{**one, "repeatable": True} for one in drawn(cells, {})]
+    assert "does not repeat itself" not in write_leaderboard(cells, records, tmp_path / "out")[1]
+    records[0]["repeatable"] = False
+    assert "made on a machine that does not repeat itself" in write_leaderboard(cells, records, tmp_path / "out")[1]
+
+
 def test_two_folders_of_pictures_are_two_comparisons(tmp_path):
     datasets = [{"name": "folder", "path": "a"}, {"name": "folder", "path": "b"}]
     _, cells = grid(tmp_path, ["student"], datasets=datasets, seeds=1)

@@ -2,6 +2,7 @@
 
 import copy
 import ctypes
+import inspect
 import json
 import os
 import subprocess
@@ -14,10 +15,10 @@ from timm.layers.attention import Attention
 from torch import nn
 
 from kdbench.errors import UserError
-from kdbench.train import arithmetic, proof
+from kdbench.train import arithmetic, child, heap, proof
 from kdbench.train.arithmetic import operation_of, trusted, verdicts
 from kdbench.train.proof import is_channels_last, plain
-from kdbench.train.repeat import step_twice
+from kdbench.train.repeat import UNREPEATABLE, step_twice
 
 AVX2 = {"ATEN_CPU_CAPABILITY": "avx2", "ONEDNN_MAX_CPU_ISA": "AVX2"}
 
@@ -114,11 +115,22 @@ def test_what_is_broken_is_found_and_led_around(kind, way, found):
 
 
 def test_another_shape_keeps_its_own_verdict():
-    module = layer(OneShape)
+    module, right = layer(OneShape), layer(nn.Conv2d)
     trusted(module)
     module(maps(16))
     assert arithmetic.led_around(module) == ""
-    assert "forward" not in module.__dict__
+    for one, other in zip(gradients(module, maps(8)), gradients(right, maps(8)), strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-4)
+    assert arithmetic.led_around(module).endswith("contiguous")
+
+
+def test_a_shape_that_was_noted_is_noted_again():
+    module = nn.Linear(4, 3).to("meta")
+    trusted(module)
+    for _ in range(2):
+        with arithmetic.noting() as noted:
+            module(torch.empty(2, 4, device="meta"))
+            assert len(noted) == 1
 
 
 def test_what_can_not_be_mended_is_refused():
@@ -136,13 +148,13 @@ def test_what_rounds_in_bf16_is_no_fault():
     with torch.autocast("cpu", dtype=torch.bfloat16):
         operations = [operation_of(m, torch.ones(s, dtype=t)) for m, s in cases for t in arithmetic.DTYPES]
     assert len({o.name for o in operations}) == 9  # only norms read fp32 beside bf16
-    assert proof.troubles([(o, "as it is") for o in operations], 1) == [""] * 12
+    assert child.troubles([(o, "as it is") for o in operations], 1) == [""] * 12
 
 
 def test_a_norm_over_a_single_value_has_no_gradient_and_no_fault():
     cases = [(nn.GroupNorm(8, 8), torch.ones(2, 8, 1, 1)), (nn.LayerNorm(2), torch.ones(2, 2))]
     operations = [operation_of(*case) for case in cases]
-    assert proof.troubles([(o, "as it is") for o in operations], 1) == ["", ""]
+    assert child.troubles([(o, "as it is") for o in operations], 1) == ["", ""]
 
 
 class BrokenNorm(nn.GroupNorm):
@@ -152,7 +164,7 @@ class BrokenNorm(nn.GroupNorm):
 
 
 def test_a_norm_that_is_off_is_found():
-    assert "weight is off by 1" in proof.troubles([(operation_of(BrokenNorm(2, 4), maps()), "as it is")], 1)[0]
+    assert "weight is off by 1" in child.troubles([(operation_of(BrokenNorm(2, 4), maps()), "as it is")], 1)[0]
 
 
 def test_attention_of_a_vit_is_proven():
@@ -198,20 +210,20 @@ def test_a_layer_of_ones_own_is_left_alone(kind):
 
 def test_what_raises_is_no_fault_and_no_way_around_one():
     operations = [operation_of(kind(4, 3), torch.ones(2, 4)) for kind in (Two, Raises)]
-    assert proof.troubles([(o, "as it is") for o in operations], 1) == ["", ""]
-    assert proof.troubles([(operations[1], "float64")], 1) == ["raises ValueError"]
+    assert child.troubles([(o, "as it is") for o in operations], 1) == ["", ""]
+    assert child.troubles([(operations[1], "float64")], 1) == ["raises ValueError"]
 
 
 def test_one_that_dies_does_not_take_its_neighbours_along():
     tasks = [(operation_of(layer(kind), maps()), "as it is") for kind in (nn.Conv2d, Kills, nn.Conv2d, Broken)]
-    assert [bool(found) for found in proof.troubles(tasks, torch.get_num_threads())] == [False, True, False, True]
+    assert [bool(found) for found in child.troubles(tasks, torch.get_num_threads())] == [False, True, False, True]
 
 
-def test_what_is_right_keeps_its_layout_and_loses_its_guard(monkeypatch):
+def test_what_is_right_keeps_its_layout_and_is_known_from_the_disk(monkeypatch):
     module = nn.Sequential(layer(nn.Conv2d), nn.BatchNorm2d(6), nn.Flatten(), nn.Linear(6 * 64, 3))
     trusted(module)
     module(maps())
-    assert not any("forward" in part.__dict__ for part in module.modules())
+    assert arithmetic.led_around(module) == ""
     assert is_channels_last(module[0](maps()))
     monkeypatch.setattr(arithmetic, "_verdicts", {})  # as in another process: known from the disk
     monkeypatch.setattr(arithmetic, "troubles", lambda *_: 1 / 0)
@@ -222,7 +234,7 @@ def test_what_is_right_keeps_its_layout_and_loses_its_guard(monkeypatch):
 def test_running_statistics_go_on_in_float64():
     norms = [nn.BatchNorm2d(4) for _ in range(2)]
     norms[0](maps())
-    proof.in_float64(norms[1], norms[1].forward, maps())
+    proof.in_float64(norms[1], norms[1].forward, maps(), {})
     torch.testing.assert_close(norms[1].running_var, norms[0].running_var)
     assert norms[1].running_var.dtype == torch.float32
 
@@ -232,7 +244,7 @@ def test_plain_has_the_strides_of_a_new_tensor():
 
 
 def test_a_write_past_the_end_of_memory_is_noticed():
-    near = proof.Neighbours()
+    near = heap.Neighbours()
     if not near.blocks:
         pytest.skip("only glibc's heap is watched")
     assert near.whole()
@@ -243,26 +255,39 @@ def test_a_write_past_the_end_of_memory_is_noticed():
 
 
 FOUND = """
-import json, torch
+import json, sys, torch
 from torch import nn
-from kdbench.train import proof
+from kdbench.train import child
 from kdbench.train.arithmetic import operation_of
 def narrow(channels, side):
     x = torch.ones(2, channels, side, side).to(memory_format=torch.channels_last)
     return operation_of(nn.Conv2d(channels, 2 * channels, 1, stride=2, bias=False), x), "as it is"
-tasks = [narrow(channels, side) for channels in (2, 4, 8, 16) for side in (8, 16)]
-print(json.dumps(proof.troubles(tasks, torch.get_num_threads())))
+tasks = [narrow(int(channels), int(side)) for channels, side in (shape.split("x") for shape in sys.argv[1:])]
+print(json.dumps(child.troubles(tasks, torch.get_num_threads())))
 """
+
+
+def found_in(shapes: str, environment: dict[str, str]) -> list[str]:
+    """`4x8`: 4 channels, maps of 8 x 8."""
+    command = [sys.executable, "-c", FOUND, *shapes.split()]
+    done = subprocess.run(command, capture_output=True, text=True, env=os.environ | environment, timeout=300)
+    assert done.returncode == 0, done.stderr[-2000:]
+    return json.loads(done.stdout)
 
 
 def test_the_known_fault_is_found_in_every_shape():
     """In torch 2.15 under AVX2, with any number of threads, and nothing else beside it; a mended torch has none."""
-    environment = {**os.environ, **AVX2}
-    done = subprocess.run([sys.executable, "-c", FOUND], capture_output=True, text=True, env=environment, timeout=300)
-    assert done.returncode == 0, done.stderr[-2000:]
-    narrow, wide = (found := json.loads(done.stdout))[:4], found[4:]
-    assert wide == [""] * 4
-    assert all(narrow) or not any(narrow)
+    found = found_in("2x8 2x16 4x8 4x16 8x8 8x16 16x8 16x16", AVX2)
+    assert found[4:] == [""] * 4
+    assert all(found[:4]) or not any(found[:4])
+
+
+def test_the_known_fault_is_found_on_larger_maps_with_avx512():
+    if torch.backends.cpu.get_cpu_capability() != "AVX512":
+        pytest.skip("no AVX512 here")
+    found = found_in("4x64 8x48 16x48 16x64 4x32 32x64", {})
+    assert found[2:] == [""] * 4
+    assert all(found[:2]) or not any(found[:2])
 
 
 class Trial:
@@ -292,6 +317,137 @@ def test_the_first_step_is_made_twice_and_counts_once(noise, repeatable):
     step_twice(trial, step)  # type: ignore[arg-type]
     assert trial.repeatable is repeatable
     torch.testing.assert_close(trial.x, torch.full((3,), 2.0), rtol=0, atol=1e-2)
+
+
+def test_a_run_says_once_that_the_machine_does_not_repeat_itself(kdbench, suite_file, monkeypatch):
+    monkeypatch.setattr("kdbench.train.repeat.same_bits", lambda one, other: False)
+    _, out, err = kdbench("run", suite_file())
+    assert (out + err).count(UNREPEATABLE) == 1
+
+
+UNGUARDED = """
+import sys
+import torch
+from torch import nn
+from kdbench.train.arithmetic import led_around, trusted, verdicts
+sys.platform = "darwin"  # as where there is no fork
+class Kept(nn.Linear):
+    pass
+for module in (nn.Linear(4, 3), Kept(4, 3)):
+    trusted(module)
+    module(torch.ones(2, 4))
+print("ran", verdicts().starts, sorted(verdicts().known))
+"""
+
+
+def test_a_script_without_a_main_guard_is_proven_where_there_is_no_fork(tmp_path):
+    (script := tmp_path / "script.py").write_text(UNGUARDED)
+    (tmp_path / "torch.py").write_text("raise SystemExit(3)")  # the child reads nothing from where it is
+    environment = {**os.environ, "KDBENCH_CACHE": str(tmp_path / "cache")}
+    command = [sys.executable, "-P", script]
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=300, cwd=tmp_path)
+    known = [f"{kind}(in_features=4, out_features=3, bias=True) on 4, contiguous, fp32" for kind in ("Kept", "Linear")]
+    assert done.stdout.splitlines() == [f"ran True {known}"], done.stderr[-2000:]
+
+
+def test_a_child_that_is_no_fork_finds_the_same():
+    tasks = [(operation_of(layer(kind), maps()), "as it is") for kind in (nn.Conv2d, Broken, Kills)]
+    assert child.in_python(tasks[:2], 1, 300) == ["", "the gradient of its weight is off by 1%"]
+    assert child.in_python(tasks, 1, 300) is None
+
+
+def test_a_run_says_that_no_proof_can_start_and_goes_on(kdbench, suite_file, monkeypatch, tmp_path):
+    monkeypatch.setenv("KDBENCH_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(child, "in_child", lambda tasks, threads: None)
+    code, out, err = kdbench("run", suite_file())
+    assert code == 0
+    assert (out + err).count("can't start here") == 1
+
+
+def test_a_proof_draws_no_random_numbers(tmp_path, monkeypatch):
+    monkeypatch.setenv("KDBENCH_CACHE", str(tmp_path))
+    trusted(module := nn.Linear(4, 3))
+    before = torch.get_rng_state()
+    module(torch.ones(2, 4))
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+class BrokenAttention(nn.MultiheadAttention):
+    """Off by 1% where a mask is given, but not in double precision."""
+
+    def forward(self, *given, **named):
+        out, weights = super().forward(*given, **named)
+        off = named.get("attn_mask") is not None and out.dtype != torch.float64
+        return (1.01 * out if off else out), weights
+
+
+BrokenAttention.forward.__signature__ = inspect.signature(nn.MultiheadAttention.forward)  # type: ignore[attr-defined]
+
+
+def attend(net: nn.Module, **named) -> torch.Tensor:
+    torch.manual_seed(0)
+    x = torch.randn(2, 5, 8)
+    return net(x, x, x, **named)[0]
+
+
+def test_masked_attention_is_proven_and_led_around(monkeypatch):
+    monkeypatch.setattr(arithmetic, "is_operation", lambda module: isinstance(module, nn.MultiheadAttention))
+    torch.manual_seed(0)
+    module, right = BrokenAttention(8, 2, batch_first=True), nn.MultiheadAttention(8, 2, batch_first=True)
+    right.load_state_dict(module.state_dict())
+    trusted(module)
+    hidden = torch.ones(5, 5, dtype=torch.bool).triu(1)
+    torch.testing.assert_close(attend(module), attend(right))
+    assert arithmetic.led_around(module) == ""
+    torch.testing.assert_close(attend(module, attn_mask=hidden), attend(right, attn_mask=hidden))
+    assert arithmetic.led_around(module).endswith("float64")
+
+
+def met(net: nn.Module, *given, **named) -> list[str]:
+    """The names of what is proven when `net` is called so."""
+    before = set(verdicts().known)
+    trusted(net)
+    net(*given, **named)
+    assert arithmetic.led_around(net) == ""
+    return sorted(set(verdicts().known) - before)
+
+
+def test_attention_of_torch_and_timm_is_proven_with_its_masks():
+    x, hidden = torch.randn(2, 5, 8), torch.ones(2, 5, dtype=torch.bool).triu(2)
+    layers = nn.TransformerEncoderLayer(8, 2, 16, batch_first=True)
+    assert any(", key_padding_mask = 64x5 float32" in name for name in met(layers, x, src_key_padding_mask=hidden))
+    assert any(", attn_mask = 128x5x5 bool, key is its input" in name for name in met(
+        nn.MultiheadAttention(8, 2, batch_first=True), query=x, key=x, value=x, attn_mask=torch.zeros(4, 5, 5).bool()
+    ))  # fmt: skip
+    assert any(", key = 7x64x8 float32, value = 7x64x8 float32" in name for name in met(
+        nn.MultiheadAttention(8, 2), x.transpose(0, 1), torch.randn(7, 2, 8), torch.randn(7, 2, 8)
+    ))  # fmt: skip
+    assert any(name.endswith(", attn_mask = 5x5 float32") for name in met(
+        Attention(8, 2), x, attn_mask=torch.full((5, 5), -torch.inf).triu(1)
+    ))  # fmt: skip
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_shifted_windows_are_proven_with_their_mask(precision):
+    net = timm.create_model(
+        "swin_tiny_patch4_window7_224", img_size=32, patch_size=2, window_size=4, embed_dim=24, depths=(2,),
+        num_heads=(3,), num_classes=4,
+    )  # fmt: skip
+    with torch.autocast("cpu", dtype=torch.bfloat16, enabled=precision == "bf16"):
+        found = met(net, torch.randn(2, 3, 32, 32))
+    assert any(", mask = 16x16x16 float32" in name for name in found)
+
+
+def test_what_can_not_be_compared_is_no_fault():
+    beside = {"key": torch.ones(2, 1, 8), "value": torch.ones(2, 1, 8), "key_padding_mask": torch.ones(2, 1).bool()}
+    operation = operation_of(nn.MultiheadAttention(8, 2, batch_first=True), torch.ones(2, 5, 8), beside)
+    assert child.troubles([(operation, "as it is")], 1) == [""]
+
+
+def test_a_wrong_call_has_its_own_error():
+    trusted(module := nn.MultiheadAttention(8, 2))
+    with pytest.raises(TypeError, match="missing 1 required positional argument: 'value'"):
+        module(torch.ones(2, 1, 8), torch.ones(2, 1, 8))
 
 
 STUDENT = """
