@@ -61,6 +61,8 @@ def _on_suites(command: Command) -> None:
     run.add_argument("--jobs", type=processes, default=None, metavar="N",
                      help="train in so many processes, which share the threads or GPUs; 1: in this one (default: auto, "
                           "as many as there are cohorts and cores, or GPUs, as far as memory goes)")  # fmt: skip
+    plan.add_argument("--shell", action="store_true",
+                      help="print a command for each cohort that is left instead, for a scheduler's array")  # fmt: skip
     board.add_argument("--also", type=Path, action="append", default=[], metavar="DIR",
                        help="another results folder to take records from; may be given several times")  # fmt: skip
     board.add_argument("--from-mlflow", metavar="URI", help="take records from this MLflow store too")

@@ -1,6 +1,8 @@
 """`kdbench plan`: cells, what is done, what does not apply and why, the time."""
 
 import argparse
+import shlex
+from collections.abc import Sequence
 
 from kdbench.api import choose_device
 from kdbench.api import plan as make
@@ -16,6 +18,9 @@ def run(given: argparse.Namespace) -> int:
     """Cells and cohorts, what is done, what does not apply and why, and a rough time."""
     options = options_of(given)
     made = make(given.suite, **vars(options))
+    if given.shell:
+        print("\n".join(shell_lines(made, given.words)))
+        return 0
     out = console()
     name, todo = made.name, made.todo
     out.print(
@@ -40,6 +45,12 @@ def run(given: argparse.Namespace) -> int:
             out.print(slow, soft_wrap=True)
         out.print(f"roughly {clock(estimate(made, device))} on {device} (from its speed at a convolution just now)")
     return 0
+
+
+def shell_lines(made: Plan, words: Sequence[str]) -> list[str]:
+    """A command for every cohort that is left, for schedulers. `words`: those that this command was called with."""
+    same = [word for word in words[1:] if word != "--shell"]
+    return [shlex.join(["kdbench", "run", *same, "--only", cohort[0].cohort, "--jobs", "1"]) for cohort in made.cohorts]
 
 
 def why_not(made: Plan) -> list[str]:

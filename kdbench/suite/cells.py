@@ -192,10 +192,10 @@ def cells_of(suite: Suite, only: str | None = None, data_dir: Path = DATA, unrea
 
 
 def matching(cells: list[Cell], only: str | None) -> list[Cell]:
-    """Those whose title or label matches the pattern; all of them without one."""
+    """Those whose title or label matches the pattern, or of the cohort with that key; all of them without one."""
     if only is None:
         return cells
-    return [c for c in cells if fnmatchcase(c.label, only) or fnmatchcase(c.title, f"*{only}*")]
+    return [c for c in cells if fnmatchcase(c.label, only) or fnmatchcase(c.title, f"*{only}*") or c.cohort == only]
 
 
 def _digest(dataset: DatasetSpec, data_dir: Path, unread: bool) -> str:
