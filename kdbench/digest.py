@@ -14,6 +14,8 @@ from kdbench.files import cache_folder, write_atomic
 
 JUST_NOW = 2 * 10**9  # ns: who writes twice within one tick of the file system's clock leaves the same time twice
 THREADS = 8
+TOGETHER = 64  # files that one thread takes: handing over each costs more than to hash it
+AT_ONCE = 2**18  # bytes
 UNREADABLE = "unreadable"
 
 Stamp = list[int]  # size, times of change of content and of the file's entry, number of the file
@@ -45,14 +47,16 @@ def _valid(name: str, path: str) -> str:
 
 def _hashes(paths: list[str]) -> dict[str, str]:
     """Path -> hash of the content; of files that did not change since the last time from what is kept."""
-    common = os.path.commonpath(paths) if paths else ""
+    common = os.path.commonpath([min(paths), max(paths)]) if paths else ""  # of these two it is that of all
     place = cache_folder("digests") / f"{hashlib.sha256(os.fsencode(common)).hexdigest()[:32]}.json"
     kept, now = _read(place), time.time_ns()
     stamps = {path: _stamp(path) for path in paths}
-    found = {path: kept[path][1] for path, stamp in stamps.items() if path in kept and kept[path][0] == stamp}
+    found = {path: known[1] for path in paths if (known := kept.get(path)) and known[0] == stamps[path]}
     new = [path for path in paths if path not in found]
-    with ThreadPoolExecutor(THREADS) as pool:
-        found |= zip(new, pool.map(_hash, new, chunksize=64), strict=True)
+    groups = [new[start : start + TOGETHER] for start in range(0, len(new), TOGETHER)]
+    with ThreadPoolExecutor(THREADS) as pool:  # a disk answers several at once
+        for group, hashes in zip(groups, pool.map(lambda group: [*map(_hash, group)], groups), strict=True):
+            found |= zip(group, hashes, strict=True)
     if new:
         keep = {path: (stamps[path], found[path]) for path in paths if stamps[path][1] < now - JUST_NOW}
         with suppress(OSError):  # a folder that can't be written: they are hashed again the next time
@@ -70,8 +74,14 @@ def _stamp(path: str) -> Stamp:
 
 def _hash(path: str) -> str:
     try:
-        with open(path, "rb") as file:
-            return hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16)).hexdigest()
+        file = os.open(path, os.O_RDONLY | os.O_CLOEXEC)  # for a small file `open` takes longer than the hash
+        try:
+            found = hashlib.blake2b(digest_size=16)
+            while part := os.read(file, AT_ONCE):
+                found.update(part)
+            return found.hexdigest()
+        finally:
+            os.close(file)
     except OSError:
         return UNREADABLE  # who reads the data says so
 

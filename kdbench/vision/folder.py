@@ -1,6 +1,8 @@
 """Your own pictures: a folder with train/ and val/ (or test/), each with one folder per class."""
 
+import os
 import sys
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Literal
@@ -33,7 +35,7 @@ def info(data_dir: Path, path: str, size: int, broken: str, max_megapixels: floa
         print(f"{root} is not there yet: {taken}", file=sys.stderr)
         return picture_task(10, size, 1000, 1000)
     train, test, classes = parts_of(root)
-    counts = [[len(pictures(part / name)) for name in classes] for part in (train, test)]
+    counts = [[len(files_below(part / name)) for name in classes] for part in (train, test)]
     empty, untested = ([n for n, count in zip(classes, of_part, strict=True) if not count] for of_part in counts)
     if empty:
         raise UserError(f"data set folder: {train} has no pictures of {named(empty)}; remove the folders or fill them")
@@ -55,7 +57,7 @@ def digest(data_dir: Path, path: str, size: int, broken: str, max_megapixels: fl
     files: dict[str, str] = {}
     for part, place in (("train", train), ("test", test)):
         start = len(str(place)) + 1
-        found = (str(file) for name in classes for file in pictures(place / name))
+        found = (file for name in classes for file in files_below(place / name))
         files |= {f"{part}/{file[start:]}": file for file in found}
     return digest_of_files(files, classes)
 
@@ -132,7 +134,21 @@ def _read(root: Path, classes: list[str], size: int, skip: bool, megapixels: flo
 
 def pictures(root: Path) -> list[Path]:
     """The picture files below `root`, sorted; hidden ones, and those in hidden folders, are passed over."""
-    if not root.is_dir():
-        return []
-    found = (path for path in root.rglob("*") if path.suffix.lower() in EXTENSIONS and path.is_file())
-    return sorted(path for path in found if not any(part.startswith(".") for part in path.relative_to(root).parts))
+    return [Path(name) for name in files_below(root)]
+
+
+def files_below(root: Path) -> list[str]:
+    """As `pictures`, as text: a folder may hold a million, and each is looked at whenever a suite is read."""
+    found: list[str] = []
+    places, nested = [str(root)], False
+    while places:
+        with suppress(FileNotFoundError, NotADirectoryError, PermissionError), os.scandir(places.pop()) as entries:
+            for entry in entries:
+                if entry.name.startswith("."):
+                    continue
+                if entry.is_dir(follow_symlinks=False):
+                    places.append(entry.path)
+                    nested = True
+                elif os.path.splitext(entry.name)[1].lower() in EXTENSIONS and entry.is_file():
+                    found.append(entry.path)
+    return sorted(found, key=(lambda path: path.split(os.sep)) if nested else None)

@@ -15,6 +15,7 @@ from kdbench.registry import foreign_code
 from kdbench.suite.cells import Cell, cells_of
 from kdbench.suite.load import load_suite
 from kdbench.suite.plugins import load_plugin
+from kdbench.vision.folder import pictures
 
 FOLDER = {"name": "folder", "path": "pics", "size": 8}
 
@@ -190,3 +191,18 @@ def test_what_a_plugin_imports_from_beside_itself(tmp_path: Path) -> None:
 def test_methods_of_our_own_are_known_by_the_version() -> None:
     assert not any(METHODS.code(name) for name in ("ce", "kd", "dkd"))
     assert not any(DATASETS.code(name) for name in ("digits", "folder"))
+
+
+def test_pictures_are_found_in_the_order_of_their_paths(tmp_path: Path) -> None:
+    """Their order decides every batch, so it is that of `sorted(Path.rglob("*"))`, also in folders within folders."""
+    shown, hidden = ("b/1.png", "b-1.PNG", "b.jpg", "a/c/d.gif", "a/c.d/e.webp"), (".h/f.png", ".i.png", "a/.j/k.png")
+    for name in (*shown, *hidden, "l.txt"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_bytes(b"")
+    (tmp_path / "m.png").symlink_to(tmp_path / "nowhere")
+    (tmp_path / "n.png").symlink_to(tmp_path / "b.jpg")
+    (tmp_path / "o").symlink_to(tmp_path / "b", target_is_directory=True)
+    os.mkfifo(tmp_path / "p.png")
+    found = [path.relative_to(tmp_path).as_posix() for path in pictures(tmp_path)]
+    assert found == ["a/c/d.gif", "a/c.d/e.webp", "b/1.png", "b-1.PNG", "b.jpg", "n.png"]
+    assert pictures(tmp_path / "b.jpg") == pictures(tmp_path / "nowhere") == []
