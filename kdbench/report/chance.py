@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Hashable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from scipy import special
@@ -10,6 +10,7 @@ from scipy import special
 from kdbench.report.statistics import ALPHA
 from kdbench.report.variances import Bools, Floats, Residuals, draw_variances
 
+AT_ONCE = 32  # differences: with more, what is drawn of them leaves the processor's cache
 Scores = Mapping[str, Mapping[Hashable, float]]  # label -> seed -> score
 
 
@@ -65,24 +66,44 @@ class Chance:
     runs: Floats
     seeds: Floats
     seed_variance: float
+    _known: dict[tuple[int, bytes], Floats] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def error(self, what: Weighed) -> Floats:
         """Errors of one difference, [draws]."""
-        ours = np.sqrt(self.variances[:, what.a]) * (self.runs[:, what.a] @ what.ours)
-        theirs = np.sqrt(self.variances[:, what.b]) * (self.runs[:, what.b] @ what.theirs)
-        return np.asarray(ours - theirs + self.seeds @ (what.ours - what.theirs))
+        ours, theirs = self._of_row(what.a, what.ours), self._of_row(what.b, what.theirs)
+        return np.asarray(ours - theirs + self._of_seeds(what.ours - what.theirs))
+
+    def _of_row(self, row: int, weights: Floats) -> Floats:
+        """The error of a row's mean with these weights on its runs, [draws]; it recurs in every pair with that row."""
+        key = row, weights.tobytes()
+        if key not in self._known:
+            self._known[key] = np.sqrt(self.variances[:, row]) * (self.runs[:, row] @ weights)
+        return self._known[key]
+
+    def _of_seeds(self, weights: Floats) -> Floats:
+        key = -1, weights.tobytes()
+        if key not in self._known:
+            self._known[key] = self.seeds @ weights
+        return self._known[key]
 
     def scale(self, pairs: Sequence[Weighed]) -> tuple[Floats, Floats]:
         """Standard errors of differences and their degrees of freedom, in the way of Satterthwaite 1946: both [pairs].
 
         They are those of the scaled inverse chi-square whose logarithm has the drawn variances' mean and spread.
         """
+        parts = [self._log_variances(pairs[start : start + AT_ONCE]) for start in range(0, len(pairs), AT_ONCE)]
+        mean, spread = (np.concatenate(column) for column in zip(*parts, strict=True))
+        half_df = inverse_trigamma(spread)
+        return np.exp(0.5 * (mean + special.digamma(half_df) - np.log(half_df))), 2 * half_df
+
+    def _log_variances(self, pairs: Sequence[Weighed]) -> tuple[Floats, Floats]:
+        """Mean and variance over the draws of the logarithm of each difference's variance: both [pairs]."""
         ours, theirs = (np.stack([getattr(pair, side) for pair in pairs]) for side in ("ours", "theirs"))
         drawn = self.variances[:, [pair.a for pair in pairs]] * (ours**2).sum(axis=1)
         drawn += self.variances[:, [pair.b for pair in pairs]] * (theirs**2).sum(axis=1)
-        log = np.log(drawn + self.seed_variance * ((ours - theirs) ** 2).sum(axis=1))
-        half_df = inverse_trigamma(log.var(axis=0))
-        return np.exp(0.5 * (log.mean(axis=0) + special.digamma(half_df) - np.log(half_df))), 2 * half_df
+        drawn += self.seed_variance * ((ours - theirs) ** 2).sum(axis=1)
+        log = np.log(drawn, out=drawn)
+        return log.mean(axis=0), log.var(axis=0)
 
 
 def inverse_trigamma(values: Floats) -> Floats:

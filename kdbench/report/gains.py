@@ -4,10 +4,11 @@ This is the only place where a claim about a row is made; `model.py` has the tes
 """
 
 import math
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Hashable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from kdbench.report import statistics
@@ -17,7 +18,6 @@ from kdbench.report.predictions import ByLabel, for_new_samples
 from kdbench.report.statistics import MOST_SEEDS, Difference
 
 STUDENT = "the student alone"
-NOTHING = pd.Series(dtype=float)
 
 
 @dataclass(frozen=True)
@@ -129,14 +129,14 @@ def gains_of(
     until decided, the comparisons as they were looked at.
     """
     student, _ = references = references_of(scores.index, alone, reference)
-    found = progress or compare({str(label): by_seed(scores, str(label)).to_dict() for label in scores.index},
-                                list(dict.fromkeys(references)))  # fmt: skip
+    rows = rows_of(scores)
+    found = progress or compare(rows, list(dict.fromkeys(references)))
     gains = Gains()
     for label in (str(label) for label in scores.index if label not in alone):
         for other, name, kept in ((student, STUDENT, gains.alone), (reference, reference, gains.reference)):
             if label != other:
                 contrast = found.of(label, other) or Contrast(label, other)
-                own = statistics.paired(by_seed(scores, label), by_seed(scores, other))
+                own = statistics.of_differences(differences(rows[label], rows.get(other, {})))
                 gone = (lost or {}).get(label, 0)
                 known = outcomes or {}
                 new = for_new_samples(contrast, known.get(label, {}), known.get(other, {}))
@@ -158,9 +158,19 @@ def looked_at(progress: Progress, row: str, reference: str) -> str:
     return f" ({standing.state} at the look at {standing.seeds} seeds)"
 
 
-def by_seed(scores: pd.DataFrame, label: str) -> "pd.Series[float]":
-    """The scores of one row; empty when there is none."""
-    return pd.Series(scores.loc[label], dtype=float).dropna() if label in scores.index else NOTHING
+def rows_of(scores: pd.DataFrame) -> dict[str, dict[Hashable, float]]:
+    """label -> seed -> score, without what is NaN; of hundreds of rows, a series for each would take seconds."""
+    seeds = scores.columns.tolist()
+    values = scores.to_numpy(dtype=np.float64).tolist()
+    return {
+        str(label): {seed: score for seed, score in zip(seeds, row, strict=True) if not math.isnan(score)}
+        for label, row in zip(scores.index, values, strict=True)
+    }
+
+
+def differences(ours: Mapping[Hashable, float], theirs: Mapping[Hashable, float]) -> statistics.Floats:
+    """Seed by seed, on those that both have."""
+    return np.array([score - theirs[seed] for seed, score in ours.items() if seed in theirs], dtype=np.float64)
 
 
 def verdict(contrast: Contrast, other: str, lost: int = 0) -> str:

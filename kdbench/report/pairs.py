@@ -4,11 +4,12 @@ from collections.abc import Hashable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from kdbench.method.metric import TOP1, Metric, metric_of
 from kdbench.report.frame import GROUP, title
-from kdbench.report.gains import Gains, by_seed, gains_of, references_of
+from kdbench.report.gains import Gains, gains_of, references_of, rows_of
 from kdbench.report.looks import Looked
 from kdbench.report.predictions import ByLabel, between_seeds, copied, outcomes_of
 from kdbench.report.published import beside
@@ -97,10 +98,10 @@ def scores_of(done: pd.DataFrame) -> pd.DataFrame:
 
 
 def _rows_of(part: pd.DataFrame, found: Found, sought: Sought) -> Iterator[Row]:
-    metric = metric_in(part)
+    metric, scores = metric_in(part), rows_of(found.scores)
     means = _means_of(part[part["status"] == "done"])
     for label, cells in _by_label(part).items():
-        ours = by_seed(found.scores, str(label))
+        ours = list(scores.get(str(label), {}).values())
         mean = means.get(label, {})
         score, best = mean.get(metric.test, NAN), mean.get(metric.best, NAN)
         dataset, teacher, student = (str(cells[name][0]) for name in GROUP)
@@ -120,7 +121,7 @@ def _rows_of(part: pd.DataFrame, found: Found, sought: Sought) -> Iterator[Row]:
             recipe=_first_text(cells, "recipe"),
             means=mean,
             score=score,
-            std=ours.std(ddof=1) if len(ours) > 1 else NAN,
+            std=float(np.std(ours, ddof=1)) if len(ours) > 1 else NAN,
             best=best,
             chosen=mean.get(metric.chosen, NAN),
             validation=mean.get(metric.validation, NAN),

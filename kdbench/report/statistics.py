@@ -49,7 +49,11 @@ class Difference:
 
 def paired(ours: pd.Series, theirs: pd.Series) -> Difference:
     """`ours - theirs` over the seeds (the index) that both have; NaN scores count as not there."""
-    values = (ours - theirs).dropna().to_numpy(dtype=np.float64)
+    return of_differences((ours - theirs).dropna().to_numpy(dtype=np.float64))
+
+
+def of_differences(values: Floats) -> Difference:
+    """As `paired`, of the differences."""
     n = len(values)
     if n == 0:
         return Difference()

@@ -3,7 +3,9 @@
 import math
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import replace
+from functools import lru_cache
 from itertools import combinations
+from typing import Any
 
 import numpy as np
 
@@ -67,16 +69,19 @@ def _may_be_best(table: Table, chance: Chance) -> list[bool]:
         return [True] * len(table.labels)
     error, _ = chance.scale(pairs)
     t = np.array([pair(table.scores) for pair in pairs]) / error  # a above b
-    drawn = np.stack([chance.error(pair) for pair in pairs], axis=1) / error
+    drawn = np.empty((len(pairs), len(chance.seeds)))
+    for place, pair in enumerate(pairs):
+        drawn[place] = chance.error(pair) / error[place]
     return [_not_below(row, pairs, t, drawn) for row in range(len(table.labels))]
 
 
 def _not_below(row: int, pairs: list[Weighed], t: Floats, drawn: Floats) -> bool:
+    """`t`: [pairs], `drawn`: [pairs, draws]."""
     here = np.array([i for i, pair in enumerate(pairs) if row in (pair.a, pair.b)], dtype=int)
     if not len(here):
         return True
     sign = np.array([1.0 if pairs[i].b == row else -1.0 for i in here])  # others above `row`
-    return bool((sign * t[here]).max() <= np.quantile((sign * drawn[:, here]).max(axis=1), LEVEL))
+    return bool((sign * t[here]).max() <= np.quantile((sign[:, None] * drawn[here]).max(axis=0), LEVEL))
 
 
 def winners_advantage(tables: Sequence[Scores], reference: str, draws: int = DRAWS) -> float:
@@ -85,6 +90,13 @@ def winners_advantage(tables: Sequence[Scores], reference: str, draws: int = DRA
     Over several tables (pairs of nets) the winner is the row with the best mean gain over all of them. Counted are the
     rows that all tables have with two runs or more. 0 without such rows.
     """
+    frozen = tuple(tuple((label, tuple(row.items())) for label, row in scores.items()) for scores in tables)
+    return _advantage(frozen, reference, draws)
+
+
+@lru_cache(maxsize=4)  # every form of a leaderboard tells it
+def _advantage(frozen: tuple[Any, ...], reference: str, draws: int) -> float:
+    tables: list[Scores] = [{label: dict(row) for label, row in scores} for scores in frozen]
     usable = [{label for label, row in scores.items() if _runs(row) > 1} for scores in tables]
     rows = sorted(set.intersection(*usable) - {reference}) if usable else []
     if not rows:
