@@ -127,7 +127,10 @@ def chance_of(found: Residuals, num_seeds: int, draws: int, rng: np.random.Gener
 def scale_of(pairs: Sequence[Weighed], chance: Chance) -> tuple[Floats, Floats, Floats]:
     """Standard errors [tests], their degrees of freedom [tests] and |t| under chance alone [draws, tests]."""
     error, df = chance.scale(pairs)
-    return error, df, np.abs(np.stack([chance.error(what) for what in pairs], axis=1)) / error
+    drawn = np.empty((len(pairs), len(chance.seeds)))  # test by test: each is one piece of memory
+    for place, what in enumerate(pairs):
+        np.divide(np.abs(chance.error(what)), error[place], out=drawn[place])
+    return error, df, drawn.T
 
 
 def step_down(t: Floats, drawn: Floats, level: float = ALPHA) -> tuple[Floats, Floats]:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from kdbench.method.metric import metric_of
@@ -85,9 +86,16 @@ class Names:
 
     def __init__(self) -> None:
         self._names: dict[tuple[str, ...], str] = {}
+        self._last: tuple[tuple[Any, ...], tuple[str, str, str]] | None = None
         self._number: dict[tuple[str, str], int] = {}
 
     def __call__(self, cell: Cell) -> tuple[str, str, str]:
+        specs = cell.dataset, cell.teacher, cell.student, cell.train
+        if self._last is None or any(a is not b for a, b in zip(specs, self._last[0], strict=True)):
+            self._last = specs, self._found(cell)  # those of the next cell are mostly the same
+        return self._last[1]
+
+    def _found(self, cell: Cell) -> tuple[str, str, str]:
         dataset = self._unique("", cell.dataset.name, str(cell.dataset))
         file = cell.teacher.checkpoint
         teacher = cell.teacher.short + (f" [{Path(file).name}]" if file else "")
@@ -169,4 +177,9 @@ def curves_of(frame: pd.DataFrame, records: Iterable[Record]) -> Curves:
 
 def _mean(curves: list[list[float]]) -> list[float]:
     """Epoch by epoch, over the seeds; as long as the shortest."""
-    return [sum(values) / len(values) for values in zip(*curves, strict=False)]
+    length = min(map(len, curves))
+    total = np.zeros(length)
+    for curve in curves:
+        total += np.asarray(curve[:length], dtype=np.float64)
+    found: list[float] = (total / len(curves)).tolist()
+    return found

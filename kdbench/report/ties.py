@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from kdbench.report.chance import Chance, Scores, Table, Weighed, chance_of, table_of, weighed
+from kdbench.report.chance import Chance, Scores, Table, chance_of, table_of, weighed
 from kdbench.report.statistics import LEVEL
 from kdbench.report.variances import Floats, residuals
 
@@ -68,20 +68,16 @@ def _may_be_best(table: Table, chance: Chance) -> list[bool]:
     if not pairs:
         return [True] * len(table.labels)
     error, _ = chance.scale(pairs)
-    t = np.array([pair(table.scores) for pair in pairs]) / error  # a above b
-    drawn = np.empty((len(pairs), len(chance.seeds)))
-    for place, pair in enumerate(pairs):
-        drawn[place] = chance.error(pair) / error[place]
-    return [_not_below(row, pairs, t, drawn) for row in range(len(table.labels))]
-
-
-def _not_below(row: int, pairs: list[Weighed], t: Floats, drawn: Floats) -> bool:
-    """`t`: [pairs], `drawn`: [pairs, draws]."""
-    here = np.array([i for i, pair in enumerate(pairs) if row in (pair.a, pair.b)], dtype=int)
-    if not len(here):
-        return True
-    sign = np.array([1.0 if pairs[i].b == row else -1.0 for i in here])  # others above `row`
-    return bool((sign * t[here]).max() <= np.quantile((sign[:, None] * drawn[here]).max(axis=0), LEVEL))
+    # Of all others above a row, the largest t there is, and the largest that chance makes in each draw.
+    found = np.full(len(table.labels), -np.inf)
+    largest = np.full((len(table.labels), len(chance.seeds)), -np.inf)
+    for pair, scale in zip(pairs, error, strict=True):
+        t, drawn = pair(table.scores) / scale, chance.error(pair) / scale  # a above b
+        for row, sign in ((pair.b, 1.0), (pair.a, -1.0)):
+            found[row] = max(found[row], sign * t)
+            np.maximum(largest[row], sign * drawn, out=largest[row])
+    alone = np.isinf(found)  # rows that are in no pair
+    return [bool(alone[row] or found[row] <= np.quantile(largest[row], LEVEL)) for row in range(len(found))]
 
 
 def winners_advantage(tables: Sequence[Scores], reference: str, draws: int = DRAWS) -> float:
