@@ -1,9 +1,11 @@
 """What a member is lent must be left as it was: the batch, the teacher's outputs, the settings of the process.
 
-Two looks are taken after every member. The cheap one, in every step, compares version counters, which torch raises
-with every write that it knows of. The thorough one compares the bits, in the first and the last step, every 50 steps
-and where a run goes on: it finds what is written behind torch's back (`x.data.zero_()`, `x.numpy()[:] = 0`). A member
-that writes so in none of those steps is not found. The teacher's own weights are never lent, only copies of them.
+Three looks are taken after every member. The first, in every step, compares version counters, which torch raises with
+every write that it knows of. The second, in every step on a CPU, compares the bits of what is small and of a sample of
+what is large: it finds what is written to a whole tensor behind torch's back (`x.data.zero_()`, `x.numpy()[:] = 0`).
+The thorough one compares all bits, in the first and the last step, every 50 steps and where a run goes on. What is
+written behind torch's back to a few elements of a large tensor (on a GPU: to any tensor), and in none of those steps,
+is not found. The teacher's own weights are never lent, only copies of them.
 """
 
 import os
@@ -20,6 +22,7 @@ from kdbench.errors import Escaped, Interrupted, in_words
 from kdbench.method.contract import Batch, Outputs
 
 THOROUGH = 50  # steps
+SAMPLE = 1024  # elements of a tensor whose bits are compared in every step; all of them where there are no more
 _TINY = 5e-324  # the smallest number above 0; where denormal numbers are flushed it is 0
 
 
@@ -49,7 +52,8 @@ class Lent:
             self._note(owner, value)
         self.held = [list(table.items()) for table in self.tables]
         self.marks = [mark(tensor) for tensor in self.tensors]
-        self.copies = [tensor.clone() for tensor in self.tensors] if thorough else []
+        looked_at = [tensor if thorough else sample(tensor) for tensor in self.tensors]
+        self.copies = [None if part is None else (part, part.clone()) for part in looked_at]
         self.settings = settings_now()
 
     def _note(self, name: str, value: Any) -> None:
@@ -75,14 +79,26 @@ class Lent:
         return names if all(map(same_table, self.tables, self.held)) else [*names, "a table of tensors"]
 
     def written_behind(self) -> list[str]:
-        """The names of what has other bits."""
-        found = zip(self.names, self.tensors, self.copies, strict=False)  # no copies: nothing is compared
-        return [name for name, tensor, copy in found if not same_bits(tensor, copy)]
+        """The names of what has other bits, as far as they are compared."""
+        found = zip(self.names, self.copies, strict=True)
+        return [name for name, both in found if both is not None and not same_bits(*both)]
 
 
 def mark(tensor: Tensor) -> tuple[int, int]:
     """Where its memory lies, and how often torch saw a write to it."""
     return tensor.data_ptr(), 0 if tensor.is_inference() else tensor._version
+
+
+def sample(tensor: Tensor) -> Tensor | None:
+    """A view of some `SAMPLE` elements from all over it; None on a GPU, for which a look would have to wait."""
+    if tensor.device.type != "cpu":
+        return None
+    if tensor.numel() <= SAMPLE:
+        return tensor
+    if tensor.is_contiguous() or tensor.is_contiguous(memory_format=torch.channels_last):
+        apart = (tensor.numel() // SAMPLE - 1) | 1  # odd, so that it meets every column of a picture
+        return tensor.as_strided((SAMPLE,), (apart,))
+    return tensor[tuple(slice(None, None, max(1, size // 8)) for size in tensor.shape)]
 
 
 def same_table(table: dict[str, Any], held: list[tuple[str, Any]]) -> bool:

@@ -103,7 +103,7 @@ def test_it_fails_alone(kdbench, suite_file, tmp_path, whole, monkeypatch, door,
 
 
 def test_one_that_reaches_into_others_unseen_at_first(kdbench, suite_file, tmp_path, whole):
-    """It is found in the last step; the others start again."""
+    """Nobody can say since when: the others start again."""
     if not records(whole):
         assert kdbench("run", suite_file(), results=whole)[0] == 0
     act = "self.n = getattr(self, 'n', 0) + 1\n        if self.n > 3: teacher.logits.data.zero_()"

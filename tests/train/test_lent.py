@@ -1,5 +1,6 @@
 """A member that reaches for what is not its own fails, and the others end with the bits of a run without it."""
 
+import math
 import os
 import threading
 
@@ -15,7 +16,7 @@ from kdbench.suite.cells import cells_of
 from kdbench.suite.load import load_suite
 from kdbench.suite.spec import ModelSpec
 from kdbench.train.evaluation import Judged, evaluate
-from kdbench.train.lent import Undermined, settings_now
+from kdbench.train.lent import SAMPLE, Undermined, sample, settings_now
 from kdbench.train.loop import Cohort, train_cohort
 from kdbench.train.start import start_trial
 from kdbench.train.teacher import freeze
@@ -46,6 +47,7 @@ WRITES = {
     "logits": (lambda s, t, b: t.logits.mul_(0), "the teacher's logits"),
     "logits behind": (lambda s, t, b: behind(t.logits), "the teacher's logits"),
     "other storage": (lambda s, t, b: setattr(t.logits, "data", torch.zeros(3)), "the teacher's logits"),
+    "map behind": (lambda s, t, b: t.features[0].data.mul_(1.01), "the teacher's features 0"),
     "map": (lambda s, t, b: t.features[0].zero_(), "the teacher's features 0"),
     "classifier": (lambda s, t, b: t.classifier[0].data.zero_(), "the teacher's classifier 0"),
     "images, then raises": (lambda s, t, b: leave(ValueError(b.inputs.zero_())), "the batch's inputs"),
@@ -82,9 +84,9 @@ def teacher(splits):
 
 @pytest.fixture
 def bad():
-    """`bad(act, step)`: the method `bad` does `act(student, teacher, batch)` in its step `step` and all later ones."""
+    """`bad(act, step, last)`: the method `bad` does `act(student, teacher, batch)` in its steps `step` to `last`."""
 
-    def register(act, step=0):
+    def register(act, step=0, last=999):
         METHODS.entries.pop("bad", None)
 
         @register_method("bad", needs=("logits", "features", "classifier", "mixed"))
@@ -92,7 +94,7 @@ def bad():
             def forward(self, student, teacher, batch):
                 loss = 0.0 * student.logits.sum()
                 self.done = getattr(self, "done", -1) + 1
-                if self.done >= step:
+                if step <= self.done <= last:
                     act(student, teacher, batch)
                 return {"bad": loss}
 
@@ -155,6 +157,39 @@ def test_what_is_written_behind_torch_later_starts_the_others_again(bad, begin, 
     alone = run(begin, splits, teacher, {"bad": {"ce": 1, "bad": 1}})["bad"]
     assert alone.status == "failed"
     assert "the teacher's logits" in alone.reason
+
+
+@pytest.mark.parametrize("kind", [kind for kind in WRITES if "behind" in kind])
+def test_what_is_written_behind_torch_in_one_step_is_found(bad, begin, splits, teacher, kind):
+    """Neither the first step nor the last: what all bits are compared in."""
+    act, what = WRITES[kind]
+    bad(act, step=2, last=2)
+    with pytest.raises(Undermined, match="bad"):
+        run(begin, splits, teacher, {"bad": {"ce": 1, "bad": 1}, "kd": ROWS["kd"]})
+    alone = run(begin, splits, teacher, {"bad": {"ce": 1, "bad": 1}})["bad"]
+    assert alone.status == "failed"
+    assert what in alone.reason
+    assert alone.done == 2  # the first was made twice
+
+
+@pytest.mark.parametrize("shape", [(3,), (1024,), (1025,), (64, 3, 32, 32), (2, 5000), (7, 1, 300, 1)])
+@pytest.mark.parametrize("kind", ["contiguous", "channels last", "strided", "expanded", "offset"])
+def test_a_sample_is_from_all_over_a_tensor(shape, kind):
+    count, four = math.prod(shape), len(shape) == 4
+    base = torch.zeros({"strided": 2 * count, "expanded": 1, "offset": count + 5}.get(kind, count))
+    tensor = {
+        "strided": lambda: base.view(*shape, 2)[..., 0],
+        "expanded": lambda: base.expand(shape),
+        "offset": lambda: base[5:].view(shape),
+        "channels last": lambda: base.view(shape).to(
+            memory_format=torch.channels_last if four else torch.preserve_format
+        ),
+        "contiguous": lambda: base.view(shape),
+    }[kind]()
+    part = sample(tensor)
+    assert min(count, 4) <= part.numel() <= 8 * SAMPLE
+    (base if kind == "expanded" else tensor).data.add_(1)
+    assert part.min() == part.max() == 1
 
 
 @pytest.mark.parametrize("kind", SETTINGS)
