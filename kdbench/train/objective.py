@@ -1,8 +1,9 @@
 """An objective: a weighted sum of methods, and the owner of their adapters."""
 
 import math
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import replace
+from itertools import accumulate
 from typing import Any
 
 import torch
@@ -69,6 +70,10 @@ class Objective(nn.Module):
             end += length or 0
             self.place += epoch >= end
 
+    def begins(self, epoch: int) -> bool:
+        """Is `epoch` the first one of a phase?"""
+        return epoch in (0, *accumulate(length or 0 for length in self.lengths[:-1]))
+
     @property
     def needs(self) -> frozenset[str]:
         """What the teacher must deliver in the present phase. Empty: it is not asked."""
@@ -104,15 +109,23 @@ class Objective(nn.Module):
                     torch.manual_seed(derive("prepare", term.name, *seed))
                     term.method.prepare(epoch_of)
 
-    def forward(self, student: Outputs, teacher: Outputs, batch: Batch) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
+    def forward(
+        self,
+        student: Outputs,
+        teacher: Outputs,
+        batch: Batch,
+        heard: Callable[[str, Collection[Tensor]], None] = lambda method, losses: None,
+    ) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
         """The weighted sum of the losses on labels alone, that of those which ask the teacher, and all losses by name.
 
-        Their sum is to be minimised; the losses by name are as the methods gave them (unweighted).
+        Their sum is to be minimised; the losses by name are as the methods gave them (unweighted). `heard` gets what
+        each method gave.
         """
         losses: dict[str, Tensor] = {}
         sums = [student.logits.new_zeros(()), student.logits.new_zeros(())]
         for term in self.terms():
             weight, found = term.losses(student, teacher, batch)
+            heard(term.name, found.values())
             for name, loss in found.items():
                 losses[self._curve(term.name, name, losses)] = loss
                 part = bool(term.method.needs)

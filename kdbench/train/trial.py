@@ -1,7 +1,7 @@
 """One member of a cohort: a student, its objective, its optimizer, its random state, its curves; and its step."""
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from kdbench.errors import in_words
-from kdbench.method.contract import VIEWS, Batch, Method, Outputs
+from kdbench.method.contract import VIEWS, Batch, Method, Outputs, is_rule
 from kdbench.nets import Net
 from kdbench.seeding import RandomState
 from kdbench.suite.spec import Train
@@ -23,6 +23,7 @@ from kdbench.train.objective import (
     stays,
 )
 from kdbench.train.optim import make_optimizer, set_rate
+from kdbench.train.reach import TeachesNothing, reaches
 from kdbench.train.student import Delivered
 
 Gradients = Sequence[Tensor | None]  # one for each parameter; None where the loss does not reach it
@@ -64,6 +65,7 @@ class Trial:
         self.seconds = dict.fromkeys(("step", "teacher", "data", "epochs", "prepare"), 0.0)
         self.status, self.reason = "running", ""
         self.repeatable: bool | None = None  # did its first step give the same bits twice? None: not tried
+        self.silent: list[str] = []  # methods of this phase of which no loss has reached the student yet
         self.key = ""  # under which its state is saved
         self.net.train()
         self.objective.train()
@@ -76,11 +78,24 @@ class Trial:
         """The student as it is used: what is evaluated, profiled, saved and exported."""
         return self.delivered
 
+    def enter(self, epoch: int, fresh: bool) -> None:
+        """Go to the phase of `epoch`; `fresh`: not from a checkpoint amidst it."""
+        self.objective.enter(epoch)
+        if fresh and self.objective.begins(epoch):
+            self.silent = [term.name for term in self.objective.terms() if not is_rule(type(term.method))]
+
+    def listen(self, method: str, losses: Collection[Tensor]) -> None:
+        """Note that a method teaches the student something: asked until it did once, mostly in the first step."""
+        if method in self.silent:
+            weights = {p for p in self.net.parameters() if p.requires_grad}
+            if any(reaches(loss, weights) for loss in losses):
+                self.silent = [name for name in self.silent if name != method]
+
     def step(self, batch: Batch, teacher_out: Outputs, lr: Tensor) -> None:
         """One optimizer step at the rate `lr` []. `teacher_out`: in fp32 (or wider) and without gradient."""
         student_out = self.group.gather(self.forward_student(batch))
         with self.method_random:
-            task, distilled, losses = self.objective(student_out, teacher_out, batch)
+            task, distilled, losses = self.objective(student_out, teacher_out, batch, self.listen)
         self.optimizer.zero_grad(set_to_none=True)
         self.backward(task, distilled)
         self.group.mean(self.params)
@@ -121,6 +136,8 @@ class Trial:
         losses = {f"loss/{name}": float(value) / num_steps for name, value in self.sums.items()}
         self.sums = {}
         self.evaluated += 1
+        if self.silent:
+            return self.fail(TeachesNothing(self.silent, self.evaluated))
         for split, values in scores.items():
             losses |= {f"{split}_{name}": value for name, value in values.items()}
         broken = [name for name, value in losses.items() if not math.isfinite(value)]
@@ -162,7 +179,7 @@ class Trial:
         self.sums = {name: value.to(self.device) for name, value in self.sums.items()}
 
 
-_PLAIN = ("done", "evaluated", "sums", "curves", "seconds", "repeatable")
+_PLAIN = ("done", "evaluated", "sums", "curves", "seconds", "repeatable", "silent")
 
 
 def all_views(net: Net, batch: Batch, needs: frozenset[str]) -> Outputs:
