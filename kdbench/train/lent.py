@@ -20,6 +20,7 @@ from torch.utils import _device
 
 from kdbench.errors import Escaped, Interrupted, in_words
 from kdbench.method.contract import Batch, Outputs
+from kdbench.train.threads import Started
 
 THOROUGH = 50  # steps
 SAMPLE = 1024  # elements of a tensor whose bits are compared in every step; all of them where there are no more
@@ -179,7 +180,8 @@ def put_back(before: Sequence[Any]) -> list[str]:
 
 
 class Guard:
-    """`with Guard(lent):` around a member's code. Settings are put back; what it raises is an Exception.
+    """`with Guard(lent):` around a member's code. Settings are put back; what it raises is an Exception; threads that
+    it starts are waited for.
 
     Raises Trespass where it wrote into what it was lent or changed a setting; `spoilt`: is what was lent of no more
     use? `behind`: was that found by its bits alone?
@@ -190,9 +192,11 @@ class Guard:
 
     def __enter__(self) -> "Guard":
         self.before = self.lent.settings if self.lent is not None else settings_now()
+        self.threads = Started()
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
+        self.threads.wait()
         faults = put_back(self.before)
         if self.lent is not None:
             written = self.lent.written()

@@ -45,6 +45,12 @@ DOORS = [
     ("infer", "return student.logits[:, :3]", "infer gave [500, 3], not logits of shape [500, 10]"),
     ("infer", STOP, "GeneratorExit: away"),
     ("state", "raise ValueError('no state')", "no state"),
+    ("forward", "torch.empty(2**46)", "can't allocate memory"),
+    ("forward", "self.n = getattr(self, 'n', 0) + 1; torch.empty(2**46 if self.n > 3 else 1)", "can't allocate memory"),
+    ("forward", "bytes(2**50)", "MemoryError"),
+    ("prepare", "bytes(2**50)", "MemoryError"),
+    ("build", "torch.empty(2**46, device='cpu')", "can't allocate memory"),
+    ("infer", "bytes(2**50)", "MemoryError"),
 ]
 
 
@@ -100,6 +106,36 @@ def test_it_fails_alone(kdbench, suite_file, tmp_path, whole, monkeypatch, door,
     for label, record in records(whole).items():
         assert found[label]["status"] == "done"
         assert (found[label]["scores"], found[label]["curves"]) == (record["scores"], record["curves"])
+
+
+THREADS = {
+    "that are waited for": "t = [Thread(target=torch.rand, args=(99,)) for _ in range(4)]; [x.start() for x in t]; "
+    "[x.join() for x in t]",
+    "that draw on": "Thread(target=lambda: [torch.rand(9) for _ in range(3000)]).start()",
+    "that write later": "Timer(0.05, lambda: torch.manual_seed(1)).start()",
+    "of a pool": "self.pool = ThreadPoolExecutor(2); self.pool.submit(torch.rand, 99)",
+}
+
+
+@pytest.mark.parametrize("kind", THREADS)
+def test_threads_reach_nobody(kdbench, suite_file, tmp_path, monkeypatch, kind):
+    """The students have drop-out, which draws from torch's generator; `bad` is not the first in its cohort."""
+    monkeypatch.setattr("kdbench.train.threads.PATIENCE", 5.0 if kind == "that draw on" else 0.3)
+    net = {"model": "resnet10t", "channels": [2, 4, 4, 4], "stem_width": 4, "drop_rate": 0.3}
+    pairs = [{"teacher": TINY["pairs"][0]["teacher"], "student": net}]
+    name, path = plugin(tmp_path, "forward", THREADS[kind])
+    head = "from concurrent.futures import ThreadPoolExecutor\nfrom threading import Thread, Timer\n"
+    path.write_text(head + path.read_text())
+    rows = {"student": {"ce": 1}, "bad": {"ce": 1, name: 1}, "kd": TINY["methods"]["kd"]}
+    found = []
+    for which in (["student", "bad", "kd"], ["student", "kd"]):
+        suite = suite_file(pairs=pairs, methods={label: rows[label] for label in which}, plugins=[str(path)])
+        results = tmp_path / str(len(which))
+        assert kdbench("run", suite, results=results)[0] == 0
+        found.append(records(results))
+    for label in ("student", "kd"):
+        ours, theirs = (of[label] for of in found)
+        assert (ours["scores"], ours["curves"]) == (theirs["scores"], theirs["curves"])
 
 
 def test_one_that_reaches_into_others_unseen_at_first(kdbench, suite_file, tmp_path, whole):
