@@ -29,13 +29,12 @@ def slim(record: Record) -> Record:
     curves = {score: array("f", curve)} if curve and None not in curve else {}
     classes = record.get("test_top1_per_class") or []
     numbers = array("d", (math.nan if value is None else value for value in classes))
-    alike = {"settings": {name: record["settings"].get(name) for name in ("objective", "dataset", "data")}}
-    alike |= {name: record[name] for name in ("profile", "versions") if name in record}
-    alike = {name: _shared(json.dumps(part)) for name, part in alike.items()}
-    return {**record, **alike, "curves": curves, "test_top1_per_class": numbers}
+    alike = {name: _shared(json.dumps(record[name])) for name in ("profile", "versions") if name in record}
+    settings = {name: _shared(json.dumps(part)) for name, part in record["settings"].items()}
+    return {**record, **alike, "settings": settings, "curves": curves, "test_top1_per_class": numbers}
 
 
-@lru_cache(maxsize=1000)
+@lru_cache(maxsize=4096)
 def _shared(text: str) -> Any:
     """One object for what many records say alike."""
     return json.loads(text)
