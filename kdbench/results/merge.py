@@ -29,7 +29,7 @@ def slim(record: Record) -> Record:
     curves = {score: array("f", curve)} if curve and None not in curve else {}
     classes = record.get("test_top1_per_class") or []
     numbers = array("d", (math.nan if value is None else value for value in classes))
-    alike = {name: _shared(json.dumps(record[name])) for name in ("profile", "versions") if name in record}
+    alike: Record = {name: _shared(json.dumps(record[name])) for name in ("profile", "versions") if name in record}
     settings = {name: _shared(json.dumps(part)) for name, part in record["settings"].items()}
     return {**record, **alike, "settings": settings, "curves": curves, "test_top1_per_class": numbers}
 

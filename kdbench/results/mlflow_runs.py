@@ -7,10 +7,13 @@ written is noted in the suite's `mlflow.jsonl`, so that what a killed run left b
 import json
 import logging
 import os
+import sqlite3
 import time
 from collections.abc import Iterable
+from contextlib import closing
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 from filelock import FileLock
 
@@ -43,6 +46,7 @@ class MlflowRuns:
         self.lock = FileLock(layout.mlflow_lock, timeout=PATIENCE)
         with self.lock:  # a fresh database does not survive several creators
             make_database(uri)
+            follow_move(uri, layout)
             self.client = MlflowClient(tracking_uri=uri)
             found = self.client.get_experiment_by_name(suite)
             self.fresh = found is None  # then the journal speaks of another store, or of one that was deleted
@@ -194,6 +198,24 @@ def make_database(uri: str) -> None:
     store = SqlAlchemyStore(f"sqlite:///{aside}", Layout(path.parent).mlflow_artifacts.resolve().as_uri())
     store.engine.dispose()
     aside.rename(path)
+
+
+def follow_move(uri: str, layout: Layout) -> None:
+    """MLflow keeps whole paths of its artifacts; where the results folder was moved or copied, they become those here.
+
+    Else it would write into the old place, and no longer find what was moved. Only for the results folder's own store.
+    """
+    path, here = layout.mlflow_database.resolve(), layout.mlflow_artifacts.resolve().as_uri()
+    if uri != f"sqlite:///{path}" or not path.is_file():
+        return
+    with closing(sqlite3.connect(path)) as store, store:
+        places = store.execute("SELECT name, artifact_location FROM experiments").fetchall()
+        for name, place in places:
+            root = str(place).removesuffix(f"/{quote(name)}")
+            if root != here and root != place and root.endswith(f"/{layout.mlflow_artifacts.name}"):
+                for table, column in (("experiments", "artifact_location"), ("runs", "artifact_uri")):
+                    moved = f"? || substr({column}, {len(root) + 1}) WHERE substr({column}, 1, {len(root) + 1}) = ?"
+                    store.execute(f"UPDATE {table} SET {column} = {moved}", (here, f"{root}/"))
 
 
 def shows(run: Any, record: Record) -> bool:

@@ -24,10 +24,10 @@ class Started:
             if threading.get_ident() == ours:
                 noted(thread)
 
-        threading.Thread.start = started  # type: ignore[method-assign]
+        threading.Thread.start = started  # type: ignore[method-assign, assignment]
 
     def wait(self) -> None:
-        threading.Thread.start = self._start  # type: ignore[method-assign]
+        threading.Thread.start = self._start  # type: ignore[method-assign, assignment]
         until = time.monotonic() + PATIENCE
         for thread in self.threads:
             thread.join(max(0.0, until - time.monotonic()))
