@@ -2,6 +2,7 @@
 
 import re
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -43,3 +44,16 @@ def test_the_files_that_the_docs_name_are_there() -> None:
             r"`((?:kdbench|tests|examples|suites|docs)/[\w/.-]+)`", page.read_text(encoding="utf-8")
         ):
             assert "NAME" in name or (ROOT / name).exists(), f"{page.name}: {name}"
+
+
+def test_what_is_installed_and_what_a_plugin_may_do_is_told() -> None:
+    """Every requirement ends before a version that may break it; every file has a licence; a plugin is called code."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    for requirement in [*project["dependencies"], *project["optional-dependencies"]["export"]]:
+        assert re.fullmatch(r"[a-z-]+>=[\d.]+,<\d+", requirement), requirement
+    annotated = tomllib.loads((ROOT / "REUSE.toml").read_text(encoding="utf-8"))["annotations"]
+    assert [one["path"] for one in annotated] == ["**"]
+    assert (ROOT / "LICENSES" / f"{annotated[0]['SPDX-License-Identifier']}.txt").is_file()
+    for name in ("README.md", "kdbench/cli.py"):
+        text = " ".join((ROOT / name).read_text(encoding="utf-8").replace('"', " ").split())
+        assert re.search(r"code.{0,20} runs with your rights", text), name

@@ -14,9 +14,10 @@ from grids import drawn, grid, record
 from kdbench.api import leaderboard
 from kdbench.errors import UserError
 from kdbench.files import write_json
-from kdbench.report.frame import frame_of, sources_of, with_missing
+from kdbench.report.frame import MADE_BY, OWN, frame_of, sources_of, with_missing
 from kdbench.report.table import make_board
 from kdbench.results import merge as gather
+from kdbench.results.schema import judged
 
 
 def row_of(table, objective):
@@ -156,6 +157,18 @@ def test_a_machine_that_does_not_repeat_itself_is_told_below_the_table(tmp_path)
     assert "does not repeat itself" not in write_leaderboard(cells, records, tmp_path / "out")[1]
     records[0]["repeatable"] = False
     assert "made on a machine that does not repeat itself" in write_leaderboard(cells, records, tmp_path / "out")[1]
+
+
+@pytest.mark.parametrize("name", MADE_BY)
+def test_whatever_may_change_a_number_is_warned_of(tmp_path, name):
+    _, cells = grid(tmp_path, ["student", "kd"])
+    records = drawn(cells, {})
+    for number, made in enumerate(records):
+        where = made if name in OWN else made.setdefault("versions", {})
+        where[name] = number // 3 + 1 if name.startswith(("num_", "threads")) else f"v{number // 3 + 1}"
+    [warning] = sources_of(with_missing(frame_of(records), cells)).warnings
+    assert f"cells are compared that differ in {name}: " in warning
+    assert judged(json.dumps(records[0]).encode())["key"] == records[0]["key"]  # such a record is believed
 
 
 def test_two_folders_of_pictures_are_two_comparisons(tmp_path):
