@@ -1,5 +1,7 @@
 """What a table's numbers mean, in words: what intervals hold for, and what the columns are."""
 
+import math
+
 from kdbench.report.gains import STUDENT
 from kdbench.report.looks import Progress, State, spent
 from kdbench.report.rows import Pair
@@ -14,7 +16,7 @@ def meaning(pair: Pair) -> list[str]:
     gains = [gain for row in pair.rows for gain in (row.gain, row.reference_gain) if gain is not None]
     if not any(gain.has_interval for gain in gains):
         return []
-    return [*looks_in_words(pair), _holds_for(pair), *_spreads(pair)]
+    return [*looks_in_words(pair), _holds_for(pair), *_pairing(pair), *_spreads(pair)]
 
 
 def looks_in_words(pair: Pair) -> list[str]:
@@ -71,6 +73,17 @@ def _holds_for(pair: Pair) -> str:
         "Intervals hold for other seeds (start and batches of the student) with this one teacher, this split of the "
         "data and these test examples; another teacher may give another table (`teacher_train: {seed: per_seed}`)."
     )
+
+
+def _pairing(pair: Pair) -> list[str]:
+    """What the same start and batches take off the differences: often nothing."""
+    shared = pair.standing.seed_correlation
+    if math.isnan(shared):
+        return []
+    gained = (
+        "pairing by seed takes that off every difference" if round(100 * shared) else "pairing by seed gains nothing"
+    )
+    return [f"Rows on the same seed have {shared:.0%} of their variance from run to run in common: {gained}."]
 
 
 def _spreads(pair: Pair) -> list[str]:
