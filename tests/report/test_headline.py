@@ -152,6 +152,11 @@ def test_ties_are_told(tmp_path: Path) -> None:
     assert "No other of the 8 is tied with r0 for the top." in markdown(apart)
 
 
+def test_what_the_winner_is_chosen_on_is_said(tmp_path: Path) -> None:
+    _, cells = grid(tmp_path, ["student", "kd"])
+    assert "winner is chosen on the test examples" in markdown(board_of(cells, noise(cells, 0)))
+
+
 def test_what_intervals_hold_for(tmp_path: Path) -> None:
     _, cells = grid(tmp_path, ["student", "kd"])
     assert "with this one teacher, this split of the data and these test examples" in markdown(
