@@ -107,7 +107,8 @@ seed). ▲ better, ▼ worse, ≈ not distinguishable, at 5% over every test of 
 difference; *p* is the corrected one. How much a row varies from seed to seed is learnt from all rows of the pair; \
 each row's own paired t test is in leaderboard.csv (`own_t_...`). *group*: rows of group 1 are tied for the top (the \
 truly best is among them in 95% of tables), those of group 2 for the top of the others, and so on. The headline's \
-winner is chosen on the test examples, so its score is a little too good. *with new examples*: the 95% interval against the student alone for other test examples of the same kind too. \
+winner is chosen on the test examples, so its score is a little too good. *with new examples*: the 95% interval \
+against the student alone for other test examples of the same kind too. \
 *(alone)*: the student alone, which learns from labels only. *Seeds needed*: for 80% power at the observed difference \
 and the corrected level; the observed difference is itself uncertain. *chosen*: test accuracy at the epoch chosen on \
 held-out data. *best \
