@@ -28,7 +28,7 @@ class Overhaul(Method):
     Of maps on different grids the larger is average-pooled. Weight on CIFAR-100: 0.001.
 
     The authors' code, and mdistiller's, leave the teacher in train mode: its batch norm uses the batch's statistics,
-    and the published numbers rest on that. Here a teacher serves all objectives of a cohort and stays in eval mode.
+    and the published numbers rest on that: `teacher_norms: batch`. Without it the teacher is in eval mode, as for all.
     Connectors start from PyTorch's default, theirs from N(0, 2 / (k^2 C_out)); the batch norm after them takes it off.
     """
 

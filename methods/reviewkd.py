@@ -27,7 +27,7 @@ class ReviewKD(Method):
     before the activation, and its embedding. `max_width` bounds the channels inside the fusion modules. The authors'
     weights on CIFAR-100 differ by pair (0.6 to 8) and rise from 0 over the first 20 of 240 epochs. Their CIFAR code
     leaves the teacher in train mode (its batch norm uses, and follows, the batch's statistics), and their table rests
-    on it; mdistiller's port, reproduced within 0.5 points, has it in eval mode, as here.
+    on it (`teacher_norms: batch`); mdistiller's port, reproduced within 0.5 points, has it in eval mode, as here.
     """
 
     def __init__(self, stages: tuple[Stage, ...] = (-3, -2, -1), max_width: Count = 512) -> None:

@@ -1,5 +1,7 @@
 """What a table's numbers mean, in words: what intervals hold for, and what the columns are."""
 
+import math
+
 from kdbench.report.gains import STUDENT
 from kdbench.report.looks import Progress, State, spent
 from kdbench.report.rows import Pair
@@ -14,7 +16,7 @@ def meaning(pair: Pair) -> list[str]:
     gains = [gain for row in pair.rows for gain in (row.gain, row.reference_gain) if gain is not None]
     if not any(gain.has_interval for gain in gains):
         return []
-    return [*looks_in_words(pair), _holds_for(pair), *_spreads(pair)]
+    return [*looks_in_words(pair), _holds_for(pair), *_pairing(pair), *_spreads(pair)]
 
 
 def looks_in_words(pair: Pair) -> list[str]:
@@ -73,6 +75,17 @@ def _holds_for(pair: Pair) -> str:
     )
 
 
+def _pairing(pair: Pair) -> list[str]:
+    """What the same start and batches take off the differences: often nothing."""
+    shared = pair.standing.seed_correlation
+    if math.isnan(shared):
+        return []
+    gained = (
+        "pairing by seed takes that off every difference" if round(100 * shared) else "pairing by seed gains nothing"
+    )
+    return [f"Rows on the same seed have {shared:.0%} of their variance from run to run in common: {gained}."]
+
+
 def _spreads(pair: Pair) -> list[str]:
     if not pair.standing.unequal:
         return []
@@ -93,8 +106,9 @@ LEGEND = """\
 seed). ▲ better, ▼ worse, ≈ not distinguishable, at 5% over every test of the table: a step-down test of the largest \
 difference; *p* is the corrected one. How much a row varies from seed to seed is learnt from all rows of the pair; \
 each row's own paired t test is in leaderboard.csv (`own_t_...`). *group*: rows of group 1 are tied for the top (the \
-truly best is among them in 95% of tables), those of group 2 for the top of the others, and so on. *with new \
-examples*: the 95% interval against the student alone for other test examples of the same kind too. \
+truly best is among them in 95% of tables), those of group 2 for the top of the others, and so on. The headline's \
+winner is chosen on the test examples, so its score is a little too good. *with new examples*: the 95% interval \
+against the student alone for other test examples of the same kind too. \
 *(alone)*: the student alone, which learns from labels only. *Seeds needed*: for 80% power at the observed difference \
 and the corrected level; the observed difference is itself uncertain. *chosen*: test accuracy at the epoch chosen on \
 held-out data. *best \

@@ -8,7 +8,7 @@ import pandas as pd
 
 from kdbench.report.statistics import ALPHA
 from kdbench.report.ties import tiers
-from kdbench.report.variances import spreads_differ
+from kdbench.report.variances import correlation_of_seeds, spreads_differ
 
 MOST_GROUPED = 100  # rows, the best: each is held against each
 
@@ -20,13 +20,15 @@ class Standing:
     """`scores`: of the ranked rows, label -> seed -> score. `means`: over the seeds that all of them have.
 
     `groups`: the rows tied for the top, then those tied for the top of the others, and so on; rows with one seed are in
-    none. `unequal`: the rows' scores vary by different amounts from seed to seed.
+    none. `unequal`: the rows' scores vary by different amounts from seed to seed. `seed_correlation`: the share of that
+    which rows on the same seed have in common; NaN where too little is known.
     """
 
     scores: dict[str, BySeed] = field(default_factory=dict)
     means: dict[str, float] = field(default_factory=dict)
     groups: tuple[tuple[str, ...], ...] = ()
     unequal: bool = False
+    seed_correlation: float = float("nan")
 
     def tier(self, label: str) -> int | None:
         return next((place for place, group in enumerate(self.groups) if label in group), None)
@@ -48,5 +50,6 @@ def standing_of(scores: pd.DataFrame, lost: Mapping[str, int], cells: Mapping[st
     means = (common if common.shape[1] else kept).mean(axis=1)
     by_seed = {str(label): row.dropna().to_dict() for label, row in kept.iterrows()}
     best = {str(label): by_seed[str(label)] for label in means.sort_values(ascending=False).index[:MOST_GROUPED]}
-    unequal = spreads_differ(scores.to_numpy(dtype=np.float64)) < ALPHA
-    return Standing(by_seed, {str(k): float(v) for k, v in means.items()}, tuple(tiers(best)), unequal)
+    table = scores.to_numpy(dtype=np.float64)
+    unequal, paired = spreads_differ(table) < ALPHA, correlation_of_seeds(table)
+    return Standing(by_seed, {str(k): float(v) for k, v in means.items()}, tuple(tiers(best)), unequal, paired)

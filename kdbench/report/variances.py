@@ -93,6 +93,13 @@ def _one_way(scores: Floats, used: Bools) -> tuple[Floats, Floats]:
     return squares, (counts - 1.0).clip(0)
 
 
+def correlation_of_seeds(scores: Floats) -> float:
+    """How far rows on the same seed go together, 0..1; NaN with too few rows or seeds to say."""
+    complete = scores[~np.isnan(scores).any(axis=1)]
+    known = len(complete) >= SHARED_BY and complete.shape[1] >= 2
+    return residuals(scores).seed_correlation if known else float("nan")
+
+
 def _seed_variance(scores: Floats, pooled: float) -> float:
     """Analysis of variance: (mean square of the seeds - mean square of the residuals) / rows, on complete rows."""
     complete = scores[~np.isnan(scores).any(axis=1)]

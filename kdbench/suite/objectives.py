@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from fnmatch import fnmatchcase
 from typing import Any, TypeVar
 
-from kdbench.method.contract import is_rule
+from kdbench.method.contract import VIEWS, Method, is_rule
 from kdbench.method.register import METHODS
 from kdbench.suite.spec import Common, Ramp, RowOptions, mistakes, parse
 
@@ -12,7 +12,9 @@ from kdbench.suite.spec import Common, Ramp, RowOptions, mistakes, parse
 BASELINE = "ce"
 REFERENCE = "kd"  # the label of the other row that gains are counted against
 
-Terms = dict[str, dict[str, Any]]  # method -> {"weight": w, "standardise": ..., every setting}
+Terms = dict[
+    str, dict[str, Any]
+]  # method -> {"weight": w, "standardise": ..., every setting}; `teacher_norms` where given
 Phase = tuple[int | None, Terms]  # for so many epochs; the last phase (usually the only one) for all that are left
 ObjectiveSpec = tuple[Phase, ...]  # a row of the leaderboard
 ByPair = dict[str, ObjectiveSpec]  # pattern of pairs -> what the row is there; the first that fits is taken
@@ -61,7 +63,7 @@ def _terms(terms: dict[str, Any]) -> Terms:
 
 
 def fill(name: str, given: Any) -> tuple[dict[str, Any], list[tuple[str, str]]]:
-    """Every setting of one term, the engine's own (`weight`, `standardise`) included, and the mistakes in it.
+    """Every setting of one term, the engine's own (`Common`) included, and the mistakes in it.
 
     A number may be a ramp over the training: `{from: 8, to: 2, curve: linear, until: 1.0}`.
     """
@@ -78,11 +80,11 @@ def fill(name: str, given: Any) -> tuple[dict[str, Any], list[tuple[str, str]]]:
     filled: dict[str, Any] = {}
     for end in ends if ramps else ends[:1]:
         if not any(isinstance(v, dict) for v in end.values()):
-            common = {k: end[k] for k in ("weight", "standardise") if k in end}
+            common = {k: end[k] for k in Common.model_fields if k in end}
             wrong_common = [(str(loc[0]), text) for loc, text in mistakes(Common, common, ())]
             own, wrong_settings = METHODS.settings(name, {k: v for k, v in end.items() if k not in common})
             problems += wrong_common + wrong_settings
-            filled = filled or ({} if problems else {**parse(Common, common).model_dump(), **own})
+            filled = filled or ({} if problems else {**parse(Common, common).model_dump(exclude_none=True), **own})
         elif not problems:
             bad = next(k for k, v in end.items() if isinstance(v, dict))
             problems.append((bad, "a table here must be a schedule: {from: 8, to: 2, curve: linear}"))
@@ -90,4 +92,17 @@ def fill(name: str, given: Any) -> tuple[dict[str, Any], list[tuple[str, str]]]:
         problems.append(("weight", f"{name} is a rule on gradients: it has no loss, so no weight but 1"))
     if filled.get("standardise", "none") != "none" and "logits" not in METHODS[name].needs:
         problems.append(("standardise", f"{name} does not read the teacher's logits"))
+    if "teacher_norms" in filled and (why := _no_batch_norms(METHODS[name])):
+        problems.append(("teacher_norms", f"{name} {why}"))
     return {**filled, **ramps}, list(dict.fromkeys(problems))
+
+
+def _no_batch_norms(method: type[Method]) -> str:
+    """Why it can't have the teacher's outputs with batch norms in train mode; "" where it can."""
+    if not method.needs:
+        return "does not ask the teacher"
+    if {*VIEWS, "peer"} & set(method.needs):
+        return "reads the teacher's logits on other views of the batch, where its batch norms have one mode"
+    if method.prepare is not Method.prepare:
+        return "learns from the teacher before the training, where its batch norms have one mode"
+    return ""

@@ -205,6 +205,8 @@ class Common(Frozen):
 
     weight: Above0 = 1.0
     standardise: Literal["none", "sample", "population"] = "none"
+    # The teacher's outputs with its batch norms in train mode, as some authors' code leaves them.
+    teacher_norms: Literal["batch"] | None = None
 
 
 class RowOptions(Frozen):

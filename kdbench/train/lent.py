@@ -114,6 +114,7 @@ def same_bits(one: Tensor, other: Tensor) -> bool:
 
 def without_weights(outputs: Outputs) -> Outputs:
     """A teacher's outputs with a copy of its classifier, which is its own weights."""
+    outputs = replace(outputs, views={name: without_weights(view) for name, view in outputs.views.items()})
     if outputs.classifier is None:
         return outputs
     weight, bias = outputs.classifier

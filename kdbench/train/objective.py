@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from itertools import accumulate
 from typing import Any
@@ -17,6 +18,8 @@ from kdbench.seeding import derive, seeded
 from kdbench.suite.objectives import Phase, Terms
 from kdbench.train.lent import without_weights
 
+BATCH_NORMS = "batch_norms"  # the view of the teacher with its batch norms in train mode
+
 
 class Term(nn.Module):
     """One method with its weight, its schedules and its view of the logits."""
@@ -26,6 +29,7 @@ class Term(nn.Module):
         self.name, settings = name, dict(settings)
         self.weight: float | dict[str, Any] = settings.pop("weight")
         self.standardise: str = settings.pop("standardise")
+        self.teacher_norms: str | None = settings.pop("teacher_norms", None)
         self.ramps = {key: value for key, value in settings.items() if is_ramp(value)}
         plain = {key: value["from"] if key in self.ramps else value for key, value in settings.items()}
         self.method: Method = METHODS[name](**plain)
@@ -37,10 +41,18 @@ class Term(nn.Module):
         """The present weight, and the method's losses."""
         for key, ramp in self.ramps.items():
             setattr(self.method, key, ramp_at(ramp, batch.progress))
+        if self.teacher_norms:
+            teacher = teacher.views[BATCH_NORMS]
         if self.standardise != "none":
             student, teacher = self._standardised(student), self._standardised(teacher)
         weight = ramp_at(self.weight, batch.progress) if isinstance(self.weight, dict) else self.weight
         return weight, self.method(student, teacher, batch)
+
+    @property
+    def needs(self) -> frozenset[str]:
+        """What the teacher must deliver; `batch_norms:features` is its features with batch norms in train mode."""
+        wanted = needs_of([self.name])
+        return frozenset(f"{BATCH_NORMS}:{need}" for need in wanted) if self.teacher_norms else wanted
 
     def _standardised(self, outputs: Outputs) -> Outputs:
         """Logit standardisation (Sun et al. 2024, https://arxiv.org/abs/2403.01427), for any method on logits."""
@@ -77,7 +89,7 @@ class Objective(nn.Module):
     @property
     def needs(self) -> frozenset[str]:
         """What the teacher must deliver in the present phase. Empty: it is not asked."""
-        return needs_of(term.name for term in self.terms())
+        return frozenset().union(*(term.needs for term in self.terms()))
 
     @property
     def student_needs(self) -> frozenset[str]:
@@ -95,6 +107,8 @@ class Objective(nn.Module):
     def build(self, student: Outputs, teacher: Outputs, task: Task, *seed: object) -> None:
         """Build every method's adapters. Raises Inapplicable with the method's name in the reason."""
         for term in self.all_terms():
+            if term.teacher_norms and BATCH_NORMS not in teacher.views:
+                raise Inapplicable(f"{term.name} needs a teacher with batch norms (teacher_norms: batch)")
             try:
                 with seeded("adapters", term.name, *seed):
                     term.method.build(student, teacher, task)
@@ -163,7 +177,30 @@ def student_needs_of(methods: Iterable[str]) -> frozenset[str]:
 
 def own_needs(needs: Iterable[str]) -> frozenset[str]:
     """What of `needs` comes from one forward on the batch itself."""
-    return frozenset(needs) - {*VIEWS, "peer"}
+    return frozenset(need for need in needs if need not in (*VIEWS, "peer") and ":" not in need)
+
+
+def batch_norm_needs(needs: Iterable[str]) -> frozenset[str]:
+    """What of `needs` comes from a forward on the batch with batch norms in train mode."""
+    return frozenset(need.removeprefix(f"{BATCH_NORMS}:") for need in needs if need.startswith(f"{BATCH_NORMS}:"))
+
+
+def batch_norms(net: nn.Module) -> list[Any]:
+    return [part for part in net.modules() if isinstance(part, nn.modules.batchnorm._BatchNorm)]
+
+
+@contextmanager
+def norms_of_the_batch(net: nn.Module) -> Iterator[None]:
+    """Inside, batch norms use the batch's statistics and keep none: no forward leaves a trace in the net."""
+    norms = batch_norms(net)
+    before = [(norm.training, norm.track_running_stats) for norm in norms]
+    for norm in norms:
+        norm.training, norm.track_running_stats = True, False
+    try:
+        yield
+    finally:
+        for norm, (training, tracks) in zip(norms, before, strict=True):
+            norm.training, norm.track_running_stats = training, tracks
 
 
 def prepares(method: Method) -> bool:
@@ -193,7 +230,7 @@ def blank_outputs(net: Any, needs: Iterable[str], task: Task, device: torch.devi
     with torch.no_grad():
         outputs = net(task.inputs.blank(2, device), own_needs(needs))
     net.train(training)
-    others = {*VIEWS, "peer"} & set(needs)
+    others = {*VIEWS, "peer"} & set(needs) | ({BATCH_NORMS} if batch_norms(net) else set())
     return replace(outputs, views={name: Outputs(outputs.logits) for name in others})
 
 

@@ -18,7 +18,10 @@ from kdbench.train.evaluation import autocast
 from kdbench.train.group import ALONE, Group
 from kdbench.train.lent import without_weights
 from kdbench.train.objective import (
+    BATCH_NORMS,
     Objective,
+    batch_norm_needs,
+    norms_of_the_batch,
     own_needs,
     stays,
 )
@@ -189,7 +192,11 @@ def all_views(net: Net, batch: Batch, needs: frozenset[str]) -> Outputs:
     """
     own = own_needs(needs)
     outputs = net(batch.inputs, own) if own else no_outputs(batch)
-    return replace(outputs, views={view: net(batch.views[view]) for view in VIEWS if view in needs})
+    views = {view: net(batch.views[view]) for view in VIEWS if view in needs}
+    if wanted := batch_norm_needs(needs):
+        with norms_of_the_batch(net):
+            views[BATCH_NORMS] = net(batch.inputs, wanted)
+    return replace(outputs, views=views)
 
 
 def no_outputs(batch: Batch) -> Outputs:

@@ -152,6 +152,11 @@ def test_ties_are_told(tmp_path: Path) -> None:
     assert "No other of the 8 is tied with r0 for the top." in markdown(apart)
 
 
+def test_what_the_winner_is_chosen_on_is_said(tmp_path: Path) -> None:
+    _, cells = grid(tmp_path, ["student", "kd"])
+    assert "winner is chosen on the test examples" in markdown(board_of(cells, noise(cells, 0)))
+
+
 def test_what_intervals_hold_for(tmp_path: Path) -> None:
     _, cells = grid(tmp_path, ["student", "kd"])
     assert "with this one teacher, this split of the data and these test examples" in markdown(
@@ -162,6 +167,20 @@ def test_what_intervals_hold_for(tmp_path: Path) -> None:
     assert "each seed has its own teacher, 3 in all" in markdown(board_of(cells, noise(cells, 0)))
     _, cells = grid(tmp_path, ["student", "kd"], seeds=1)
     assert "Intervals hold" not in markdown(board_of(cells, noise(cells, 0)))
+
+
+@pytest.mark.parametrize(("common", "says"), [(0.0, "0% of their variance"), (3.0, "takes that off every difference")])
+def test_what_pairing_by_seed_gains_is_told(tmp_path: Path, common: float, says: str) -> None:
+    """`common`: points that a seed adds to every row."""
+    _, cells = grid(tmp_path, methods=EIGHT)
+    made = noise(cells, 3)
+    for entry in made:
+        entry["scores"]["test_top1"] += common * entry["settings"]["seed"]
+    [line] = [x for x in markdown(board_of(cells, made)).splitlines() if "Rows on the same seed have" in x]
+    assert says in line
+    assert (common > 0) == (int(re.search(r"(\d+)%", line)[1]) > 90)
+    _, cells = grid(tmp_path, ["student", "kd"])
+    assert "Rows on the same seed" not in markdown(board_of(cells, noise(cells, 0)))
 
 
 def test_rows_that_vary_unlike_are_warned_of(tmp_path: Path) -> None:

@@ -82,6 +82,8 @@ def test_all_13_pairs_have_the_benchmarks_rows_and_one_teacher_each() -> None:
     ("vgg13 -> vgg8", {"ce": 1, "ttm": 45}, 74.33, "unstated"),
     ("resnet32x4 -> resnet8x4", {"ce": 1, "itrd": {"alpha": 1.01}}, 76.69, "unstated"),
     ("vgg13 -> mobilenetv2", {"ce": 1, "sdd": {"beta": 6, "grids": [2, 4]}}, 70.25, "unstated"),
+    ("resnet56 -> resnet20", {"ce": 1, "kd": {"weight": 1, "temperature": 4}, "nd": 2}, 72.53, "unstated"),
+    ("resnet32x4 -> shufflenetv1", {"ce": 1, "dkd": {"alpha": 0.5, "beta": 8}, "nd": 4}, 77.11, "unstated"),
     ("resnet110 -> resnet20",
      {"ce": 0.1, "kd": {"weight": 12, "temperature": 4, "standardise": "sample"}}, 71.48, "best"),
 ])  # fmt: skip
@@ -89,6 +91,14 @@ def test_the_number_of_an_objective(pair: str, row: dict[str, Any], top1: float,
     found = number(pair, row)
     assert found is not None
     assert (found.top1, found.protocol) == (top1, protocol)
+
+
+@pytest.mark.parametrize(("label", "num"), [("kd++", 6), ("dkd++", 6), ("luminet", 6)])
+def test_the_literature_s_suite_has_the_settings_that_its_new_rows_were_published_with(label: str, num: int) -> None:
+    suite = load_suite(Path(__file__).parents[2] / "suites" / "cifar100.yaml")
+    cells = [cell for cell in cells_of(suite) if cell.label == label and cell.seed == 0]
+    found = [published_for("cifar100", c.teacher.model, c.student.model, c.identity["objective"]) for c in cells]
+    assert sum(number is not None for number in found) == num
 
 
 @pytest.mark.parametrize(("pair", "row"), [
