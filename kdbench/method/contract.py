@@ -140,7 +140,8 @@ class Outputs:
     classifier: tuple[Tensor, Tensor] | None = None  # weight [K, D] and bias [K] of the last layer
     token_logits: Tensor | None = None  # [B, K]: the distillation token's head; `logits` average both
     pooled_map: Tensor | None = None  # [B, D, H, W], what is pooled for the classifier: after the last norm or conv
-    # The same network's logits on Batch.views of that name; `peer`: those of a trainable twin of the student.
+    # The same network's logits on Batch.views of that name; `peer`: those of a trainable twin of the student;
+    # `batch_norms`: what a teacher gives with its batch norms in train mode (`teacher_norms: batch`).
     views: "dict[str, Outputs]" = field(default_factory=dict)
 
     NOT_PER_SAMPLE: ClassVar[tuple[str, ...]] = ("norms", "classifier")  # every other field is [B, ...]

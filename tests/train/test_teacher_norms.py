@@ -1,17 +1,20 @@
 """`teacher_norms: batch`: the teacher's batch norms in train mode for one row, without a trace for the others."""
 
+import time
+
 import pytest
 import torch
 from conftest import STUDENT, TEACHER, few_digits
 from torch import nn
 
 from kdbench.data import Splits
-from kdbench.method.contract import Batch, Inapplicable
+from kdbench.method.contract import Batch, Inapplicable, Outputs
 from kdbench.nets import Net, build_net
 from kdbench.suite.cells import Cell, cells_of
 from kdbench.suite.load import load_suite
 from kdbench.suite.objectives import fill
 from kdbench.suite.spec import ModelSpec
+from kdbench.train import loop
 from kdbench.train.loop import Cohort, train_cohort
 from kdbench.train.start import start_trial
 from kdbench.train.teacher import freeze
@@ -95,6 +98,23 @@ def test_a_row_with_it_learns_from_other_maps_and_others_of_its_cohort_do_not_no
             assert torch.equal(a, b), label
     pairs = zip(together["eval"].net.parameters(), together["train"].net.parameters(), strict=True)
     assert any(not torch.equal(a, b) for a, b in pairs)
+
+
+def test_its_second_forward_is_the_cost_of_those_who_ask_for_it(
+    cells: dict[str, Cell], splits: Splits, teacher: Net, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = loop.forward_teacher
+
+    def slow(teacher: Net, batch: Batch, needs: frozenset[str], precision: str) -> Outputs:
+        time.sleep(0.05 * any(":" in need for need in needs))
+        return whole(teacher, batch, needs, precision)
+
+    monkeypatch.setattr(loop, "forward_teacher", slow)
+    trials = {label: begin(cells[label], splits, teacher) for label in ROWS}
+    cohort = Cohort(teacher, splits, cells["kd"].train, 0)
+    assert train_cohort(cohort, list(trials.values()))
+    assert trials["train"].seconds["teacher"] > 0.05 * cohort.steps
+    assert trials["kd"].seconds["teacher"] == trials["eval"].seconds["teacher"] < 0.05 * cohort.steps
 
 
 def test_what_is_not_asked_for_is_in_no_key(cells: dict[str, Cell]) -> None:
