@@ -84,9 +84,16 @@ def onednn() -> str | None:
     return found[1] if found else None
 
 
+KERNELS = ("ATEN_CPU_CAPABILITY", "MKL_CBWR", "MKL_ENABLE_INSTRUCTIONS") + tuple(
+    f"{library}_{name}"
+    for library in ("ONEDNN", "DNNL")
+    for name in ("MAX_CPU_ISA", "CPU_ISA_HINTS", "DEFAULT_FPMATH_MODE")
+)
+
+
 def processor() -> dict[str, Any]:
     """All that may decide which kernels a CPU runs; two machines that agree in it compute alike."""
-    caps = {name: os.environ.get(name) for name in ("ONEDNN_MAX_CPU_ISA", "DNNL_MAX_CPU_ISA", "ATEN_CPU_CAPABILITY")}
+    caps = {name: os.environ.get(name) for name in KERNELS}
     cpu = torch.device("cpu")
     about = {"processor": device_name(cpu), "kind": kind_of(cpu), "torch": torch.__version__, "onednn": onednn()}
     digest = hashlib.sha256(" ".join(sorted(flags())).encode()).hexdigest()[:12]

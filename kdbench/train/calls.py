@@ -106,9 +106,9 @@ def turned(change: Change, x: Tensor, beside: Mapping[str, Any]) -> tuple[Tensor
 
 def returned(change: Change, out: Any) -> Any:
     """What a module gives, with `change` for its tensors: attention gives its weights too."""
-    return (
-        tuple(returned(change, one) for one in out) if isinstance(out, tuple) else out if out is None else change(out)
-    )
+    if isinstance(out, tuple):
+        return tuple(returned(change, one) for one in out)
+    return change(out) if isinstance(out, Tensor) else out
 
 
 def words(beside: Mapping[str, Any]) -> str:
