@@ -31,7 +31,7 @@ NORMS = (nn.modules.batchnorm._NormBase, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm)
 MOST_SUMMED = 2048  # torch adds up gradients of norms in bf16 itself: after 16384 numbers, 13% of them is rounding
 MOST_NORMED = 2**17  # numbers: a norm's work is to read them, not to multiply
 # Multiply-adds: batches grow up to the first; beyond the second they are of 2; maps shrink only beyond the third
-SMALL, MIDDLE, LARGE = 4e6, 2e7, 2e8
+SMALL, MIDDLE, LARGE = 4e6, 2e7, 8e7
 
 
 @dataclass(frozen=True)
