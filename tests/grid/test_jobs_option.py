@@ -71,7 +71,8 @@ def test_the_same_records_as_in_one_process(suite_file: Callable[..., Path], kdb
     assert not list((tmp_path / "two" / "tiny" / "checkpoints").glob("*"))
 
 
-@pytest.mark.parametrize(("kills", "status"), [(1, "done"), pytest.param(4, "failed", marks=pytest.mark.slow)])
+@pytest.mark.slow  # each process takes seconds to start
+@pytest.mark.parametrize(("kills", "status"), [(1, "done"), (4, "failed")])
 def test_a_process_that_dies_is_replaced(
     suite_file: Callable[..., Path], kdbench: Run, tmp_path: Path, kills: int, status: str
 ) -> None:
