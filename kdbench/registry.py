@@ -60,6 +60,10 @@ class Registry(Generic[T]):
             return {}, [explain(problem, model.model_fields) for problem in error.errors()]
         return {setting: getattr(checked, setting) for setting in model.model_fields}, []
 
+    def form(self, name: str) -> type[BaseModel]:
+        """What the settings of `name` may be; another object once it is registered anew."""
+        return self._settings[name]
+
     def schema(self, name: str) -> dict[str, Any]:
         """JSON schema of the settings of `name`."""
         return self._settings[name].model_json_schema()

@@ -227,8 +227,12 @@ def _without_none(table: dict[str, Any]) -> dict[str, Any]:
     return {k: _without_none(v) if isinstance(v, dict) else v for k, v in found.items()}
 
 
-@lru_cache
 def alone() -> Any:
+    return _alone(METHODS.form(BASELINE))
+
+
+@lru_cache(maxsize=4)
+def _alone(form: type) -> Any:
     return objective_identity(objective({BASELINE: 1.0}))
 
 
@@ -242,12 +246,13 @@ def _dump(spec: Batches) -> dict[str, Any]:
 
 
 @lru_cache(maxsize=256)
-def _dataset_text(spec: DatasetSpec) -> str:
+def _dataset_text(spec: DatasetSpec, form: type) -> str:
+    """`form`: of its settings as they are registered now, for a plugin may be edited and loaded again."""
     return json.dumps(_without_none({"name": spec.name, **spec.settings}))
 
 
 def _dataset(spec: DatasetSpec) -> dict[str, Any]:
-    return json.loads(_dataset_text(spec))
+    return json.loads(_dataset_text(spec, DATASETS.form(spec.name)))
 
 
 def _code(entry: str, registry: Registry[Any], names: Iterable[str]) -> dict[str, Any]:

@@ -206,3 +206,18 @@ def test_pictures_are_found_in_the_order_of_their_paths(tmp_path: Path) -> None:
     found = [path.relative_to(tmp_path).as_posix() for path in pictures(tmp_path)]
     assert found == ["a/c/d.gif", "a/c.d/e.webp", "b/1.png", "b-1.PNG", "b.jpg", "n.png"]
     assert pictures(tmp_path / "b.jpg") == pictures(tmp_path / "nowhere") == []
+
+
+def test_a_data_set_that_is_registered_anew_has_the_settings_of_now(
+    tmp_path: Path, suite_file: Callable[..., Path]
+) -> None:
+    """As in a notebook, where a plugin is edited and loaded again."""
+    path, suite = tmp_path / "twice.py", suite_file(datasets=["registered_twice"], plugins=["twice.py"])
+    text = DATA_AND_NET.replace("twelve", "registered_twice")
+    path.write_text(text)
+    assert "more" not in cells_of(load_suite(suite, models=False))[0].identity["dataset"]
+    text = text.replace("data_dir, count: int", "data_dir, more: int = 3, count: int").replace(
+        "data_dir, count:", "data_dir, more, count:"
+    )
+    path.write_text(text)
+    assert cells_of(load_suite(suite, models=False))[0].identity["dataset"]["more"] == 3
