@@ -462,7 +462,8 @@ def test_a_child_that_is_no_fork_finds_the_same():
 def test_a_run_says_that_no_proof_can_start_and_goes_on(kdbench, suite_file, monkeypatch, tmp_path):
     monkeypatch.setenv("KDBENCH_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr(child, "in_child", lambda tasks, threads: None)
-    code, out, err = kdbench("run", suite_file())
+    wide = {"model": "cifar_resnet8", "widths": [16, 16, 16, 16]}  # the known fault would end this process
+    code, out, err = kdbench("run", suite_file(pairs=[{"teacher": wide, "student": wide}]))
     assert code == 0
     assert (out + err).count("can't start here") == 1
 
