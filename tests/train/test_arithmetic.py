@@ -592,3 +592,20 @@ def test_a_student_with_narrow_shortcuts_ends_with_the_digits_of_a_contiguous_ru
     assert found["same"]
     assert found["far"] < 0.02
     assert found["loss"][0] == pytest.approx(found["loss"][1], rel=0.01)
+
+
+def test_one_narrow_convolution_that_is_off_makes_all_of_its_kind_suspect(tmp_path, monkeypatch):
+    """On small maps the fault seldom shows; others, of more channels or without a stride, keep their own verdict."""
+    monkeypatch.setenv("KDBENCH_CACHE", str(tmp_path))
+    shapes = ((2, 2), (4, 2), (16, 2), (4, 1))  # channels, stride
+    modules = [nn.Conv2d(channels, 4, 1, stride=stride) for channels, stride in shapes]
+    operations = [
+        operation_of(module, torch.ones(2, module.in_channels, 4, 4).to(memory_format=torch.channels_last))
+        for module in modules
+    ]
+    monkeypatch.setattr("kdbench.train.arithmetic.troubles", lambda tasks, threads: [
+        "off" if operation.name == operations[0].name and way == "as it is" else "" for operation, way in tasks
+    ])  # fmt: skip
+    known = arithmetic.Verdicts()
+    known.prove(operations)
+    assert [known.known[o.name]["way"] for o in operations] == ["contiguous", "contiguous", "as it is", "as it is"]
