@@ -38,6 +38,7 @@ from kdbench.results.schema import Record
 from kdbench.suite.cells import DATA, Cell, cells_of, matching
 from kdbench.suite.load import Suite, load_suite
 from kdbench.suite.origin import claim
+from kdbench.suite.shipped import suite_path
 from kdbench.train.arithmetic import slow_precision
 from kdbench.train.loop import Stopped
 
@@ -140,6 +141,7 @@ def make_leaderboard(
     path: Path, options: Options, also: Sequence[Path] = (), mlflow: str | None = None, **shown: Any
 ) -> tuple[pd.DataFrame, str]:
     """`also`: other results folders; `mlflow`: a store to take records from; `shown`: as for `make_board`."""
+    path = suite_path(path)
     board = read_board(path, options, also, mlflow, **shown)
     if doubled := claim(Layout(options.results).suite(board.suite), path):
         print(doubled, file=sys.stderr)
@@ -189,7 +191,7 @@ def run_suite(
     """
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".*not writable.*", category=UserWarning)
-        device = choose_device(options.device)
+        device, path = choose_device(options.device), suite_path(path)
         made = _plan(path, options)
         executor = executor or executor_of(made, device, options.jobs)
         folder = Layout(options.results).suite(made.name)

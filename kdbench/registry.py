@@ -102,7 +102,7 @@ def _origin(entry: Any) -> str:
 
 
 HERE = Path(__file__).resolve().parent
-RELEASED = (HERE, HERE.parent / "methods")
+RELEASED = (HERE, HERE.parent / "methods") if (HERE / "methods.py").is_file() else (HERE,)  # a checkout, a wheel
 INSTALLED = tuple(Path(sysconfig.get_path(name)).resolve() for name in ("stdlib", "platstdlib", "purelib", "platlib"))
 
 

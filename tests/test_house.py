@@ -16,7 +16,7 @@ MODULES = sorted(HOME.rglob("*.py"))
 
 # From the ground up. A room is a folder, or a module beside the folders. It knows the floors below its own and itself.
 FLOORS = (
-    ("display", "errors", "files", "layout", "plain", "seeding"),
+    ("display", "errors", "files", "layout", "methods", "plain", "seeding"),
     ("digest", "locks", "registry", "weights"),
     ("method",),
     ("data", "nets"),
@@ -55,7 +55,6 @@ INSIDE = {
     ("suite/checks.py", "kdbench.weights"): START,
     ("weights.py", "safetensors.torch"): START,
     ("suite/plugins.py", "kdbench.vision.datasets"): "the door for data sets: importing is what registers them",
-    ("suite/plugins.py", "methods"): "the door for methods in a checkout: importing is what registers them",
 }
 # Modules that import by a name known only when they run -> why
 BY_NAME = {

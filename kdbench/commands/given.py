@@ -7,6 +7,7 @@ from kdbench.api import Options
 from kdbench.errors import UserError
 from kdbench.layout import Layout, SuiteFolder
 from kdbench.suite.load import read_with_bases
+from kdbench.suite.shipped import suite_path
 
 
 def options_of(given: argparse.Namespace) -> Options:
@@ -17,7 +18,7 @@ def options_of(given: argparse.Namespace) -> Options:
 
 def folder_of(given: argparse.Namespace) -> SuiteFolder:
     """The folder of the suite's results, by the name that stands in its file."""
-    return Layout(given.results).suite(str(read_with_bases(given.suite).data["name"]))
+    return Layout(given.results).suite(str(read_with_bases(suite_path(given.suite)).data["name"]))
 
 
 def seconds_of(budget: str) -> float:

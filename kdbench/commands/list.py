@@ -5,7 +5,6 @@ import inspect
 from collections.abc import Iterable
 from dataclasses import replace
 from fnmatch import fnmatchcase
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -21,6 +20,7 @@ from kdbench.nets import NETS, build_net, known_models
 from kdbench.report.text import human
 from kdbench.suite.objectives import objective
 from kdbench.suite.plugins import load_methods, load_plugin
+from kdbench.suite.shipped import local, shipped
 from kdbench.suite.spec import ModelSpec
 from kdbench.train.lent import Guard
 from kdbench.train.objective import built_objective
@@ -44,11 +44,19 @@ def run(given: argparse.Namespace) -> int:
     elif what == "models":
         print("\n".join(name for name in sorted(known_models()) if fnmatchcase(name, pattern)))
     else:
-        for path in sorted(Path("suites").glob("*.yaml")):
-            if fnmatchcase(path.stem, pattern):
-                first = path.read_text(encoding="utf-8").splitlines()[0].removeprefix("# ")
-                out.print(f"{path}  {first}", soft_wrap=True)
+        show_suites(out, pattern)
     return 0
+
+
+def show_suites(out: Console, pattern: str) -> None:
+    """Those that come with kdbench, by name, then the user's own, by file: what `kdbench run` takes."""
+    made = table("suite", "about")
+    for name, path in [*shipped().items(), *((str(path), path) for path in local())]:
+        if fnmatchcase(path.stem, pattern):
+            lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
+            made.add_row(name, lines[0].removeprefix("# ") if lines[0].startswith("#") else "")
+    out.print(made)
+    out.print("kdbench run SUITE trains one of them; `extends: NAME` in a file of your own changes it", soft_wrap=True)
 
 
 def show_methods(out: Console, pattern: str, pair: tuple[str, str, int, int] | None) -> None:

@@ -98,7 +98,8 @@ def hear(connection: Connection, jobs: "queue.Queue[Job | None]", stop: threadin
 
 def is_plain(error: Exception) -> bool:
     """Is it one of ours, or Python's own, that the other process can take apart?"""
-    return type(error).__module__.startswith(("kdbench.", "builtins"))
+    home = type(error).__module__
+    return home.startswith(("kdbench.", "builtins")) and not home.startswith("kdbench.methods")
 
 
 def main() -> None:

@@ -15,6 +15,7 @@ from kdbench.errors import UserError
 from kdbench.suite.checks import check, check_models
 from kdbench.suite.objectives import ByPair, by_pair, is_reference, objective
 from kdbench.suite.plugins import load_methods, load_plugin
+from kdbench.suite.shipped import nearest, shipped, suite_path
 from kdbench.suite.spec import DatasetSpec, ModelSpec, SuiteFile, TeacherSpec, TeacherTrain, Train, parse
 from kdbench.suite.yaml_lines import Document, Place, read_yaml
 
@@ -43,9 +44,11 @@ class Suite:
 def load_suite(path: Path | str, plugins: tuple[Path, ...] = (), models: bool = True) -> Suite:
     """Read and check a suite. Raises UserError with one line per mistake.
 
+    `path`: a file, or the name of a suite that comes with kdbench.
     `models`: look whether timm knows them; what only reads records need not wait for timm.
     """
-    document = read_with_bases(Path(path))
+    path = suite_path(Path(path))
+    document = read_with_bases(path)
     load_methods()
     problems, files = _load_plugins(document, plugins)
     problems += list(check(document))
@@ -56,7 +59,7 @@ def load_suite(path: Path | str, plugins: tuple[Path, ...] = (), models: bool = 
     file = SuiteFile.model_validate_json(json.dumps(document.data))
     train = document.data["train"]
     return Suite(
-        path=Path(path),
+        path=path,
         name=file.name,
         datasets=file.datasets,
         pairs=tuple((p.teacher, p.student, parse(Train, {**train, **p.train})) for p in file.pairs),
@@ -90,15 +93,20 @@ def read_with_bases(path: Path, seen: tuple[Path, ...] = ()) -> Document:
     document = read_yaml(path)
     base_name = document.data.get("extends")
     if isinstance(base_name, str):
-        base_path = path.parent / base_name
+        base_path = _base_path(path, base_name)
         if base_path.resolve() in (*seen, path.resolve()):
             raise UserError(f"{document.where(('extends',))}: {base_name} extends itself")
         if not base_path.is_file():
-            raise UserError(f"{document.where(('extends',))}: no such file: {base_path}")
+            raise UserError(f"{document.where(('extends',))}: no such file: {base_path}{nearest(base_path)}")
         base = read_with_bases(base_path, (*seen, path.resolve()))
         document.data = _merge(base.data, document.data)
         document.lines = {**base.lines, **document.lines}
     return document
+
+
+def _base_path(path: Path, name: str) -> Path:
+    """The file beside `path`, else what comes with kdbench under that name."""
+    return path.parent / name if (path.parent / name).is_file() else shipped().get(name, path.parent / name)
 
 
 def _merge(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:

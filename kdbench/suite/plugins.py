@@ -19,12 +19,7 @@ def load_methods() -> None:
     for entry in entry_points(group="kdbench.methods"):
         entry.load()
     if not METHODS.entries:
-        import methods
-
-        raise UserError(
-            f"no method is registered: 'methods' was found at {methods.__file__ or list(methods.__path__)}; "
-            "is kdbench installed, and does something else named 'methods' stand before it?"
-        )
+        raise UserError("no method is registered: kdbench is not installed (`pip install .` in its folder)")
 
 
 def load_plugin(path: Path) -> None:

@@ -44,7 +44,7 @@ def test_lists(kdbench, monkeypatch):
     assert all(name in methods for name in ("ce", "kd", "fitnet", "at", "rkd", "sp"))
     assert "cifar_resnet8x4" in kdbench("list", "models", "cifar_*")[1]
     assert "fashion_mnist" in kdbench("list", "datasets")[1]
-    assert "quickstart.yaml" in kdbench("list", "suites")[1]
+    assert "quickstart " in kdbench("list", "suites")[1]
 
 
 def test_profile(kdbench):
@@ -113,12 +113,31 @@ def scores(results: Path):
     return {r["key"]: (r["scores"], r["curves"]) for r in records}
 
 
-def test_shadowed_methods_folder(tmp_path):
-    """Another folder named `methods` before ours is a clear error, not an empty list."""
+def test_a_folder_named_methods_of_the_users_own(tmp_path):
+    """It stands before everything else on the path, and does not matter."""
     (tmp_path / "methods").mkdir()
-    (tmp_path / "methods" / "__init__.py").write_text("")
+    (tmp_path / "methods" / "__init__.py").write_text("raise SystemExit('the user\'s own')")
     environment = {**os.environ, "PYTHONPATH": str(tmp_path)}
-    command = [sys.executable, "-m", "kdbench", "list", "methods"]
-    done = subprocess.run(command, capture_output=True, text=True, env=environment, cwd=ROOT.parent, timeout=60)
-    assert done.returncode == 2
-    assert "no method is registered" in done.stderr
+    command = [sys.executable, "-m", "kdbench", "list", "methods", "kd*"]
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, cwd=tmp_path, timeout=60)
+    assert done.returncode == 0, done.stderr
+    assert "kdsvd" in done.stdout
+
+
+def test_suites_are_found_by_name(kdbench, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mine.yaml").write_text("# My own question\nextends: quickstart\nname: mine\nseeds: [0]\n")
+    (tmp_path / "compose.yaml").write_text("services: {}\n")
+    out = kdbench("list", "suites")[1]
+    assert "Does distillation help a small student" in out
+    assert "My own question" in out
+    assert "compose" not in out
+    code, out, err = kdbench("plan", "mine.yaml")
+    assert code == 0, err
+    assert "mine: 8 cells" in out
+    assert kdbench("leaderboard", "quickstart")[0] == 0
+    assert "did you mean quickstart?" in kdbench("run", "quikstart")[2]
+    assert "did you mean mine.yaml?" in kdbench("run", "min.yaml")[2]
+    (tmp_path / "mine.yaml").write_text("extends: quickstrat.yaml\nname: mine\n")
+    assert "mine.yaml:1: extends: no such file" in (err := kdbench("plan", "mine.yaml")[2])
+    assert "did you mean quickstart?" in err

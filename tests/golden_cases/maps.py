@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from kdbench.method.contract import Outputs
-from methods.reviewkd import hcl
+from kdbench.methods.reviewkd import hcl
 
 from . import Golden, golden
 
