@@ -48,7 +48,12 @@ def _on_suites(command: Command) -> None:
     board = command("leaderboard", "print the leaderboard of what is done, and write it as Markdown and CSV")
     sync = command("sync", "bring MLflow up to date with the records")
     for sub in (run, plan, board, sync):
-        sub.add_argument("suite", type=Path, metavar="SUITE", help="a suite's file, or the name of one that comes with kdbench (`kdbench list suites`)")
+        sub.add_argument(
+            "suite",
+            type=Path,
+            metavar="SUITE",
+            help="a suite's file, or the name of one that comes with kdbench (`kdbench list suites`)",
+        )
         _common(sub)
         sub.add_argument("--only", metavar="PATTERN", help="only the cells whose row or title matches (* and ?)")
     run.add_argument("--until-decided", action="store_true",

@@ -1,4 +1,4 @@
-"""In a checkout `kdbench.methods` is the folder `methods/` beside this package; in the wheel it is that folder itself."""
+"""In a checkout `kdbench.methods` is the folder `methods/` beside this package; in the wheel it is that folder."""
 
 import sys
 from importlib.util import module_from_spec, spec_from_file_location

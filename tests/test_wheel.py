@@ -31,7 +31,9 @@ def bin_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     [wheel] = folder.glob("*.whl")
     subprocess.run([python, "-m", "pip", "install", "-q", "--no-deps", "--no-index", wheel], **quiet)
     [site] = (folder / "env").glob("**/site-packages")
-    (site / "others.pth").write_text(sysconfig.get_path("purelib"))  # their own .pth files, the checkout's, are not read
+    (site / "others.pth").write_text(
+        sysconfig.get_path("purelib")
+    )  # their own .pth files, the checkout's, are not read
     return python.parent
 
 
@@ -52,7 +54,7 @@ def run(bin_folder: Path, tmp_path: Path) -> Run:
 def test_an_installed_kdbench_needs_no_checkout(run: Run, tmp_path: Path) -> None:
     """Suites by name, methods, published numbers and the pages' template are in it; a folder `methods` is in no way."""
     (tmp_path / "methods").mkdir()
-    (tmp_path / "methods" / "__init__.py").write_text("raise SystemExit('the user\'s own')")
+    (tmp_path / "methods" / "__init__.py").write_text("raise SystemExit('the user's own')")
     (tmp_path / "mine.yaml").write_text(
         "extends: quickstart\nname: mine\nseeds: [0]\ntrain: {epochs: 1}\nvalidation: 0\n"
         "methods: {dkd: null, fitnet: null, sp: null, rkd: null, pkt: null, kd+sp+rkd: null}\n"

@@ -116,7 +116,7 @@ def scores(results: Path):
 def test_a_folder_named_methods_of_the_users_own(tmp_path):
     """It stands before everything else on the path, and does not matter."""
     (tmp_path / "methods").mkdir()
-    (tmp_path / "methods" / "__init__.py").write_text("raise SystemExit('the user\'s own')")
+    (tmp_path / "methods" / "__init__.py").write_text("raise SystemExit('the user's own')")
     environment = {**os.environ, "PYTHONPATH": str(tmp_path)}
     command = [sys.executable, "-m", "kdbench", "list", "methods", "kd*"]
     done = subprocess.run(command, capture_output=True, text=True, env=environment, cwd=tmp_path, timeout=60)

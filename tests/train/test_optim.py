@@ -3,12 +3,12 @@
 import torch
 from torch import nn
 
+from kdbench.methods.dot import DOT
 from kdbench.nets import build_net
 from kdbench.suite.load import ModelSpec
 from kdbench.suite.spec import Train
 from kdbench.train.optim import make_optimizer
 from kdbench.vision.batches import picture_task
-from kdbench.methods.dot import DOT
 
 VIT = {"model": "vit_tiny_patch16_224", "img_size": 16, "patch_size": 4, "depth": 1, "embed_dim": 12, "num_heads": 2}
 
