@@ -1,12 +1,14 @@
-"""Pictures in memory, on the device, as uint8; and the batches of an epoch.
+"""The batches of an epoch of pictures, wherever their pixels come from; and pictures that lie whole on the device.
 
 Augmentation is integer arithmetic on whole batches: every picture has its own crop and flip, drawn for the whole
-epoch at once from (seed, epoch) on the CPU, so that any device and any later run sees the same pictures.
+epoch at once from (seed, epoch) on the CPU, so that any device, any source of pixels and any later run sees the same
+pictures.
 """
 
-from collections.abc import Collection, Iterator
+from abc import ABC, abstractmethod
+from collections.abc import Collection, Generator, Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass, replace
-from functools import cached_property
 from typing import Self
 
 import torch
@@ -35,22 +37,32 @@ def picture_task(num_classes: int, side: int, num_train: int = 1000, num_test: i
 
 @dataclass(frozen=True)
 class Draws:
-    """What an epoch drew: the order of the pictures [N], and by place in it their shifts [N, 2] and flips [N]."""
+    """What an epoch drew: the order of the pictures [N], and by place in it their shifts [N, 2] and flips [N].
+
+    The order is on the CPU, where who decodes pictures needs it.
+    """
 
     order: Tensor
     shift: Tensor
     flip: Tensor
 
 
-@dataclass(frozen=True)
-class Images:
-    """N pictures of one size with their labels: a `kdbench.data.Split` that lies whole in memory.
+class Pictures(ABC):
+    """N pictures of one size with their labels: all of a `kdbench.data.Split` but where the pixels come from.
 
     `crop` shifts by up to an eighth of the side with black borders (4 pixels at 32); `flip` mirrors half the pictures.
     """
 
-    pixels: Tensor  # [N, H, W, C] uint8, C = 1 or 3
-    targets: Tensor  # [N] int64
+    targets: Tensor  # [N] int64, on the device
+
+    @abstractmethod
+    def read(self, parts: Sequence[Tensor]) -> Generator[Tensor, None, None]:
+        """The pixels [B, H, W, C] uint8 on the device (C = 1 or 3) of each part's pictures, places [B] on the CPU."""
+
+    @property
+    @abstractmethod
+    def size(self) -> tuple[int, int]:
+        """Height and width."""
 
     def __len__(self) -> int:
         return len(self.targets)
@@ -58,19 +70,14 @@ class Images:
     @property
     def inputs(self) -> InputSpec:
         """Grey pictures become three equal channels in the batch."""
-        return pictures(self.pixels.shape[1], self.pixels.shape[2])
-
-    def to(self, device: torch.device) -> Self:
-        return replace(self, pixels=self.pixels.to(device), targets=self.targets.to(device))
-
-    def __getitem__(self, index: Tensor) -> Self:
-        return replace(self, pixels=self.pixels[index], targets=self.targets[index])
+        return pictures(*self.size)
 
     def in_order(self, size: int) -> Iterator[Batch]:
-        places = torch.arange(len(self), device=self.targets.device)
-        for start in range(0, len(self), size):
-            part = slice(start, start + size)
-            yield Batch(to_float(self.pixels[part]), self.targets[part], places[part])
+        parts = torch.arange(len(self)).split(size)
+        with closing(self.read(parts)) as read:
+            for index, pixels in zip(parts, read, strict=True):
+                places = index.to(self.targets.device)
+                yield Batch(to_float(pixels), self.targets[places], places)
 
     def steps(self, how: Batching) -> int:
         return steps_per_epoch(len(self), how.batch_size)
@@ -81,20 +88,22 @@ class Images:
         if how.augment not in AUGMENTS:
             raise UserError(unknown("augmentation", how.augment, AUGMENTS))
         draws = self.draw(how.augment, seed, number)
-        for step, index in parts(draws.order, how.batch_size, start):
-            part = slice(step * how.batch_size, step * how.batch_size + len(index))
-            images = self._cut(index, draws.shift[part], draws.flip[part], how.augment)
-            others: dict[str, Inputs] = {
-                view: self._view(view, how.augment, seed, number, step, index, images) for view in sorted(views)
-            }
-            yield Batch(images, self.targets[index], index, views=others)
+        batches = list(parts(draws.order, how.batch_size, start))
+        with closing(self.read([index for _, index in batches])) as read:
+            for (step, index), pixels in zip(batches, read, strict=True):
+                part = slice(step * how.batch_size, step * how.batch_size + len(index))
+                images = self._cut(pixels, draws.shift[part], draws.flip[part], how.augment)
+                others: dict[str, Inputs] = {
+                    view: self._view(view, how.augment, (seed, number, step), pixels, images) for view in sorted(views)
+                }
+                places = index.to(self.targets.device)
+                yield Batch(images, self.targets[places], places, views=others)
 
     def draw(self, augment: str, seed: int, number: int) -> Draws:
         """Order, shifts and flips of epoch `number`."""
-        device, count = self.targets.device, len(self)
         generator = torch.Generator().manual_seed(derive("batches", seed, number))
-        order = torch.randperm(count, generator=generator)
-        return Draws(order.to(device), *self._shift_and_flip(count, augment, generator))
+        order = torch.randperm(len(self), generator=generator)
+        return Draws(order, *self._shift_and_flip(len(self), augment, generator))
 
     def _shift_and_flip(self, count: int, augment: str, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         device = self.targets.device
@@ -102,25 +111,24 @@ class Images:
         return shift, (torch.rand(count, generator=generator) < 0.5).to(device) & ("flip" in augment)
 
     def _pad(self, augment: str) -> int:
-        return max(self.pixels.shape[1] // 8, 1) if "crop" in augment else 0
+        return max(self.size[0] // 8, 1) if "crop" in augment else 0
 
-    def _view(
-        self, view: str, augment: str, seed: int, number: int, step: int, index: Tensor, images: Tensor
-    ) -> Tensor:
+    def _view(self, view: str, augment: str, place: tuple[int, int, int], pixels: Tensor, images: Tensor) -> Tensor:
+        """`place`: seed, epoch and step; `pixels` and `images`: of the batch, before and after augmentation."""
         if view == "plain":  # without augmentation
-            return to_float(self.pixels[index])
-        generator = torch.Generator().manual_seed(derive(f"{view} view", seed, number, step))
+            return to_float(pixels)
+        generator = torch.Generator().manual_seed(derive(f"{view} view", *place))
         if view == "mixed":  # each picture with its neighbour (a batch is in random order), all in one share
             return images.lerp(images.roll(1, 0), float(torch.rand((), generator=generator)))
-        return self._second(index, augment, generator)
+        return self._second(pixels, augment, generator)
 
-    def _second(self, index: Tensor, augment: str, generator: torch.Generator) -> Tensor:
+    def _second(self, pixels: Tensor, augment: str, generator: torch.Generator) -> Tensor:
         """Another crop and flip, then brightness, contrast and saturation by up to 40%, and a square cut out."""
-        count, device = len(index), index.device
+        count, device = len(pixels), pixels.device
         shift, flip = self._shift_and_flip(count, augment, generator)
         strength = (0.6 + 0.8 * torch.rand(3, count, 1, 1, 1, generator=generator)).to(device)
         corner = torch.rand(2, count, 1, 1, 1, generator=generator).to(device)
-        images = self._cut(index, shift, flip, augment) * strength[0]
+        images = self._cut(pixels, shift, flip, augment) * strength[0]
         images = images.mean((1, 2, 3), keepdim=True).lerp(images, strength[1])
         images = images.mean(1, keepdim=True).lerp(images, strength[2]).clamp(0, 1)
         height, width = images.shape[-2:]
@@ -129,20 +137,38 @@ class Images:
         hole = (row >= 0) & (row < 0.25) & (column >= 0) & (column < 0.25)
         return images.masked_fill(hole, 0.5)
 
-    def _cut(self, index: Tensor, shift: Tensor, flip: Tensor, augment: str) -> Tensor:
-        """Pictures `index` [B], each with its own shift [B, 2] and flip [B]: [B, 3, H, W]."""
-        _, height, width, _ = self.pixels.shape
-        rows = torch.arange(height, device=index.device)[None] + shift[:, :1]  # [B, H]
-        columns = torch.arange(width, device=index.device)[None].expand(len(index), -1)  # [B, W]
+    def _cut(self, pixels: Tensor, shift: Tensor, flip: Tensor, augment: str) -> Tensor:
+        """A batch of pixels [B, H, W, C], each with its own shift [B, 2] and flip [B]: [B, 3, H, W]."""
+        count, height, width, _ = pixels.shape
+        device, pad = pixels.device, self._pad(augment)
+        rows = torch.arange(height, device=device)[None] + shift[:, :1]  # [B, H]
+        columns = torch.arange(width, device=device)[None].expand(count, -1)  # [B, W]
         columns = torch.where(flip[:, None], width - 1 - columns, columns) + shift[:, 1:]
-        source = self._padded if self._pad(augment) else self.pixels
-        return to_float(source[index[:, None, None], rows[:, :, None], columns[:, None, :]])
+        source = F.pad(pixels, (0, 0, pad, pad, pad, pad)) if pad else pixels
+        picture = torch.arange(count, device=device)[:, None, None]
+        return to_float(source[picture, rows[:, :, None], columns[:, None, :]])
 
-    @cached_property
-    def _padded(self) -> Tensor:
-        """With a black border for crops: [N, H + 2p, W + 2p, C]."""
-        pad = self._pad("crop")
-        return F.pad(self.pixels, (0, 0, pad, pad, pad, pad))
+
+@dataclass(frozen=True)
+class Images(Pictures):
+    """Pictures that lie whole in memory, on the device."""
+
+    pixels: Tensor  # [N, H, W, C] uint8, C = 1 or 3
+    targets: Tensor  # [N] int64
+
+    @property
+    def size(self) -> tuple[int, int]:
+        return self.pixels.shape[1], self.pixels.shape[2]
+
+    def read(self, parts: Sequence[Tensor]) -> Generator[Tensor, None, None]:
+        for index in parts:
+            yield self.pixels[index.to(self.pixels.device)]
+
+    def to(self, device: torch.device) -> Self:
+        return replace(self, pixels=self.pixels.to(device), targets=self.targets.to(device))
+
+    def __getitem__(self, index: Tensor) -> Self:
+        return replace(self, pixels=self.pixels[index], targets=self.targets[index])
 
 
 def to_float(pixels: Tensor) -> Tensor:
