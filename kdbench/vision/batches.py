@@ -145,8 +145,9 @@ class Pictures(ABC):
         columns = torch.arange(width, device=device)[None].expand(count, -1)  # [B, W]
         columns = torch.where(flip[:, None], width - 1 - columns, columns) + shift[:, 1:]
         source = F.pad(pixels, (0, 0, pad, pad, pad, pad)) if pad else pixels
-        picture = torch.arange(count, device=device)[:, None, None]
-        return to_float(source[picture, rows[:, :, None], columns[:, None, :]])
+        first = torch.arange(count, device=device)[:, None, None] * source.shape[1]
+        places = (first + rows[:, :, None]) * source.shape[2] + columns[:, None, :]  # among all pixels: [B, H, W]
+        return to_float(source.flatten(0, 2).index_select(0, places.flatten()).view(pixels.shape))
 
 
 @dataclass(frozen=True)
