@@ -17,7 +17,7 @@ MODULES = sorted(HOME.rglob("*.py"))
 # From the ground up. A room is a folder, or a module beside the folders. It knows the floors below its own and itself.
 FLOORS = (
     ("display", "errors", "files", "layout", "methods", "plain", "seeding"),
-    ("digest", "locks", "registry", "weights"),
+    ("digest", "golden", "locks", "registry", "weights"),
     ("method",),
     ("data", "nets"),
     ("vision",),
@@ -53,6 +53,7 @@ INSIDE = {
     ("vision/builtin.py", "sklearn.model_selection"): START,
     ("vision/builtin.py", "torchvision"): START,
     ("suite/checks.py", "kdbench.weights"): START,
+    ("golden.py", "torch"): "an expression in NumPy needs none",
     ("weights.py", "safetensors.torch"): START,
     ("suite/plugins.py", "kdbench.vision.datasets"): "the door for data sets: importing is what registers them",
 }

@@ -51,8 +51,9 @@ def golden_folder() -> Path:
 
 @cache
 def load_cases() -> list[dict[str, Any]]:
-    """Those that public code gave, and those that `derive.py` worked out from the formulas."""
+    """Those that public code gave, those that `derive.py` worked out from the formulas, those of methods' authors."""
     files = [path for name in ("golden.json", "ours.json") if (path := golden_folder() / name).is_file()]
+    files += sorted((golden_folder() / "added").glob("*.json"))
     return [case for path in files for case in json.loads(path.read_text())["cases"]]
 
 
