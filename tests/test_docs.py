@@ -46,6 +46,15 @@ def test_the_files_that_the_docs_name_are_there() -> None:
             assert "NAME" in name or (ROOT / name).exists(), f"{page.name}: {name}"
 
 
+def test_files_that_pages_include_are_included() -> None:
+    """A formatter once put spaces into the line that does it."""
+    for page in DOCS.rglob("*.md"):
+        text = page.read_text(encoding="utf-8")
+        assert not re.search(r"--8 < --", text), page
+        for name in re.findall(r'--8<-- "([^":]+)', text):
+            assert (ROOT / name).is_file(), f"{page.name}: {name}"
+
+
 def test_what_is_installed_and_what_a_plugin_may_do_is_told() -> None:
     """Every requirement ends before a version that may break it; every file has a licence; a plugin is called code."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
