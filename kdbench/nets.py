@@ -86,7 +86,10 @@ class OutputTap(Tap):
     def __init__(self, modules: list[nn.Module]) -> None:
         super().__init__([])
         for module in modules:
-            module.register_forward_hook(lambda module, inputs, output: self._note(module, (output,)))
+            module.register_forward_hook(self._note_output)  # no lambda: a copied net has copied taps
+
+    def _note_output(self, module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+        self._note(module, (output,))
 
 
 class PlainNet(Net):

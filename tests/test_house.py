@@ -54,6 +54,10 @@ INSIDE = {
     ("vision/builtin.py", "torchvision"): START,
     ("suite/checks.py", "kdbench.weights"): START,
     ("golden.py", "torch"): "an expression in NumPy needs none",
+    ("suite/check_training.py", "timm.optim"): START,
+    ("train/average.py", "timm.utils"): START,
+    ("train/optim.py", "timm.optim"): START,
+    ("train/optim.py", "timm.scheduler"): START,
     ("weights.py", "safetensors.torch"): START,
     ("suite/plugins.py", "kdbench.vision.datasets"): "the door for data sets: importing is what registers them",
 }

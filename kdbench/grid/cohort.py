@@ -180,7 +180,7 @@ class Worker:
         """A student with its objective, at the start or where its checkpoint left it. Raises Inapplicable."""
         self.events.now(f"preparing {cell.label}")
         expected = cell.identity["student"].get("checkpoint")
-        net = build_net(cell.student, splits.task, "student", cell.seed, expected=expected)
+        net = build_net(cell.student_net, splits.task, "student", cell.seed, expected=expected)
         checkpoints = self.checkpoints(cell)
         try:
             trial = start_trial(

@@ -150,8 +150,8 @@ class Shapes:
         problems: dict[str, None] = {}
         checked: set[str] = set()
         for cell in cells:
-            teachers = [("teacher", link.teacher) for link in cell.lineage]
-            for role, spec in [*teachers, ("student", cell.student)]:
+            teachers = [("teacher", link.teacher_net) for link in cell.lineage]
+            for role, spec in [*teachers, ("student", cell.student_net)]:
                 name = spec.model_dump_json() + cell.dataset.model_dump_json()
                 if name not in checked and (problem := self.problem(f"{role} of {cell.pair}", spec, cell.dataset)):
                     problems[f"{cell.place}: {problem}"] = None

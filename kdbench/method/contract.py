@@ -195,7 +195,7 @@ class Batch:
 class Task:
     """What is to be learnt: all that a net, a method or a table must know of a data set.
 
-    The last three say how it is trained; they are filled in where a method is built.
+    The last four say how it is trained; they are filled in where a method is built.
     """
 
     num_classes: int
@@ -207,6 +207,7 @@ class Task:
     batch_size: int = 64
     targets: Tensor | None = None  # [num_train], the training labels (CRD draws its negatives from other classes)
     momentum: float = 0.9  # of the optimizer's SGD; 0 for an optimizer of another kind
+    accumulate: int = 1  # batches whose gradients make one optimizer step
 
 
 EpochOf = Callable[[int], Iterator[tuple[Outputs, Batch]]]

@@ -8,7 +8,7 @@ from fnmatch import fnmatchcase
 from functools import cached_property, lru_cache
 from itertools import product
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from kdbench.data import DATASETS, NOT_THERE, digest_of
 from kdbench.errors import UserError
@@ -20,6 +20,7 @@ from kdbench.suite.load import Suite
 from kdbench.suite.objectives import BASELINE, ObjectiveSpec, for_pair, objective
 from kdbench.suite.spec import Batches, DatasetSpec, ModelSpec, TeacherSpec, TeacherTrain, Train, title_of
 
+Spec = TypeVar("Spec", bound=ModelSpec)
 DATA = Path("data")  # where data sets are looked for when not told otherwise
 NOTHING_LEARNT = {"pretrained": False, "checkpoint": None, "taught_by": None, "objective": None}
 FORMAT = 3  # raised when the engine's own arithmetic changes a number: every key changes with it
@@ -80,15 +81,19 @@ class Cell:
     @cached_property
     def teacher_net(self) -> TeacherSpec:
         """The teacher as it is built: a control has the teacher's make, but nothing that it learnt."""
-        if not self.control:
-            return self.teacher
-        return self.teacher.model_copy(update=NOTHING_LEARNT)
+        spec = self.teacher.model_copy(update=NOTHING_LEARNT) if self.control else self.teacher
+        return dropping(spec, self.teacher_train) if self.teacher_is_trained else spec
+
+    @cached_property
+    def student_net(self) -> ModelSpec:
+        """The student as it is built to be trained."""
+        return dropping(self.student, self.train)
 
     @property
     def teacher_is_trained(self) -> bool:
         """By its recipe; else it is taken as it is, from a file or untrained."""
         learns = not self.control or CONTROLS[self.control].relabel is not None
-        return learns and self.teacher_net.checkpoint is None
+        return learns and (bool(self.control) or self.teacher.checkpoint is None)
 
     @cached_property
     def teacher_identity(self) -> dict[str, Any]:
@@ -164,6 +169,13 @@ class Cell:
     def is_alone(self) -> bool:
         """Is this the student alone, against which gains are counted?"""
         return objective_identity(self.phases) == alone()
+
+
+def dropping(spec: Spec, train: Train) -> Spec:
+    """The model with the recipe's stochastic depth, where it says nothing of it itself."""
+    if train.drop_path is None or "drop_path_rate" in spec.options:
+        return spec
+    return spec.model_copy(update={"drop_path_rate": train.drop_path})
 
 
 def cells_of(suite: Suite, only: str | None = None, data_dir: Path = DATA, unread: bool = False) -> list[Cell]:

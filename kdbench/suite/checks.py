@@ -11,6 +11,7 @@ from kdbench.errors import UserError, unknown
 from kdbench.method.contract import Method, is_rule
 from kdbench.method.register import METHODS
 from kdbench.nets import NETS, known_models
+from kdbench.suite.check_training import check_augment, check_optimizers, listed
 from kdbench.suite.controls import CONTROLS
 from kdbench.suite.objectives import by_pair, fill, for_pair, objective, terms_of
 from kdbench.suite.spec import ModelSpec, Pair, RowOptions, SuiteFile, TeacherSpec, TeacherTrain, Train, mistakes, parse
@@ -26,30 +27,32 @@ def check(document: Document) -> Iterator[tuple[Place, str]]:
     train_is_right = not list(mistakes(Train, train, ()))
     if isinstance(data.get("teacher_train"), dict) and train_is_right:
         yield from mistakes(TeacherTrain, {**train, **data["teacher_train"]}, ("teacher_train",))
-    for number, pair in enumerate(_list(data, "pairs")):
+    for number, pair in enumerate(listed(data, "pairs")):
         if not isinstance(pair, dict):
             continue
         if isinstance(pair.get("train"), dict) and train_is_right:
             yield from mistakes(Train, {**train, **pair["train"]}, ("pairs", number, "train"))
         yield from _check_teacher(document, pair.get("teacher"), ("pairs", number, "teacher"))
         yield from _check_model(document, pair.get("student"), ("pairs", number, "student"))
-    for number, dataset in enumerate(_list(data, "datasets")):
+    for number, dataset in enumerate(listed(data, "datasets")):
         yield from _check_dataset(dataset, ("datasets", number))
-    yield from _check_augment(data)
+    yield from check_augment(data)
     yield from _check_objectives(document)
-    if (seeds := _list(data, "reference_seeds")) and all(type(seed) is int for seed in seeds):
-        yield from _check_seeds(seeds, ("reference_seeds",), _list(data, "seeds"))
+    if (seeds := listed(data, "reference_seeds")) and all(type(seed) is int for seed in seeds):
+        yield from _check_seeds(seeds, ("reference_seeds",), listed(data, "seeds"))
     for name in ("datasets", "pairs", "seeds"):
-        texts = [json.dumps(entry, sort_keys=True) for entry in _list(data, name)]
+        texts = [json.dumps(entry, sort_keys=True) for entry in listed(data, name)]
         for number, text in enumerate(texts):
             if text in texts[:number]:
                 yield (name, number), f"stands here twice (also as {name}[{texts.index(text)}])"
 
 
 def check_models(document: Document) -> Iterator[tuple[Place, str]]:
-    """Models that timm does not know, files of weights that can't be read; apart, as timm takes seconds to import."""
+    """Models and optimizers that timm does not know, files of weights that can't be read; apart, as timm takes seconds
+    to import."""
     from kdbench.weights import read_weights
 
+    yield from check_optimizers(document.data)
     for place, spec in _models(document.data):
         name = spec.get("model") if isinstance(spec, dict) else spec
         if isinstance(name, str) and name in NETS:
@@ -75,7 +78,7 @@ def _check_registered(name: str, spec: dict[str, Any], place: Place) -> Iterator
 
 def _models(data: dict[str, Any]) -> Iterator[tuple[Place, Any]]:
     """Every student, every teacher, and upwards those who taught it."""
-    for number, pair in enumerate(_list(data, "pairs")):
+    for number, pair in enumerate(listed(data, "pairs")):
         if isinstance(pair, dict):
             yield ("pairs", number, "student"), pair.get("student")
             place: Place = ("pairs", number, "teacher")
@@ -83,10 +86,6 @@ def _models(data: dict[str, Any]) -> Iterator[tuple[Place, Any]]:
             while spec is not None:
                 yield place, spec
                 place, spec = (*place, "taught_by"), spec.get("taught_by") if isinstance(spec, dict) else None
-
-
-def _list(data: dict[str, Any], name: str) -> list[Any]:
-    return data[name] if isinstance(data.get(name), list) else []
 
 
 def _check_teacher(document: Document, spec: Any, place: Place) -> Iterator[tuple[Place, str]]:
@@ -146,20 +145,6 @@ def _check_dataset(spec: Any, place: Place) -> Iterator[tuple[Place, str]]:
             yield place, f"{setting}: {text}"
 
 
-def _check_augment(data: dict[str, Any]) -> Iterator[tuple[Place, str]]:
-    """Words that one of the data sets does not know."""
-    places: list[tuple[Place, Any]] = [((name,), data.get(name)) for name in ("train", "teacher_train")]
-    pairs = enumerate(_list(data, "pairs"))
-    places += [(("pairs", number, "train"), pair.get("train")) for number, pair in pairs if isinstance(pair, dict)]
-    names = [spec.get("name") if isinstance(spec, dict) else spec for spec in _list(data, "datasets")]
-    known = [DATASETS[name].augments for name in names if isinstance(name, str) and name in DATASETS]
-    for place, table in places:
-        word = table.get("augment") if isinstance(table, dict) else None
-        for words in known:
-            if isinstance(word, str) and words is not None and word not in words:
-                yield (*place, "augment"), unknown("augmentation", word, words)
-
-
 def _check_objectives(document: Document) -> Iterator[tuple[Place, str]]:
     rows = document.data.get("methods")
     if not isinstance(rows, dict):
@@ -194,7 +179,7 @@ def _check_options(row: dict[str, Any], place: Place, document: Document) -> Ite
     if wrong:
         return
     if row.get("seeds"):
-        yield from _check_seeds(row["seeds"], (*place, "seeds"), _list(document.data, "seeds"))
+        yield from _check_seeds(row["seeds"], (*place, "seeds"), listed(document.data, "seeds"))
     if row.get("teacher"):
         yield from _check_control(row, (*place, "teacher"), document)
 
@@ -217,7 +202,7 @@ def _check_seeds(seeds: list[int], place: Place, of_suite: list[Any]) -> Iterato
 
 def _pair_titles(data: dict[str, Any]) -> list[str]:
     """`teacher -> student` of every pair; one that is malformed (as `check` says elsewhere) has none."""
-    wholes = [pair for pair in _list(data, "pairs") if not list(mistakes(Pair, pair, ()))]
+    wholes = [pair for pair in listed(data, "pairs") if not list(mistakes(Pair, pair, ()))]
     return [parse(Pair, pair).title for pair in wholes] or ["?"]
 
 

@@ -43,8 +43,7 @@ def schema() -> dict[str, Any]:
     for name, short in (("ModelSpec", "model"), ("TeacherSpec", "model"), ("DatasetSpec", "name")):
         full = {**definitions[name], "required": [short], "additionalProperties": True}
         definitions[name] = {"anyOf": [{"type": "string"}, full]}
-    kinds = {"enum": ["cosine", "constant", "step"]}
-    definitions["Schedule"] = {"anyOf": [kinds, definitions["Schedule"]]}
+    definitions["Schedule"] = {"anyOf": [{"enum": ["cosine", "constant", "step"]}, *_schedules(definitions)]}
     train = dict(definitions["Train"]["properties"])
     root["properties"]["teacher_train"] = {
         "type": "object",
@@ -53,3 +52,12 @@ def schema() -> dict[str, Any]:
     }
     root["required"] = [] if "extends" in root["properties"] else root.get("required", [])
     return root
+
+
+def _schedules(definitions: dict[str, Any]) -> list[dict[str, Any]]:
+    """A table of our own, and one that begins with `timm: NAME`."""
+    own = definitions["Schedule"]
+    own["properties"] = {name: value for name, value in own["properties"].items() if name != "timm"}
+    timm = definitions.pop("TimmSchedule")
+    properties = dict(timm["properties"])
+    return [own, {**timm, "properties": {"timm": properties.pop("name"), **properties}, "required": ["timm"]}]

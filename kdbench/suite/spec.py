@@ -2,7 +2,6 @@
 
 import json
 from collections.abc import Iterator
-from itertools import pairwise
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
@@ -11,83 +10,11 @@ from kdbench.data import DATASETS
 from kdbench.layout import is_reserved
 from kdbench.registry import message_of
 from kdbench.suite.controls import CONTROLS
+from kdbench.suite.frozen import Above0, Frozen, Seed
+from kdbench.suite.training import Batches, Recipe, Schedule, TeacherTrain, TimmSchedule, Train
 from kdbench.suite.yaml_lines import Place
 
-Number = Annotated[float, Field(ge=0)]
-Above0 = Annotated[float, Field(gt=0)]
-Count = Annotated[int, Field(ge=1)]
-Seed = Annotated[int, Field(ge=0, lt=2**31)]
-
-
-class Frozen(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False, protected_namespaces=())
-
-
-class Schedule(Frozen):
-    """`cosine` (to 0, every step), `constant`, or `{step: [150, 180, 210], gamma: 0.1}` (epochs)."""
-
-    kind: Literal["cosine", "constant", "step"] = "cosine"
-    step: Annotated[tuple[Count, ...], Field(strict=False)] = ()
-    gamma: Annotated[float, Field(gt=0, lt=1)] = 0.1
-
-    @model_validator(mode="before")
-    @classmethod
-    def _short(cls, value: Any) -> Any:
-        if isinstance(value, str):
-            return {"kind": value}
-        return {"kind": "step", **value} if isinstance(value, dict) and "step" in value else value
-
-
-class Batches(Frozen):
-    """What the members of a cohort share: the batches, and the arithmetic of the teacher's forward."""
-
-    epochs: Count = 240
-    batch_size: Annotated[int, Field(ge=2)] = 64
-    augment: str = "crop_flip"  # a word of the data set's (`register_dataset`)
-    precision: Literal["fp32", "bf16"] = "fp32"
-
-
-class Recipe(Frozen):
-    """What each member has for itself. The optimizer's settings hold for adapters too, as in the CRD benchmark."""
-
-    optimizer: Literal["sgd", "adamw"] = "sgd"
-    lr: Above0 = 0.05
-    momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
-    nesterov: bool = False
-    weight_decay: Number = 5e-4
-    no_decay: Literal["norms_and_biases"] | None = None  # what weight decay spares; None: nothing, as the CRD benchmark
-    schedule: Schedule = Schedule()
-    warmup_epochs: Number = 0.0
-    clip_grad: Above0 | None = None
-
-
-class Train(Recipe, Batches):
-    """How a student is trained: a suite's `train`. A setting that is off is None, and None is not in a key."""
-
-    @property
-    def batches(self) -> Batches:
-        return Batches.model_construct(**{name: getattr(self, name) for name in Batches.model_fields})
-
-    @model_validator(mode="after")
-    def _fits(self) -> Self:
-        if self.epochs == 0:
-            return self
-        steps = self.schedule.step
-        if any(a >= b for a, b in pairwise(steps)) or (steps and steps[-1] >= self.epochs):
-            raise ValueError(f"schedule.step must rise and stay below epochs ({self.epochs})")
-        if self.warmup_epochs >= self.epochs:
-            raise ValueError(f"warmup_epochs must be below epochs ({self.epochs})")
-        return self
-
-
-class TeacherTrain(Train):
-    """As `train`, unless said otherwise. `seed`: one teacher for all cells (the field's custom), or one `per_seed`.
-
-    `epochs: 0` takes a pretrained teacher as it is.
-    """
-
-    epochs: Annotated[int, Field(ge=0)] = 240
-    seed: Seed | Literal["per_seed"] = 0
+__all__ = ["Batches", "Recipe", "TeacherTrain", "Train"]  # how to train has its own module
 
 
 class ByName(Frozen):
@@ -177,7 +104,7 @@ class Pair(Frozen):
 
     teacher: TeacherSpec
     student: ModelSpec
-    train: dict[str, Any] = {}
+    train: dict[str, Any] = Field(default_factory=dict)
 
     @property
     def title(self) -> str:
@@ -234,7 +161,7 @@ class SuiteFile(Frozen):
     ] = ()
     validation: Annotated[float, Field(ge=0, lt=1)] = 0.0
     train: Train
-    teacher_train: dict[str, Any] = {}
+    teacher_train: dict[str, Any] = Field(default_factory=dict)
 
     @field_validator("name")
     @classmethod
@@ -264,7 +191,7 @@ def mistakes(model: type[BaseModel], data: Any, place: Place) -> Iterator[tuple[
 
 def _fields_at(model: type[BaseModel], loc: Place) -> list[str]:
     """The entries that the table at `loc` may have, aliases of short forms included."""
-    nested: dict[str, type[BaseModel]] = {"train": Train, "schedule": Schedule, "pairs": Pair}
+    nested: dict[str, type[BaseModel]] = {"train": Train, "schedule": Schedule, "timm": TimmSchedule, "pairs": Pair}
     for part in reversed(loc):
         if isinstance(part, str):
             return list(nested.get(part, model).model_fields)

@@ -132,7 +132,7 @@ def train_epoch(cohort: Cohort, running: Sequence[Trial], number: int) -> bool:
     """One pass over the training set, from where the first member is. False when it was stopped."""
     done = number * cohort.steps
     for trial in running:
-        trial.enter(number, fresh=trial.done == done)
+        trial.enter(number, trial.done == done, cohort.steps)
     start = max(0, min((t.done for t in running), default=done) - done)
     clock = Clock()
     for step, batch in enumerate(epoch_of(cohort, number, start, views_needed(running)), start):

@@ -109,6 +109,8 @@ class Objective(nn.Module):
         for term in self.all_terms():
             if term.teacher_norms and BATCH_NORMS not in teacher.views:
                 raise Inapplicable(f"{term.name} needs a teacher with batch norms (teacher_norms: batch)")
+            if is_rule(type(term.method)) and task.accumulate > 1:
+                raise Inapplicable(f"{term.name} needs an optimizer step for each batch (train.accumulate)")
             try:
                 with seeded("adapters", term.name, *seed):
                     term.method.build(student, teacher, task)

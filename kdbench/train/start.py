@@ -35,7 +35,7 @@ def start_trial(
     needs, task = needs_of(cell.methods), training_task(splits.task, cell.train, splits.train.targets.clone())
     built = built_objective(cell.phases, net.to(device), teacher, task, device, cell.seed)
     if "peer" in student_needs_of(cell.methods):
-        peer = build_net(cell.student, task, "peer", cell.seed)
+        peer = build_net(cell.student_net, task, "peer", cell.seed)
         built.peer = peer.to(memory_format=torch.channels_last)
     trial = Trial(net, built, cell.train, device, cell.seed)
     trial.key = cell.key
@@ -52,7 +52,13 @@ def start_trial(
 
 def training_task(task: Task, train: Train, targets: Tensor) -> Task:
     """The task with what a method may know of how it is trained."""
-    return replace(task, batch_size=train.batch_size, targets=targets, momentum=momentum_of(train))
+    return replace(
+        task,
+        batch_size=train.batch_size,
+        targets=targets,
+        momentum=momentum_of(train),
+        accumulate=train.accumulate or 1,
+    )
 
 
 def teacher_epoch(

@@ -148,7 +148,7 @@ def _make(
         except Misfit:
             Checkpoints(folder.checkpoints).remove(cell.teacher_key)
             return _make(cell, splits, folder, device, hooks, waiting)
-        curves = trial.curves
+        curves, net = trial.curves, trial.deliver().net
     freeze(net, device)
     if cell.control and not cell.teacher_is_trained:
         settle_norms(net, splits.train, recipe, cell.teacher_seed)

@@ -1,7 +1,7 @@
 """One member of a cohort: a student, its objective, its optimizer, its random state, its curves; and its step."""
 
 import math
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import replace
 from typing import Any
 
@@ -9,12 +9,14 @@ import torch
 from torch import Tensor, nn
 
 from kdbench.errors import in_words
-from kdbench.method.contract import VIEWS, Batch, Method, Outputs, is_rule
+from kdbench.method.contract import VIEWS, Batch, Outputs, is_rule
 from kdbench.nets import Net
 from kdbench.seeding import RandomState
 from kdbench.suite.spec import Train
 from kdbench.train.arithmetic import trusted
+from kdbench.train.average import averaged
 from kdbench.train.evaluation import autocast
+from kdbench.train.gradients import combine, gradients, set_gradients
 from kdbench.train.group import ALONE, Group
 from kdbench.train.lent import without_weights
 from kdbench.train.objective import (
@@ -28,8 +30,7 @@ from kdbench.train.objective import (
 from kdbench.train.optim import make_optimizer, set_rate
 from kdbench.train.reach import TeachesNothing, reaches
 from kdbench.train.student import Delivered
-
-Gradients = Sequence[Tensor | None]  # one for each parameter; None where the loss does not reach it
+from kdbench.train.updates import update_of
 
 
 class Misfit(Exception):
@@ -51,16 +52,18 @@ class Trial:
         self.net = net.to(device).to(memory_format=torch.channels_last)
         self.objective = objective.to(device).to(memory_format=torch.channels_last)
         self.train_spec, self.device, self.group = train, device, group
+        self.delivered = Delivered(self.net, self.objective)
+        self.average = averaged(self.delivered, train)  # of the weights; None where the recipe asks for none
         trusted(self.net)
         trusted(self.objective)
         narrow_adapters(objective, device, train.precision)
-        self.delivered = Delivered(self.net, self.objective)
         self.params = [p for p in [*net.parameters(), *objective.parameters()] if p.requires_grad]
         self.optimizer = make_optimizer(self.params, train, net.model)
         # Two streams: what a method draws must not change the student's drop-out masks, which all objectives share.
         self.student_random = RandomState(device, "student", seed)
         self.method_random = RandomState(device, "method", seed)
-        self.done = 0  # steps
+        self.done = 0  # steps: batches that it has seen
+        self.steps_per_epoch = 0
         self.evaluated = 0  # epochs
         self.sums: dict[str, Tensor] = {}  # this epoch's losses, added up on the device
         self.curves: dict[str, list[float]] = {}
@@ -79,11 +82,12 @@ class Trial:
 
     def deliver(self) -> Delivered:
         """The student as it is used: what is evaluated, profiled, saved and exported."""
-        return self.delivered
+        return self.delivered if self.average is None else self.average.delivered
 
-    def enter(self, epoch: int, fresh: bool) -> None:
-        """Go to the phase of `epoch`; `fresh`: not from a checkpoint amidst it."""
+    def enter(self, epoch: int, fresh: bool, steps: int) -> None:
+        """Go to the phase of `epoch`, which has so many `steps`; `fresh`: not from a checkpoint amidst it."""
         self.objective.enter(epoch)
+        self.steps_per_epoch = steps
         if fresh and self.objective.begins(epoch):
             self.silent = [term.name for term in self.objective.terms() if not is_rule(type(term.method))]
 
@@ -95,20 +99,32 @@ class Trial:
                 self.silent = [name for name in self.silent if name != method]
 
     def step(self, batch: Batch, teacher_out: Outputs, lr: Tensor) -> None:
-        """One optimizer step at the rate `lr` []. `teacher_out`: in fp32 (or wider) and without gradient."""
+        """A batch, and an optimizer step at the rate `lr` []. `teacher_out`: in fp32 (or wider) and without gradient.
+
+        With `accumulate` gradients add up, and the last batch of an update makes the step.
+        """
         student_out = self.group.gather(self.forward_student(batch))
         with self.method_random:
             task, distilled, losses = self.objective(student_out, teacher_out, batch, self.listen)
-        self.optimizer.zero_grad(set_to_none=True)
-        self.backward(task, distilled)
+        update = update_of(self.done, self.steps_per_epoch, self.train_spec.accumulate)
+        if update.begins:
+            self.optimizer.zero_grad(set_to_none=True)
+        self.backward(task, distilled, update.batches)
+        if update.ends:
+            self.update(lr)
+        for name, value in {"total": task + distilled, **losses}.items():
+            self.sums[name] = self.sums[name] + value.detach() if name in self.sums else value.detach().clone()
+        self.done += 1
+
+    def update(self, lr: Tensor) -> None:
+        """The optimizer's step with the gradients that there are, at the rate `lr` []."""
         self.group.mean(self.params)
         if self.train_spec.clip_grad is not None:
             nn.utils.clip_grad_norm_(self.params, self.train_spec.clip_grad)
         set_rate(self.optimizer, lr)
         self.optimizer.step()
-        for name, value in {"total": task + distilled, **losses}.items():
-            self.sums[name] = self.sums[name] + value.detach() if name in self.sums else value.detach().clone()
-        self.done += 1
+        if self.average is not None:
+            self.average.update(self.delivered)
 
     def forward_student(self, batch: Batch) -> Outputs:
         """The student's outputs, in fp32 or wider; with its peer's, where a method has it learn beside one."""
@@ -121,11 +137,13 @@ class Trial:
                     outputs = replace(outputs, views={**outputs.views, "peer": peer(batch.inputs)})
         return at_least_fp32(outputs).map(with_gradient_in_its_layout)
 
-    def backward(self, task: Tensor, distilled: Tensor) -> None:
-        """Gradients of the sum; or what the objective's rule makes of those of its two parts (DOT)."""
+    def backward(self, task: Tensor, distilled: Tensor, batches: int = 1) -> None:
+        """Gradients of the sum, which is one of so many `batches` of an update; or what the objective's rule makes of
+        those of its two parts (DOT), which takes one batch."""
         rule = self.objective.rule()
         if rule is None:
-            (task + distilled).backward()
+            loss = task + distilled
+            (loss if batches == 1 else loss / batches).backward()
             return
         of_task, of_distilled = gradients(task, self.params), gradients(distilled, self.params)
         combine(rule, self.params, of_task, of_distilled, self.optimizer)
@@ -155,7 +173,11 @@ class Trial:
 
     def state(self) -> dict[str, Any]:
         """All that a later process needs to go on with the same bits; tensors, numbers and text only."""
+        average = {"average": self.average.state()} if self.average is not None else {}
+        added = {"gradients": [p.grad for p in self.params]} if self.train_spec.accumulate else {}
         return {
+            **average,
+            **added,
             "net": self.net.state_dict(),
             "objective": self.objective.state_dict(),
             "optimizer": self.optimizer.state_dict(),
@@ -176,6 +198,10 @@ class Trial:
         self.net.load_state_dict(state["net"])
         self.objective.load_state_dict(state["objective"])
         self.optimizer.load_state_dict(state["optimizer"])
+        if self.average is not None:
+            self.average.load_state(state["average"])
+        if self.train_spec.accumulate:
+            set_gradients(self.params, state["gradients"])
         self.student_random.state, self.method_random.state = state["random"]
         for name in _PLAIN:
             setattr(self, name, state[name])
@@ -202,32 +228,6 @@ def all_views(net: Net, batch: Batch, needs: frozenset[str]) -> Outputs:
 def no_outputs(batch: Batch) -> Outputs:
     """Those of a net that nobody asks: logits [B, 0]."""
     return Outputs(torch.zeros(len(batch.target), 0, device=batch.target.device))
-
-
-def combine(
-    rule: Method,
-    params: Sequence[nn.Parameter],
-    task: Gradients,
-    distilled: Gradients,
-    optimizer: torch.optim.Optimizer,
-) -> None:
-    """Set `grad` of every parameter: what the rule says where both losses reach it, else the one there is."""
-    both = []
-    for parameter, of_task, of_distilled in zip(params, task, distilled, strict=True):
-        parameter.grad = of_task if of_distilled is None else of_distilled
-        if of_task is not None and of_distilled is not None:
-            both.append((parameter, of_task, of_distilled))
-    if both:
-        reached, of_tasks, of_distilleds = (list(column) for column in zip(*both, strict=True))
-        for parameter, gradient in zip(reached, rule.combine(reached, of_tasks, of_distilleds, optimizer), strict=True):
-            parameter.grad = gradient
-
-
-def gradients(loss: Tensor, params: Sequence[nn.Parameter]) -> Gradients:
-    """Of one part of the loss, which may reach no parameter at all; the graph is kept for the other part."""
-    if not loss.requires_grad:
-        return [None] * len(params)
-    return torch.autograd.grad(loss, params, retain_graph=True, allow_unused=True)
 
 
 @torch.no_grad()

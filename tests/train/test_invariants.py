@@ -59,6 +59,7 @@ def bits(trial):
     """Everything a trial ends with, as one comparable table."""
     state = trial.state()
     tensors = {f"net.{k}": v for k, v in state["net"].items()} | {f"obj.{k}": v for k, v in state["objective"].items()}
+    tensors |= state.get("average", {}).get("weights", {})
     return tensors, trial.curves
 
 

@@ -1,0 +1,77 @@
+"""What a suite says of training that only others know: words of its data sets, optimizers of timm."""
+
+from collections.abc import Iterator
+from functools import lru_cache
+from typing import Any
+
+import torch
+
+from kdbench.data import DATASETS
+from kdbench.errors import first_line, unknown
+from kdbench.suite.spec import mistakes
+from kdbench.suite.training import Recipe
+from kdbench.suite.yaml_lines import Place
+
+OWN = ("sgd", "adamw")  # torch's; see train/optim.py
+# Of timm's: what needs a package of its own, second derivatives, or a compiler.
+LEFT_OUT = ("fused", "bnb", "adahessian", "kron")
+
+
+def listed(data: dict[str, Any], name: str) -> list[Any]:
+    """The list under `name`; an empty one where there is something else."""
+    return data[name] if isinstance(data.get(name), list) else []
+
+
+def tables(data: dict[str, Any]) -> Iterator[tuple[Place, dict[str, Any]]]:
+    """Every table that says how to train."""
+    places: list[tuple[Place, Any]] = [((name,), data.get(name)) for name in ("train", "teacher_train")]
+    pairs = enumerate(listed(data, "pairs"))
+    places += [(("pairs", number, "train"), pair.get("train")) for number, pair in pairs if isinstance(pair, dict)]
+    yield from ((place, table) for place, table in places if isinstance(table, dict))
+
+
+def check_augment(data: dict[str, Any]) -> Iterator[tuple[Place, str]]:
+    """Words that one of the data sets does not know."""
+    names = [spec.get("name") if isinstance(spec, dict) else spec for spec in listed(data, "datasets")]
+    known = [DATASETS[name].augments for name in names if isinstance(name, str) and name in DATASETS]
+    for place, table in tables(data):
+        word = table.get("augment")
+        for words in known:
+            if isinstance(word, str) and words is not None and word not in words:
+                yield (*place, "augment"), unknown("augmentation", word, words)
+
+
+def check_optimizers(data: dict[str, Any]) -> Iterator[tuple[Place, str]]:
+    """Optimizers that there are not, or that don't take what they are given."""
+    train = data.get("train") if isinstance(data.get("train"), dict) else {}
+    for place, table in tables(data):
+        whole = {**train, **table} if isinstance(train, dict) else table
+        given = {name: whole[name] for name in ("optimizer", "betas", "eps") if name in whole}
+        name = given.get("optimizer", "sgd")
+        if list(mistakes(Recipe, given, place)):
+            continue  # told by `check`
+        if name not in (*OWN, *timm_optimizers()):
+            yield (*place, "optimizer"), unknown("optimizer", name, {*OWN, *timm_optimizers()})
+        elif problem := _refused(name, given):
+            yield (*place, "optimizer"), problem
+
+
+@lru_cache
+def timm_optimizers() -> frozenset[str]:
+    from timm.optim import list_optimizers
+
+    return frozenset(name for name in list_optimizers() if not name.startswith(LEFT_OUT))
+
+
+def _refused(name: str, given: dict[str, Any]) -> str:
+    """Why an optimizer does not take its settings; "" where it does."""
+    from timm.optim import create_optimizer_v2
+
+    own = {setting: given[setting] for setting in ("betas", "eps") if given.get(setting) is not None}
+    if name == "sgd":
+        return f"sgd has no {', '.join(own)}" if own else ""
+    try:
+        create_optimizer_v2([torch.nn.Parameter(torch.zeros(1))], name, lr=0.1, **own)
+    except Exception as error:
+        return f"{name} does not take {own or 'its settings'}: {first_line(error)}"
+    return ""
