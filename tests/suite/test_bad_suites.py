@@ -46,7 +46,7 @@ MISTAKES = {
     "optimizer of timm": ("lr: 0.1", "optimizer: lambb", 10, "unknown optimizer 'lambb'; did you mean"),
     "optimizer left out": ("lr: 0.1", "optimizer: adahessian", 10, "train.optimizer: unknown optimizer 'adahessian'"),
     "betas of sgd": ("lr: 0.1", "betas: [0.9, 0.99]", 10, "train.optimizer: sgd has no betas"),
-    "betas of lars": ("lr: 0.1", "optimizer: lars, betas: [0.9, 0.9]", 10, "lars does not take {'betas': [0.9, 0.9]}"),
+    "betas of lars": ("lr: 0.1", "optimizer: lars, betas: [0.9, 0.9]", 10, "train.optimizer: lars has no betas"),
     "schedule of timm": ("lr: 0.1", "schedule: {timm: plateau}", 10, "train.schedule.timm.name: should be 'cosine'"),
     "schedule's setting": ("lr: 0.1", "schedule: {timm: tanh, minlr: 1}", 10, "did you mean 'min_lr'?"),
     "warm-up of nothing": ("lr: 0.1", "ema_warmup: true", 10, "give its decay as `ema`"),
