@@ -180,6 +180,7 @@ def register_dataset(
     info: Callable[..., Task] | None = None,
     digest: Digest | None = None,
     augments: Collection[str] | None = None,
+    prepare: Callable[..., dict[str, Any]] | None = None,
 ) -> Callable[[Function], Function]:
     """Decorator that puts a function `(data_dir: Path, **settings) -> Splits` under `name`.
 
@@ -192,12 +193,16 @@ def register_dataset(
 
     `augments`: the words that a suite may give as `train.augment`, where the data set knows some; None: it is asked
     only when it makes its batches.
+
+    `prepare` has the settings as arguments and says what is done to an example before it is an input, as plain data: an
+    exported student carries it.
     """
 
     def register(function: Function) -> Function:
         function.info = info  # type: ignore[attr-defined]
         function.digest = digest  # type: ignore[attr-defined]
         function.augments = augments  # type: ignore[attr-defined]
+        function.prepare = prepare  # type: ignore[attr-defined]
         DATASETS.add(name, function, function)
         return function
 

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 import yaml
+from documents import readme_block
 from torch import nn
 
 import kdbench as package
@@ -26,7 +27,6 @@ from kdbench.train.objective import Objective
 
 ROOT = Path(__file__).parents[1]
 EXAMPLES = ROOT / "examples"
-README = (ROOT / "README.md").read_text()
 Run = Callable[..., tuple[int, str, str]]
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -156,12 +156,6 @@ def test_the_commands_from_python(
 
 
 # --- the README's method ---------------------------------------------------------------------------------------------
-
-
-def readme_block(section: str, language: str) -> str:
-    """The first block of a language in a section of the README."""
-    text = README.split(f"\n## {section}\n")[1].split("\n## ")[0]
-    return re.search(rf"```{language}\n(.*?)```", text, re.DOTALL)[1]  # type: ignore[index]
 
 
 def test_the_readmes_method_is_the_example() -> None:

@@ -13,9 +13,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from documents import readme_section
 
 ROOT = Path(__file__).parents[1]
-README = (ROOT / "README.md").read_text(encoding="utf-8")
 Run = Callable[..., str]
 
 
@@ -72,8 +72,9 @@ def test_an_installed_kdbench_needs_no_checkout(run: Run, tmp_path: Path) -> Non
 @pytest.mark.slow
 def test_the_readmes_commands_from_an_empty_folder(run: Run) -> None:
     """Each line of the section, as it stands but for `uv run`: a server and what needs data are left out."""
-    section = README.split("\n## Two commands\n")[1].split("\n## ")[0]
-    lines = [line.partition("#")[0].split() for line in re.findall(r"uv run kdbench (.*)", section)]
+    lines = [
+        line.partition("#")[0].split() for line in re.findall(r"uv run kdbench (.*)", readme_section("Two commands"))
+    ]
     assert lines[0][:1] == ["run"]
     for words in lines:
         words = ["run", "quickstart"] if words == ["run", "suites/quickstart.yaml"] else words  # a clone's

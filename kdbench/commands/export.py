@@ -12,10 +12,11 @@ from safetensors.torch import save
 from torch import Tensor
 
 from kdbench.errors import UserError
-from kdbench.files import write_atomic
+from kdbench.files import write_atomic, write_json
 from kdbench.layout import RESULTS
 from kdbench.method.contract import Inputs, num_inputs
 from kdbench.method.metric import metric_of
+from kdbench.results.card import as_metadata, card
 from kdbench.results.schema import Record
 from kdbench.suite.plugins import load_plugin
 from kdbench.train.load import find, load_weights_of
@@ -35,15 +36,18 @@ def run(given: argparse.Namespace) -> int:
 def export(
     key: str | Path, format: str, output: Path | None = None, results: Path = RESULTS, force: bool = False
 ) -> tuple[Path, str]:
-    """Write the student of a cell as one file and compare the file's logits with the student's.
+    """Write the student of a cell as one file, what its user must know as JSON beside it, and compare its logits.
 
     Returns the file and a line about it. `force`: replace a file that is there. Raises UserError when the logits
     differ by more than 1e-4; then what stood there still does.
     """
     record, weights = find(key, results)
     path = output or Path(f"{record['key']}.{format}")
-    if path.exists() and (not force or path.is_dir()):
-        raise UserError(f"{path} is there already; " + ("it is a folder" if path.is_dir() else "--force replaces it"))
+    beside = path.with_suffix(".json")
+    for file in (path, beside):
+        if file.exists() and (not force or file.is_dir()):
+            what = "it is a folder" if file.is_dir() else "--force replaces it"
+            raise UserError(f"{file} is there already; {what}")
     student = load_weights_of(record, weights)
     inputs = student.inputs.random(4, generator=torch.Generator().manual_seed(0))
     with torch.inference_mode():
@@ -56,13 +60,14 @@ def export(
         if not difference <= TOLERANCE:
             raise UserError(f"{path}: its logits differ from the student's by {difference:.2g}; not written")
         aside.replace(path)
+    write_json(beside, card(record))
     takes = str(student.inputs)
     bare = format == "safetensors" and student.delivered.method is None and student.delivered.net.about()
     what = (
         "takes normalised inputs, as its bare model does" if bare else student.inputs.about or "takes them as they are"
     )
     line = f"{path}: {record['student']} ({record['label']}, {metric_of(record).says(record)}), {takes}, {what}"
-    return path, f"{line}; logits differ from the student's by {difference:.1g}"
+    return path, f"{line}; logits differ from the student's by {difference:.1g}; {beside} has classes, sizes and scores"
 
 
 def write_safetensors(student: Student, record: Record, path: Path, inputs: Inputs, expected: Tensor) -> float:
@@ -100,8 +105,7 @@ def write_onnx(student: Student, record: Record, path: Path, inputs: Inputs, exp
                                         dynamo=True, dynamic_shapes=dynamic, optimize=True, verbose=False)  # fmt: skip
     assert program is not None
     model = program.model_proto
-    about = {"kdbench.key": record["key"], "input": student.inputs.about}
-    onnx.helper.set_model_props(model, about)
+    onnx.helper.set_model_props(model, as_metadata(card(record)))
     onnx.checker.check_model(model)
     write_atomic(path, model.SerializeToString())
     session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])

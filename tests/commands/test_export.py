@@ -15,6 +15,7 @@ import kdbench
 from kdbench.commands.export import export
 from kdbench.data import load_splits
 from kdbench.errors import UserError
+from kdbench.results.card import as_metadata
 from kdbench.results.mlflow_runs import MlflowRuns
 from kdbench.train.evaluation import evaluate_one
 from kdbench.train.load import load_deployed, load_student, load_weights_of, task_of_record
@@ -83,6 +84,28 @@ def test_onnx_gives_the_same_logits(results: Path, label: str, tmp_path: Path) -
     torch.testing.assert_close(torch.from_numpy(logits), expected, atol=1e-4, rtol=0)
 
 
+def test_the_file_speaks_for_itself(results: Path, tmp_path: Path) -> None:
+    """The same in the file and beside it; digits name no classes and are inputs as they come."""
+    onnxruntime = pytest.importorskip("onnxruntime", reason="ONNX needs the extra `export`")
+    record, path = record_of(results, "student"), tmp_path / "student.onnx"
+    export(record["key"], "onnx", path, results)
+    told = onnxruntime.InferenceSession(path).get_modelmeta().custom_metadata_map
+    beside = json.loads(path.with_suffix(".json").read_text())
+    assert told == as_metadata(beside)
+    assert json.loads(told["classes"]) == [str(number) for number in range(10)]
+    assert json.loads(told["inputs"])["images"]["shape"] == [3, 8, 8]
+    score = beside["score"]
+    assert score["test"] == record["scores"]["test_top1"]
+    assert score["num_test"] == 597
+    p, n, z = score["test"] / 100, 597, 1.959964  # Wilson 1927: where |p - p0| is z standard errors at p0
+    for end in score["interval_95"]:
+        assert abs(p - end / 100) == pytest.approx(z * (end / 100 * (1 - end / 100) / n) ** 0.5, rel=1e-5)
+    taken = tmp_path / "other.onnx"
+    taken.with_suffix(".json").write_text("precious")
+    with pytest.raises(UserError, match=r"other.json is there already"):
+        export(record["key"], "onnx", taken, results)
+
+
 @pytest.mark.parametrize("label", METHODS)
 def test_safetensors(results: Path, label: str, tmp_path: Path) -> None:
     record, path = record_of(results, label), tmp_path / "student.safetensors"
@@ -113,7 +136,7 @@ def test_a_file_that_is_there_stays(results: Path, tmp_path: Path, monkeypatch: 
             export(key, "safetensors", path, results, force=True)
     assert path.read_bytes() == b"precious"
     export(key, "safetensors", path, results, force=True)
-    assert list(tmp_path.iterdir()) == [path]
+    assert sorted(tmp_path.iterdir()) == [path.with_suffix(".json"), path]
     with safe_open(path, "pt") as file:
         assert file.metadata()["kdbench.key"] == key
 

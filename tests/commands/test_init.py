@@ -1,12 +1,15 @@
 """From a folder of pictures to an exported student in three commands; and what is said on the way."""
 
+import json
 import re
+import runpy
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 import yaml
+from documents import readme_block
 from grids import drawn, grid, record
 from PIL import Image
 from sklearn.datasets import load_digits
@@ -18,6 +21,7 @@ from kdbench.errors import UserError
 from kdbench.files import write_json
 from kdbench.suite.load import load_suite, objective
 from kdbench.train.load import load_deployed
+from kdbench.vision.decode import decode
 from kdbench.vision.inspect import Folder, about, inspect
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -76,7 +80,18 @@ def test_three_commands_from_photographs_to_onnx(kdbench, tmp_path, monkeypatch)
     file = tmp_path / "student.onnx"
     assert kdbench("export", key, "--format", "onnx", "--output", file)[0] == 0
     assert file.stat().st_size > 1000
-    assert load_deployed(key, tmp_path / "results")(torch.zeros(1, 3, 32, 32)).shape == (1, 10)
+    student, picture = load_deployed(key, tmp_path / "results"), root / "val" / "digit_0" / "0.png"
+    pixels = torch.tensor(decode(picture, 32)).permute(2, 0, 1)[None] / 255
+    about = json.loads((tmp_path / "student.json").read_text())
+    assert about["classes"] == [f"digit_{number}" for number in range(10)]
+    assert about["score"]["interval_95"][0] <= about["score"]["test"] <= about["score"]["interval_95"][1]
+    assert (about["kdbench.key"], about["teacher"], about["suite"]) == (key, "cifar_resnet14", "my-photos")
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "use.py").write_text(readme_block("Ship a student", "python"))
+    monkeypatch.setattr("sys.argv", ["use.py", str(picture)])
+    left = runpy.run_path("use.py")
+    np.testing.assert_allclose(left["logits"], student(pixels).numpy(), atol=1e-4)
+    assert left["classes"] == about["classes"]
 
 
 def test_a_folder_with_flaws(tmp_path):

@@ -1,23 +1,18 @@
 """README's example of a method passes the contract that every method of `methods/` passes, as it stands."""
 
-import re
 from pathlib import Path
 
 import pytest
 import test_methods as contract
+from documents import readme_block
 
 from kdbench.method.register import METHODS
 from kdbench.suite.plugins import load_plugin
 
-README = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
-
 
 @pytest.fixture
 def _cosine(tmp_path: Path) -> None:
-    section = README.split("\n## Add a method\n")[1].split("\n## ")[0]
-    block = re.search(r"```python\n(.*?)```", section, re.DOTALL)
-    assert block is not None
-    (tmp_path / "cosine.py").write_text(block[1])
+    (tmp_path / "cosine.py").write_text(readme_block("Add a method", "python"))
     load_plugin(tmp_path / "cosine.py")
     assert "cosine" in METHODS
 
