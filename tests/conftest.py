@@ -5,6 +5,10 @@ import sys
 import tempfile
 
 os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # processes that tests start import in half the time with byte code
+sys.dont_write_bytecode = False
+if "PYTEST_XDIST_WORKER" in os.environ:
+    os.environ.setdefault("OMP_NUM_THREADS", "1")  # one process a core: more threads would wait for each other
 os.environ.pop("MLFLOW_TRACKING_URI", None)
 os.environ["KDBENCH_CACHE"] = tempfile.mkdtemp(prefix="kdbench-")  # proofs are made anew, and once for all tests
 
@@ -33,6 +37,14 @@ TINY: dict[str, Any] = {
     "seeds": [0],
     "train": {"epochs": 2, "batch_size": 256, "lr": 0.05, "augment": "crop"},
 }
+
+
+def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
+    """A process a core, but none for a few files: they start for seconds."""
+    if len(config.args) < 4 and all(".py" in name for name in config.args):
+        config.option.dist = "no"
+        return 0
+    return min(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1, 4)
 
 
 def batches_of(

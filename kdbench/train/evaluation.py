@@ -62,8 +62,9 @@ class Judged:
 
     def per_class(self, targets: Tensor, num_classes: int) -> list[float]:
         """Top-1 of every class in percent; NaN for a class without examples."""
-        hits = torch.bincount(targets, (self.predicted == targets).double(), minlength=num_classes)
-        return (100 * hits / torch.bincount(targets, minlength=num_classes)).tolist()
+        # Counted, not summed by weight: the latter is not deterministic on a GPU.
+        hits = torch.bincount(targets[self.predicted == targets], minlength=num_classes)
+        return (100 * hits.double() / torch.bincount(targets, minlength=num_classes)).tolist()
 
 
 @torch.no_grad()

@@ -1,7 +1,7 @@
 """The same digits as before the house was rebuilt: a suite with peers, views, phases, ramps, a rule on gradients.
 
 `digits/before.json` was made from `digits/suite.yaml` by commit 850884d. Digits hold on one kind of processor, of torch
-and number of threads; elsewhere scores are compared within what rounding can do in two epochs of a small net. The row
+and number of threads; elsewhere losses are compared within what rounding can do in two epochs of a small net. The row
 `ramp` has the same score, but other last digits: a number that follows a schedule is now a tensor in fp32, so that a
 step can be captured.
 """
@@ -34,6 +34,11 @@ def records(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
     return [json.loads(path.read_text()) for path in (results / "digits-before" / "records").glob("*.json")]
 
 
+def losses_of(record: dict[str, Any]) -> list[float]:
+    """Of every epoch."""
+    return list(record["curves"].get("loss/total", []))
+
+
 def test_the_same_digits_as_before(records: list[dict[str, Any]]) -> None:
     before = json.loads((HERE / "before.json").read_text())
     made_by, cells = before["made_by"], before["cells"]
@@ -41,10 +46,9 @@ def test_the_same_digits_as_before(records: list[dict[str, Any]]) -> None:
     for record in records:
         then, now = cells[f"{record['student']} · {record['label']}"], record["versions"]
         same_machine = all(now[name] == made_by[name] for name in ("torch", "threads", "kind"))
-        # Two epochs of a small net carry a last digit a long way: other kernels on one machine moved a row by 6 points.
-        near = {"rel": 0, "abs": 0} if same_machine else {"abs": 10.0}
-        score, score_then = (found["scores"].get("test_top1") for found in (record, then))
-        assert score == (score_then and pytest.approx(score_then, **near)), record["label"]
+        # Other kernels round otherwise, and two epochs of a small net carry a last digit a long way: fitnet's top-1
+        # was 28, 13, 15 and 16 with four kinds of kernels, its losses within 6%.
+        assert losses_of(record) == pytest.approx(losses_of(then), rel=0.15), record["label"]
         if same_machine and record["label"] == "ramp":
             assert record["scores"]["test_nll"] == pytest.approx(then["scores"]["test_nll"], rel=1e-4)
         elif same_machine:
