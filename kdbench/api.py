@@ -48,7 +48,8 @@ class Options:
     """What all commands share.
 
     `keep_answers`: how many GB of the teachers' outputs a run may keep on disk. `jobs`: how many processes train; None:
-    as many as fit this machine. In another process a method must stand in a file: installed, or a plugin.
+    as many as fit this machine. In another process a method must stand in a file: installed, or a plugin. `devices`:
+    how many train each cohort together.
     """
 
     data: Path = DATA
@@ -59,6 +60,7 @@ class Options:
     tracking_uri: str | None = None
     keep_answers: float = 0.0
     jobs: int | None = 1
+    devices: int = 1
 
     @property
     def uri(self) -> str:
@@ -92,8 +94,8 @@ def plan(suite: str | Path, **options: Any) -> Plan:
 def run(suite: str | Path, **options: Any) -> pd.DataFrame:
     """Run a suite and return its leaderboard, one row per objective.
 
-    Options: `data`, `results`, `device`, `only`, `plugins`, `tracking_uri`, `keep_answers`, `jobs`, as on the command
-    line, but that `jobs` is 1 unless said otherwise.
+    Options: `data`, `results`, `device`, `only`, `plugins`, `tracking_uri`, `keep_answers`, `jobs`, `devices`, as on
+    the command line, but that `jobs` is 1 unless said otherwise.
     Raises UserError when the suite is wrong; cells that fail or diverge are rows of the table.
     """
     return run_suite(Path(suite), _options(options)).table
@@ -193,7 +195,7 @@ def run_suite(
         warnings.filterwarnings("ignore", message=".*not writable.*", category=UserWarning)
         device, path = choose_device(options.device), suite_path(path)
         made = _plan(path, options)
-        executor = executor or executor_of(made, device, options.jobs)
+        executor = executor or executor_of(made, device, options.jobs, options.devices)
         folder = Layout(options.results).suite(made.name)
         todo = made.todo
         text_of_suite = path.read_text(encoding="utf-8", errors="replace")  # it may be edited meanwhile

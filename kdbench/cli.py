@@ -66,6 +66,9 @@ def _on_suites(command: Command) -> None:
     run.add_argument("--jobs", type=processes, default=None, metavar="N",
                      help="train in so many processes, which share the threads or GPUs; 1: in this one (default: auto, "
                           "as many as there are cohorts and cores, or GPUs, as far as memory goes)")  # fmt: skip
+    run.add_argument("--devices", type=count, default=1, metavar="N",
+                     help="train each cohort with so many GPUs (or processes on the CPU), each with a part of every "
+                          "batch: for what takes one device too long; or start this command by torchrun")  # fmt: skip
     plan.add_argument("--shell", action="store_true",
                       help="print a command for each cohort that is left instead, for a scheduler's array")  # fmt: skip
     board.add_argument("--also", type=Path, action="append", default=[], metavar="DIR",
@@ -130,8 +133,10 @@ def _on_this_machine(command: Command) -> None:
 
 
 def processes(text: str) -> int | None:
-    if text == "auto":
-        return None
+    return None if text == "auto" else count(text)
+
+
+def count(text: str) -> int:
     if int(text) < 1:
         raise ValueError
     return int(text)

@@ -5,6 +5,7 @@ import re
 
 from kdbench.api import Options
 from kdbench.errors import UserError
+from kdbench.grid.together import by_torchrun
 from kdbench.layout import Layout, SuiteFolder
 from kdbench.suite.load import read_with_bases
 from kdbench.suite.shipped import suite_path
@@ -12,8 +13,14 @@ from kdbench.suite.shipped import suite_path
 
 def options_of(given: argparse.Namespace) -> Options:
     only, kept = getattr(given, "only", None), getattr(given, "keep_answers", 0.0)
-    jobs = getattr(given, "jobs", 1)
-    return Options(given.data, given.results, given.device, only, tuple(given.plugin), given.tracking_uri, kept, jobs)
+    jobs, devices = getattr(given, "jobs", 1), getattr(given, "devices", 1)
+    if (devices > 1 or by_torchrun()) and ((jobs or 1) > 1 or kept):
+        raise UserError(
+            "several devices train one cohort at a time, without a teacher cache: leave --jobs and --keep-answers out"
+        )
+    return Options(
+        given.data, given.results, given.device, only, tuple(given.plugin), given.tracking_uri, kept, jobs, devices
+    )
 
 
 def folder_of(given: argparse.Namespace) -> SuiteFolder:

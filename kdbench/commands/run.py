@@ -4,15 +4,40 @@ import argparse
 import math
 import shlex
 import sys
+from contextlib import suppress
 
-from kdbench.api import Outcome, run_suite
+from kdbench.api import Outcome, choose_device, run_suite
 from kdbench.commands.console import show_markdown
 from kdbench.commands.given import options_of, seconds_of
 from kdbench.errors import UserError
+from kdbench.grid.follower import follow
+from kdbench.grid.signals import stop_signals
+from kdbench.grid.together import by_torchrun, joined
+from kdbench.train.devices import Devices
+from kdbench.train.loop import Stopped
 from kdbench.until import run_until_decided
 
 
 def run(given: argparse.Namespace) -> int:
+    if by_torchrun():
+        with joined(choose_device(given.device)) as group:
+            if group.rank:
+                return followed(group)
+            try:
+                return first(given)
+            finally:
+                group.share(lambda: None)  # the others end
+    return first(given)
+
+
+def followed(group: Devices) -> int:
+    """Train with the first process; it alone tells."""
+    with stop_signals(lambda line: None) as stop, suppress(Stopped):
+        follow(group, lambda: bool(stop))
+    return 0
+
+
+def first(given: argparse.Namespace) -> int:
     outcome = outcome_of(given)
     show_markdown(outcome.text)
     assert outcome.folder is not None

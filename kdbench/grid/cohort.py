@@ -24,9 +24,11 @@ from kdbench.results.checkpoints import Checkpoints
 from kdbench.results.provenance import device_name
 from kdbench.suite.cells import Cell, fingerprint
 from kdbench.train.arithmetic import repeat_itself
+from kdbench.train.group import ALONE, Group
 from kdbench.train.lent import Guard, Undermined
 from kdbench.train.loop import Cohort, Hooks, OutOfMemory, Stopped, is_out_of_memory, train_cohort
 from kdbench.train.memory import free_memory, keep_freed
+from kdbench.train.one_writer import GroupCheckpoints
 from kdbench.train.repeat import UNREPEATABLE
 from kdbench.train.start import start_trial
 from kdbench.train.teacher import Teacher, TeacherFailed, obtain
@@ -56,14 +58,16 @@ class Worker:
     place: Place
     events: Events
     stop: Stop = lambda: False
+    group: Group = ALONE
     checkpoint_every: ClassVar[float] = 60.0  # seconds of work that a kill may cost; more where saving takes long
     _splits: tuple[str, Splits] | None = field(default=None, init=False)
+    stopping: bool = field(default=False, init=False)  # all of the group agreed on it
 
     def __post_init__(self) -> None:
         keep_freed()
         repeat_itself(torch.device(self.place.device))
         self.device = torch.device(self.place.device)
-        self.measure = Measure(self.device, self.place.processes)
+        self.measure = Measure(self.device, self.place.processes, self.group.size)
         self.budget = DiskBudget(Layout(self.place.results).teacher_cache, self.place.teacher_cache * 1e9)
 
     def run(self, cells: Sequence[Cell]) -> None:
@@ -79,10 +83,12 @@ class Worker:
                 splits = self.splits(cells[0])
             self.events.now(f"{cells[0].dataset.name} · teacher {cells[0].teacher.short}")
             with Guard():
-                teacher = obtain(cells[0], splits, self.place.results, self.device, self.teacher_hooks, self.waiting)
+                where = self.place.results, self.device, self.teacher_hooks, self.waiting, self.group
+                teacher = obtain(cells[0], splits, *where)
         except (Stopped, CannotWrite):
             raise
         except Exception as error:
+            self.group.raised(error)
             status = error.status if isinstance(error, TeacherFailed) else "failed"
             self.end(cells, status, error)
             return
@@ -100,7 +106,7 @@ class Worker:
         """Cells with their trials, as many as there is memory for; and the cells for which there is none yet."""
         members: list[tuple[Cell, Trial]] = []
         for number, cell in enumerate(cells):
-            if members and free_memory(self.device) < RESERVE:
+            if members and self.group.agree(free_memory(self.device) < RESERVE):
                 self.events.say(f"memory is short: {len(members)} of {len(cells)} members train first")
                 return members, cells[number:]
             try:
@@ -112,6 +118,7 @@ class Worker:
             except Inapplicable as reason:
                 self.events.finished(record_of(cell, self.device, "skipped", str(reason)), None)
             except Exception as error:
+                self.group.raised(error)
                 if members and is_out_of_memory(error):
                     return members, cells[number:]
                 self.end([cell], "failed", error, teacher)
@@ -125,7 +132,7 @@ class Worker:
             return []
         first = members[0][0]
         shared = (teacher.net, splits, first.train.batches, first.seed)
-        cohort = Cohort(*shared, self.hooks(members), self.cache(first, teacher))
+        cohort = Cohort(*shared, self.hooks(members), self.cache(first, teacher), self.group)
         try:
             if not train_cohort(cohort, [trial for _, trial in members]):
                 raise Stopped
@@ -136,10 +143,13 @@ class Worker:
         except (Stopped, CannotWrite):
             raise
         except Exception as error:
+            self.group.raised(error)
             self.end([cell for cell, _ in members], "failed", error, teacher)
             return []
         if any(trial.repeatable is False for _, trial in members):
             self.events.say(f"{first.pair}, seed {first.seed}: {UNREPEATABLE}")
+        if self.group.rank:
+            return []
         self.events.now(f"measuring {first.pair}")
         for cell, trial in members:
             try:
@@ -182,10 +192,11 @@ class Worker:
         expected = cell.identity["student"].get("checkpoint")
         net = build_net(cell.student_net, splits.task, "student", cell.seed, expected=expected)
         checkpoints = self.checkpoints(cell)
+        state = checkpoints.load(cell.key)
+        if state is not None and (before := state.get("devices", 1)) != self.group.size:
+            self.events.say(f"{cell.title}: {before} devices began it and {self.group.size} go on: other last digits")
         try:
-            trial = start_trial(
-                cell, net, splits, teacher.net, self.device, checkpoints.load(cell.key), self.stop_if_asked
-            )
+            trial = start_trial(cell, net, splits, teacher.net, self.device, state, self.stop_if_agreed, self.group)
         except Misfit:
             self.events.say(f"{cell.title}: its checkpoint is of another version; it starts again")
             checkpoints.remove(cell.key)
@@ -210,7 +221,7 @@ class Worker:
         def step(members: int) -> None:
             self.events.advance(members, first.train.batch_size)
 
-        return Hooks(step, epoch, self.saver(self.checkpoints(first)), self.stop)
+        return Hooks(step, epoch, self.saver(self.checkpoints(first)), self.agreed)
 
     def teacher_hooks(self, cell: Cell, _: Trial, checkpoints: Checkpoints) -> Hooks:
         """The same for a teacher's own training."""
@@ -223,16 +234,16 @@ class Worker:
         def step(members: int) -> None:
             self.events.advance(members, cell.teacher_train.batch_size)
 
-        return Hooks(step, epoch, self.saver(checkpoints), self.stop)
+        return Hooks(step, epoch, self.saver(checkpoints), self.agreed)
 
     def saver(self, checkpoints: Checkpoints) -> Callable[[Sequence[Trial]], None]:
         """Saves the state of the members that run, when it is time or the run is to stop."""
         pace = Pace(self.checkpoint_every)
 
         def save(members: Sequence[Trial]) -> None:
-            if members and (pace.due() or self.stop()):
+            if members and self.group.rank == 0 and (pace.due() or self.stopping or self.stop()):
                 for trial in members:
-                    if trial.status == "running" and (state := state_of(trial)) is not None:
+                    if trial.status == "running" and (state := state_of(trial, self.group)) is not None:
                         checkpoints.save(trial.key, state)
                 pace.saved()
 
@@ -242,6 +253,15 @@ class Worker:
         """Another process has what this one needs next."""
         self.events.now(f"waiting for {owner}")
         self.stop_if_asked()
+
+    def agreed(self) -> bool:
+        """Is the run to stop? Asked by all of a group at the same place."""
+        self.stopping = self.group.agree(self.stop())
+        return self.stopping
+
+    def stop_if_agreed(self) -> None:
+        if self.agreed():
+            raise Stopped
 
     def stop_if_asked(self) -> None:
         if self.stop():
@@ -261,15 +281,15 @@ class Worker:
 
     def cache(self, cell: Cell, teacher: Teacher) -> TeacherCache | None:
         """The teacher's outputs for this cohort's batches, on a machine like this one."""
-        if not self.place.teacher_cache:
+        if not self.place.teacher_cache or self.group.size > 1:
             return None
         batches = cell.train.batches.model_dump(mode="json", exclude={"epochs"}, exclude_none=True)
         where = {"torch": torch.__version__, "device": device_name(self.device), "threads": torch.get_num_threads()}
         about = {"teacher": teacher.key, "weights": digest(teacher.net.model.state_dict()), "seed": cell.seed}
         return TeacherCache(self.budget.folder / fingerprint({**about, **batches, **where}), self.device, self.budget)
 
-    def checkpoints(self, cell: Cell) -> Checkpoints:
-        return Checkpoints(Layout(self.place.results).suite(cell.suite).checkpoints)
+    def checkpoints(self, cell: Cell) -> GroupCheckpoints:
+        return GroupCheckpoints(Layout(self.place.results).suite(cell.suite).checkpoints, self.group)
 
     def clear(self) -> None:
         """Give freed memory back, so that the halves find it."""

@@ -16,6 +16,7 @@ from kdbench.layout import SuiteFolder
 from kdbench.locks import attempt, owner_of
 from kdbench.suite.cells import Cell
 from kdbench.suite.plugins import load_methods, load_plugin
+from kdbench.train.group import ALONE, Group
 from kdbench.train.loop import Stopped
 
 
@@ -67,8 +68,9 @@ class Executor(Protocol):
 class Here:
     """In this process."""
 
-    threads = None
+    threads: int | None = None
     about = ""
+    group: Group = ALONE
 
     def run(self, queue: Queue, events: Events, stop: Stop) -> None:
         worker: Worker | None = None
@@ -80,11 +82,17 @@ class Here:
                     if not mine:
                         waiting.append(job)
                         continue
-                    worker = worker or Worker(job.place, events, stop)
-                    worker.run(queue.open_cells(job))
+                    worker = worker or Worker(self.place_of(job), events, stop, self.group)
+                    worker.run(self.cells_of(queue, job))
             if len(waiting) == len(pending):
                 wait_for(owner_of(queue.lock_of(waiting[0])), events, stop)
             pending = waiting
+
+    def place_of(self, job: Job) -> Place:
+        return job.place
+
+    def cells_of(self, queue: Queue, job: Job) -> Sequence[Cell]:
+        return queue.open_cells(job)
 
 
 def wait_for(owner: str, events: Events, stop: Stop) -> None:

@@ -75,6 +75,7 @@ class Measure:
 
     device: torch.device
     processes: int = 1  # beside which times were taken, this one counted
+    devices: int = 1  # that trained the cohort together
     profile_seconds: ClassVar[float] = 1.0
     _profiles: dict[str, dict[str, dict[str, Any]]] = field(default_factory=dict)
 
@@ -130,6 +131,7 @@ class Measure:
             "adapter_params": count_parameters(trial.objective.parameters()),
             "cohort_size": members,
             "processes": self.processes,
+            "devices": self.devices,
             "peak_memory_mb": peak_memory_mb(self.device),
         }
 

@@ -3,6 +3,7 @@
 import time
 from typing import Any
 
+from kdbench.train.group import ALONE, Group
 from kdbench.train.lent import Guard
 from kdbench.train.trial import Trial
 
@@ -24,11 +25,12 @@ class Pace:
         self.start = time.monotonic() + max(0.0, 50 * took - self.every)
 
 
-def state_of(trial: Trial) -> dict[str, Any] | None:
+def state_of(trial: Trial, group: Group = ALONE) -> dict[str, Any] | None:
     """Its state; None where making it raises, which ends the trial."""
     try:
         with Guard():
             return trial.state()
     except Exception as error:
+        group.raised(error)
         trial.fail(error)
         return None

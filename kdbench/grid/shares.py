@@ -6,6 +6,7 @@ does not lose by running beside another: as many processes as there are cohorts 
 """
 
 import math
+import os
 from collections.abc import Sequence
 
 import psutil
@@ -14,6 +15,7 @@ import torch
 from kdbench.grid.executors import Executor, Here
 from kdbench.grid.plan import Plan
 from kdbench.grid.processes import Processes, Share
+from kdbench.grid.together import Together, by_torchrun
 from kdbench.method.contract import Task
 from kdbench.suite.cells import cohorts_of
 
@@ -21,8 +23,12 @@ OWN = 1.5e9  # bytes that a process takes with torch, a small teacher and a coho
 SHARE = 0.5  # of the machine's memory that processes may take by this reckoning
 
 
-def executor_of(plan: Plan, device: torch.device, jobs: int | None) -> Executor:
-    """`jobs`: how many processes; None: by the rule."""
+def executor_of(plan: Plan, device: torch.device, jobs: int | None, devices: int = 1) -> Executor:
+    """`jobs`: how many processes; None: by the rule. `devices`: how many train each cohort together."""
+    if by_torchrun():
+        return Together(int(os.environ["WORLD_SIZE"]), device, torch.get_num_threads())
+    if devices > 1:
+        return Together(devices, device, max(1, torch.get_num_threads() // devices))
     shares = shares_of(plan, device, jobs)
     return Processes(shares) if len(shares) > 1 else Here()
 

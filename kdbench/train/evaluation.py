@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from kdbench.data import Split
+from kdbench.method.contract import Batch, Outputs
 from kdbench.method.metric import TOP1, Metric
 from kdbench.train.group import ALONE, Group
 from kdbench.train.lent import Guard, Lent
@@ -44,11 +45,10 @@ class Scores:
         for row, values in enumerate((ones, confidence.double(), correct.double())):
             self.bins[row].index_add_(0, place, values)
 
-    def result(self, group: Group) -> dict[str, float]:
+    def result(self) -> dict[str, float]:
         """Accuracies and agreement in percent, NLL in nats, ECE in 0..1."""
-        count, top1, top5, nll, agreement = group.reduce(self.sums).tolist()
-        bins = group.reduce(self.bins)
-        ece = float((bins[1] - bins[2]).abs().sum()) / count
+        count, top1, top5, nll, agreement = self.sums.tolist()
+        ece = float((self.bins[1] - self.bins[2]).abs().sum()) / count
         percent = {"top1": top1, "top5": top5} | ({"agreement": agreement} if self.has_teacher else {})
         return {name: 100 * value / count for name, value in percent.items()} | {"nll": nll / count, "ece": ece}
 
@@ -95,10 +95,11 @@ def evaluate(
                 continue
             guard = Guard(lent)
             try:
-                with guard, autocast(batch.target.device, precision):
-                    logits = net(batch.inputs).logits
+                with guard:
+                    logits = logits_of(net, batch, precision, group)
                 sums[place].add(logits.float(), batch.target, teacher_says)
             except Exception as error:
+                group.raised(error)
                 broken[place] = error
                 if guard.spoilt:
                     again = partial(
@@ -110,7 +111,7 @@ def evaluate(
     for net, mode in zip(nets, modes, strict=True):
         net.train(mode)
     return [
-        broken.get(place) or _judged(sums[place].result(group), torch.cat(found[place]), split, metric)
+        broken.get(place) or _judged(sums[place].result(), torch.cat(found[place]), split, metric)
         for place in range(len(nets))
     ]
 
@@ -141,13 +142,19 @@ def evaluate_one(
 
 
 @torch.no_grad()
-def predictions(net: nn.Module, split: Split, precision: str) -> Tensor:
+def predictions(net: nn.Module, split: Split, precision: str, group: Group = ALONE) -> Tensor:
     """The class that a net in eval mode gives each example, [N]."""
-    found = []
-    for batch in split.in_order(BATCH):
-        with autocast(batch.target.device, precision):
-            found.append(net(batch.inputs).logits.argmax(1))
-    return torch.cat(found)
+    return torch.cat([logits_of(net, batch, precision, group).argmax(1) for batch in split.in_order(BATCH)])
+
+
+def logits_of(net: nn.Module, batch: Batch, precision: str, group: Group = ALONE) -> Tensor:
+    """[B, K] of a net in eval mode."""
+
+    def compute(part: Batch) -> Outputs:
+        with autocast(part.target.device, precision):
+            return Outputs(net(part.inputs).logits)
+
+    return group.forward(compute, batch).logits
 
 
 def autocast(device: torch.device, precision: str) -> torch.autocast:

@@ -1,55 +1,68 @@
-"""The processes that train one cohort together. `ALONE` is the usual case, one process: every verb is the identity.
+"""The processes that train one cohort together, each with a part of every batch. `ALONE` is the usual case.
 
-The loop speaks to its group at five places, and nowhere else knows how many processes there are.
+Losses are computed by every process, on the outputs of all: so a method that compares examples with each other sees
+the whole batch, and is written as for one process. What is divided is the nets' forwards and backwards. Nowhere else
+than in these verbs is it known how many processes there are.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable
 from typing import Protocol
 
-from torch import Tensor, nn
+from kdbench.method.contract import Batch, Outputs
+from kdbench.train.gradients import Gradients
 
-from kdbench.method.contract import Outputs
+Compute = Callable[[Batch], Outputs]
 
 
 class Group(Protocol):
-    """`rank` of `size` processes."""
+    """`rank` of `size` processes. Each verb is called by all of them, at the same place of the program."""
 
     rank: int
     size: int
 
-    def gather(self, outputs: Outputs) -> Outputs:
-        """The outputs on the whole batch, from those on each process's part of it; gradients reach each part."""
+    def forward(self, compute: Compute, batch: Batch) -> Outputs:
+        """What `compute` gives for the whole batch, each process having computed its part; gradients reach each part.
+
+        Batch norms in train mode use the statistics of the whole batch.
+        """
         ...
 
-    def mean(self, params: Sequence[nn.Parameter]) -> None:
-        """Replace each gradient by its mean over the processes."""
+    def mean(self, gradients: Gradients) -> Gradients:
+        """Each gradient's mean over the processes."""
         ...
 
-    def reduce(self, sums: Tensor) -> Tensor:
-        """Sums over all processes."""
+    def agree(self, wish: bool) -> bool:
+        """Does any process wish it?"""
         ...
 
-    def agree(self, stop: bool) -> bool:
-        """Does any process want to stop?"""
+    def share(self, make: Callable[[], bytes | None]) -> bytes | None:
+        """What the first process makes; the others do not make it."""
+        ...
+
+    def raised(self, error: Exception) -> None:
+        """This process goes on after an error, as all do that raised one here; if the others did not, all end."""
         ...
 
 
 class Alone:
-    """One process."""
+    """One process: every verb is the identity."""
 
     rank, size = 0, 1
 
-    def gather(self, outputs: Outputs) -> Outputs:
-        return outputs
+    def forward(self, compute: Compute, batch: Batch) -> Outputs:
+        return compute(batch)
 
-    def mean(self, params: Sequence[nn.Parameter]) -> None:
+    def mean(self, gradients: Gradients) -> Gradients:
+        return gradients
+
+    def agree(self, wish: bool) -> bool:
+        return wish
+
+    def share(self, make: Callable[[], bytes | None]) -> bytes | None:
+        return make()
+
+    def raised(self, error: Exception) -> None:
         pass
-
-    def reduce(self, sums: Tensor) -> Tensor:
-        return sums
-
-    def agree(self, stop: bool) -> bool:
-        return stop
 
 
 ALONE = Alone()

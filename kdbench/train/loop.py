@@ -62,7 +62,7 @@ class Hooks:
     step: Callable[[int], None] = lambda members: None  # a lock-step was made by so many members
     epoch: Callable[[Trial], None] = lambda trial: None  # a trial finished an epoch
     checkpoint: Callable[[Sequence[Trial]], None] = lambda trials: None  # a moment at which state may be saved
-    stop: Callable[[], bool] = lambda: False  # asked after every step
+    stop: Callable[[], bool] = lambda: False  # asked after every step, by all of a group
 
 
 @dataclass
@@ -99,6 +99,7 @@ def train_cohort(cohort: Cohort, trials: Sequence[Trial]) -> bool:
     except Broken as broken:
         running, error = [t for t in trials if t.status == "running"], broken.__cause__
         assert isinstance(error, Exception)
+        cohort.group.raised(error)
         if is_out_of_memory(error) and len(running) > 1:
             raise OutOfMemory from error
         for trial in running:
@@ -112,7 +113,7 @@ def train(cohort: Cohort, trials: Sequence[Trial]) -> bool:
     precision = cohort.batches.precision
     if cohort.teacher is not None:
         with shared():
-            cohort.known = predictions(cohort.teacher, splits.test, precision)
+            cohort.known = predictions(cohort.teacher, splits.test, precision, cohort.group)
     running = [t for t in trials if t.status == "running"]
     for number in range(min((t.evaluated for t in running), default=0), cohort.batches.epochs):
         if not train_epoch(cohort, running, number):
@@ -144,7 +145,7 @@ def train_epoch(cohort: Cohort, running: Sequence[Trial], number: int) -> bool:
         lock_step(cohort, members, batch, place, clock, thorough)
         cohort.hooks.step(len(members))
         # Asked first: a signal that comes from here on ends the next step, whose state is then saved.
-        stopping = cohort.group.agree(cohort.hooks.stop())
+        stopping = cohort.hooks.stop()
         cohort.hooks.checkpoint(members)
         if stopping:
             return False
@@ -193,6 +194,7 @@ def lock_step(
             with guard:
                 step_twice(trial, partial(trial.step, batch, teacher_out, torch.tensor(rate, dtype=torch.float64)))
         except Exception as error:
+            cohort.group.raised(error)
             if is_out_of_memory(error) and len(members) > 1:
                 raise OutOfMemory from error
             trial.fail(error)
@@ -235,15 +237,14 @@ def teacher_outputs(
     teacher, precision = cohort.teacher, cohort.batches.precision
     plain = frozenset(need for need in needs if ":" not in need)
     with shared(), Guard(Lent({"the batch's": batch})):
-        compute = partial(forward_teacher, teacher, batch, plain, precision)
+        ask = partial(forward_teacher, teacher, batch, precision=precision, group=cohort.group)
+        compute = partial(ask, plain)
         outputs, saved = (compute(), 0.0) if cohort.cache is None else cohort.cache.get(*place, plain, compute)
         start = time.perf_counter()
         if plain != needs:
-            outputs = replace(
-                outputs, views=outputs.views | forward_teacher(teacher, batch, needs - plain, precision).views
-            )
+            outputs = replace(outputs, views=outputs.views | ask(needs - plain).views)
         again = time.perf_counter() - start
-    return cohort.group.gather(outputs), saved, again
+    return outputs, saved, again
 
 
 def has_plain(needs: frozenset[str]) -> bool:

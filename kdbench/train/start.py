@@ -14,6 +14,7 @@ from kdbench.nets import Net, build_net
 from kdbench.seeding import derive
 from kdbench.suite.cells import Cell
 from kdbench.suite.spec import Train
+from kdbench.train.group import ALONE, Group
 from kdbench.train.objective import built_objective, needs_of, prepares, student_needs_of
 from kdbench.train.optim import momentum_of
 from kdbench.train.trial import Trial, forward_teacher, views_of
@@ -27,6 +28,7 @@ def start_trial(
     device: torch.device,
     state: dict[str, Any] | None,
     between: Callable[[], None] = lambda: None,
+    group: Group = ALONE,
 ) -> Trial:
     """`net` with the cell's objective: at the start, or where the checkpoint `state` left it. Raises Inapplicable.
 
@@ -37,14 +39,14 @@ def start_trial(
     if "peer" in student_needs_of(cell.methods):
         peer = build_net(cell.student_net, task, "peer", cell.seed)
         built.peer = peer.to(memory_format=torch.channels_last)
-    trial = Trial(net, built, cell.train, device, cell.seed)
+    trial = Trial(net, built, cell.train, device, cell.seed, group)
     trial.key = cell.key
     if state is not None:
         trial.load_state(state)
     elif any(prepares(term.method) for term in built.all_terms()):
         start = time.perf_counter()
         built.prepare(
-            lambda epoch: teacher_epoch(teacher, needs, splits, cell.train, cell.seed, epoch, between), cell.seed
+            lambda epoch: teacher_epoch(teacher, needs, splits, cell.train, cell.seed, epoch, between, group), cell.seed
         )
         trial.seconds["prepare"] = time.perf_counter() - start
     return trial
@@ -69,8 +71,9 @@ def teacher_epoch(
     seed: int,
     number: int,
     between: Callable[[], None],
+    group: Group = ALONE,
 ) -> Iterator[tuple[Outputs, Batch]]:
     """A pass over the training set with the teacher's outputs, for `Method.prepare`."""
     for batch in splits.train.epoch(train, derive("prepare", seed), number, views=views_of(needs)):
-        yield forward_teacher(teacher, batch, needs, train.precision), batch
+        yield forward_teacher(teacher, batch, needs, train.precision, group), batch
         between()

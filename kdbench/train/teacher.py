@@ -4,7 +4,6 @@ A teacher may itself be a distilled student (`taught_by`): then its own teacher 
 """
 
 import hashlib
-import json
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from itertools import islice
@@ -18,9 +17,6 @@ from torch import nn
 
 from kdbench.data import Split, Splits
 from kdbench.errors import UserError
-from kdbench.files import finite, write_atomic, write_json
-from kdbench.layout import Layout, TeacherFolder
-from kdbench.locks import hold
 from kdbench.method.metric import metric_named
 from kdbench.nets import Net, build_net
 from kdbench.results.checkpoints import Checkpoints
@@ -30,8 +26,10 @@ from kdbench.suite.objectives import BASELINE, objective
 from kdbench.suite.spec import TeacherTrain
 from kdbench.train.arithmetic import trusted
 from kdbench.train.evaluation import evaluate_one
+from kdbench.train.group import ALONE, Group
 from kdbench.train.loop import Cohort, Hooks, Stopped, train_cohort
 from kdbench.train.objective import Objective
+from kdbench.train.one_writer import Shelf
 from kdbench.train.start import start_trial
 from kdbench.train.trial import Misfit, Trial
 
@@ -67,16 +65,17 @@ def obtain(
     device: torch.device,
     hooks: MakeHooks,
     waiting: Callable[[str], None] = lambda owner: None,
+    group: Group = ALONE,
 ) -> Teacher:
     """The teacher of `cell`, from `results/teachers/` if it is there.
 
     `hooks(cell, trial, checkpoints)` makes the training's hooks; `waiting(owner)` is called while another process
     trains this teacher. Raises Stopped, TeacherFailed, or UserError when it can't be built.
     """
-    folder = Layout(results).teachers
-    with hold(folder.lock(cell.teacher_key), waiting):
-        teacher = _load(cell, splits, folder, device) or _make(cell, splits, folder, device, hooks, waiting)
-        Checkpoints(folder.checkpoints).remove(cell.teacher_key)
+    shelf = Shelf(results, group)
+    with shelf.lock(cell.teacher_key, waiting):
+        teacher = _load(cell, splits, shelf, device) or _make(cell, splits, shelf, device, hooks, waiting)
+        shelf.checkpoints.remove(cell.teacher_key)
         return teacher
 
 
@@ -95,10 +94,11 @@ def _build(cell: Cell, splits: Splits) -> Net:
     return build_net(cell.teacher_net, splits.task, "teacher", *seed, expected=expected)
 
 
-def _load(cell: Cell, splits: Splits, folder: TeacherFolder, device: torch.device) -> Teacher | None:
+def _load(cell: Cell, splits: Splits, shelf: Shelf, device: torch.device) -> Teacher | None:
     try:
-        about = json.loads(folder.record(cell.teacher_key).read_bytes())
-        content = folder.weights(cell.teacher_key).read_bytes()
+        if (found := shelf.read(cell.teacher_key)) is None:
+            return None
+        about, content = found
         scores, seconds, settings = dict(about["scores"]), float(about["seconds"]), dict(about["settings"])
         if about.get("sha256", _digest(content)) != _digest(content) or not isinstance(scores[splits.metric], float):
             return None
@@ -135,7 +135,7 @@ def _digest(content: bytes) -> str:
 def _make(
     cell: Cell,
     splits: Splits,
-    folder: TeacherFolder,
+    shelf: Shelf,
     device: torch.device,
     hooks: MakeHooks,
     waiting: Callable[[str], None],
@@ -144,10 +144,10 @@ def _make(
     recipe, seconds, curves = cell.teacher_train, 0.0, {}
     if cell.teacher_is_trained and recipe.epochs:
         try:
-            trial, seconds = _train(cell, net, splits, folder, device, hooks, waiting)
+            trial, seconds = _train(cell, net, splits, shelf, device, hooks, waiting)
         except Misfit:
-            Checkpoints(folder.checkpoints).remove(cell.teacher_key)
-            return _make(cell, splits, folder, device, hooks, waiting)
+            shelf.checkpoints.remove(cell.teacher_key)
+            return _make(cell, splits, shelf, device, hooks, waiting)
         curves, net = trial.curves, trial.deliver().net
     freeze(net, device)
     if cell.control and not cell.teacher_is_trained:
@@ -155,10 +155,9 @@ def _make(
     scores = evaluate_one(net, splits.test, recipe.precision, metric=metric_named(splits.metric)).scores
     weights = {name: value.cpu().contiguous() for name, value in net.model.state_dict().items()}
     content = save(weights)
-    write_atomic(folder.weights(cell.teacher_key), content)
     about = {"key": cell.teacher_key, "settings": cell.teacher_identity, "scores": scores, "seconds": seconds}
     about |= {"curves": curves, "sha256": _digest(content)}
-    write_json(folder.record(cell.teacher_key), finite(about))
+    shelf.write(cell.teacher_key, about, content)
     return Teacher(net, scores, seconds, cell.teacher_key, cell.teacher_identity)
 
 
@@ -166,7 +165,7 @@ def _train(
     cell: Cell,
     net: Net,
     splits: Splits,
-    folder: TeacherFolder,
+    shelf: Shelf,
     device: torch.device,
     hooks: MakeHooks,
     waiting: Callable[[str], None],
@@ -175,19 +174,19 @@ def _train(
 
     It is a cohort of one that learns from the labels alone, or from its own teacher.
     """
-    recipe, checkpoints = cell.teacher_train, Checkpoints(folder.checkpoints)
+    recipe, checkpoints, group = cell.teacher_train, shelf.checkpoints, shelf.group
     splits = CONTROLS[cell.control].splits(splits, cell.teacher_seed) if cell.control else splits
     state, above = checkpoints.load(cell.teacher_key), None
     if cell.teacher_cell is None:
-        trial = Trial(net, Objective(objective({BASELINE: 1.0})), recipe, device, cell.teacher_seed)
+        trial = Trial(net, Objective(objective({BASELINE: 1.0})), recipe, device, cell.teacher_seed, group)
         if state is not None:
             trial.load_state(state)
     else:
-        above = obtain(cell.teacher_cell, splits, folder.path.parent, device, hooks, waiting)
-        trial = start_trial(cell.teacher_cell, net, splits, above.net, device, state)
+        above = obtain(cell.teacher_cell, splits, shelf.results, device, hooks, waiting, group)
+        trial = start_trial(cell.teacher_cell, net, splits, above.net, device, state, group=group)
     trial.key = cell.teacher_key
     own = hooks(cell, trial, checkpoints)
-    cohort = Cohort(above.net if above else None, splits, recipe.batches, cell.teacher_seed, own)
+    cohort = Cohort(above.net if above else None, splits, recipe.batches, cell.teacher_seed, own, group=group)
     if not train_cohort(cohort, [trial]):
         raise Stopped
     if trial.status != "done":

@@ -51,7 +51,7 @@ class Trial:
     ) -> None:
         self.net = net.to(device).to(memory_format=torch.channels_last)
         self.objective = objective.to(device).to(memory_format=torch.channels_last)
-        self.train_spec, self.device, self.group = train, device, group
+        self.train_spec, self.device, self.group, self.seed = train, device, group, seed
         self.delivered = Delivered(self.net, self.objective)
         self.average = averaged(self.delivered, train)  # of the weights; None where the recipe asks for none
         trusted(self.net)
@@ -103,7 +103,7 @@ class Trial:
 
         With `accumulate` gradients add up, and the last batch of an update makes the step.
         """
-        student_out = self.group.gather(self.forward_student(batch))
+        student_out = self.group.forward(self.forward_student, batch)
         with self.method_random:
             task, distilled, losses = self.objective(student_out, teacher_out, batch, self.listen)
         update = update_of(self.done, self.steps_per_epoch, self.train_spec.accumulate)
@@ -118,7 +118,6 @@ class Trial:
 
     def update(self, lr: Tensor) -> None:
         """The optimizer's step with the gradients that there are, at the rate `lr` []."""
-        self.group.mean(self.params)
         if self.train_spec.clip_grad is not None:
             nn.utils.clip_grad_norm_(self.params, self.train_spec.clip_grad)
         set_rate(self.optimizer, lr)
@@ -130,12 +129,21 @@ class Trial:
         """The student's outputs, in fp32 or wider; with its peer's, where a method has it learn beside one."""
         needs, peer = self.objective.student_needs, self.objective.peer
         with autocast(self.device, self.train_spec.precision):
-            with self.student_random:
+            with self.random("student"):
                 outputs = all_views(self.net, batch, needs)
             if "peer" in needs and peer is not None:
-                with self.method_random:
+                with self.random("method"):
                     outputs = replace(outputs, views={**outputs.views, "peer": peer(batch.inputs)})
         return at_least_fp32(outputs).map(with_gradient_in_its_layout)
+
+    def random(self, which: str) -> RandomState:
+        """What a net draws from in a forward: `student` or `method`.
+
+        Of several processes each draws its own masks, a function of step and rank: nothing of them is to be saved.
+        """
+        if self.group.size > 1:
+            return RandomState(self.device, which, self.seed, self.group.rank, self.done)
+        return self.student_random if which == "student" else self.method_random
 
     def backward(self, task: Tensor, distilled: Tensor, batches: int = 1) -> None:
         """Gradients of the sum, which is one of so many `batches` of an update; or what the objective's rule makes of
@@ -144,8 +152,10 @@ class Trial:
         if rule is None:
             loss = task + distilled
             (loss if batches == 1 else loss / batches).backward()
+            for parameter, gradient in zip(self.params, self.group.mean([p.grad for p in self.params]), strict=True):
+                parameter.grad = gradient
             return
-        of_task, of_distilled = gradients(task, self.params), gradients(distilled, self.params)
+        of_task, of_distilled = (self.group.mean(gradients(part, self.params)) for part in (task, distilled))
         combine(rule, self.params, of_task, of_distilled, self.optimizer)
 
     def fail(self, error: Exception) -> None:
@@ -181,6 +191,7 @@ class Trial:
             "net": self.net.state_dict(),
             "objective": self.objective.state_dict(),
             "optimizer": self.optimizer.state_dict(),
+            "devices": self.group.size,
             "random": [self.student_random.state, self.method_random.state],
             **{name: getattr(self, name) for name in _PLAIN},
         }
@@ -231,10 +242,14 @@ def no_outputs(batch: Batch) -> Outputs:
 
 
 @torch.no_grad()
-def forward_teacher(teacher: Net, batch: Batch, needs: frozenset[str], precision: str) -> Outputs:
+def forward_teacher(teacher: Net, batch: Batch, needs: frozenset[str], precision: str, group: Group = ALONE) -> Outputs:
     """The teacher's outputs, in fp32 or wider."""
-    with autocast(batch.target.device, precision):
-        return without_weights(at_least_fp32(all_views(teacher, batch, needs)))
+
+    def compute(part: Batch) -> Outputs:
+        with autocast(part.target.device, precision):
+            return without_weights(at_least_fp32(all_views(teacher, part, needs)))
+
+    return group.forward(compute, batch)
 
 
 def with_gradient_in_its_layout(x: Tensor) -> Tensor:

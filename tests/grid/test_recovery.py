@@ -17,12 +17,13 @@ from hypothesis import strategies as st
 import kdbench as package
 from kdbench.data import load_splits
 from kdbench.grid.progress import Bar
-from kdbench.layout import TeacherFolder
 from kdbench.results.checkpoints import Checkpoints
 from kdbench.results.records import Records
 from kdbench.results.schema import Shape
 from kdbench.suite.cells import cells_of
 from kdbench.suite.load import load_suite
+from kdbench.train.group import ALONE
+from kdbench.train.one_writer import Shelf
 from kdbench.train.teacher import _load
 
 JSON = st.recursive(
@@ -74,16 +75,18 @@ def test_any_damage_to_a_teacher(whole, tmp_path, value, name, flip):
     splits = load_splits("digits", {"size": 8}, tmp_path)
     about = json.loads((whole / "teachers" / f"{cell.teacher_key}.json").read_bytes())
     weights = bytearray((whole / "teachers" / f"{cell.teacher_key}.safetensors").read_bytes())
-    (tmp_path / f"{cell.teacher_key}.json").write_text(json.dumps({**about, name: value} if name else value))
-    (tmp_path / f"{cell.teacher_key}.safetensors").write_bytes(weights)
-    found = _load(cell, splits, TeacherFolder(tmp_path), torch.device("cpu"))
+    folder = tmp_path / "teachers"
+    folder.mkdir(exist_ok=True)
+    (folder / f"{cell.teacher_key}.json").write_text(json.dumps({**about, name: value} if name else value))
+    (folder / f"{cell.teacher_key}.safetensors").write_bytes(weights)
+    found = _load(cell, splits, Shelf(tmp_path, ALONE), torch.device("cpu"))
     assert found is None or isinstance(found.scores["top1"], float)
     assert found is None or name != "sha256"
-    (tmp_path / f"{cell.teacher_key}.json").write_text(json.dumps(about))
-    assert _load(cell, splits, TeacherFolder(tmp_path), torch.device("cpu")) is not None
+    (folder / f"{cell.teacher_key}.json").write_text(json.dumps(about))
+    assert _load(cell, splits, Shelf(tmp_path, ALONE), torch.device("cpu")) is not None
     weights[flip % len(weights)] ^= 1
-    (tmp_path / f"{cell.teacher_key}.safetensors").write_bytes(weights)
-    assert _load(cell, splits, TeacherFolder(tmp_path), torch.device("cpu")) is None
+    (folder / f"{cell.teacher_key}.safetensors").write_bytes(weights)
+    assert _load(cell, splits, Shelf(tmp_path, ALONE), torch.device("cpu")) is None
 
 
 @settings(max_examples=25, **CHECKED)
