@@ -6,7 +6,6 @@ import tempfile
 
 os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # processes that tests start import in half the time with byte code
-sys.dont_write_bytecode = False
 if "PYTEST_XDIST_WORKER" in os.environ:
     os.environ.setdefault("OMP_NUM_THREADS", "1")  # one process a core: more threads would wait for each other
 os.environ.pop("MLFLOW_TRACKING_URI", None)
