@@ -149,10 +149,15 @@ NETS: Registry[Any] = Registry("model")
 FAMILIES: dict[str, str] = {}  # name -> "module:attribute", imported when a net is asked for: timm takes seconds
 
 
-def register_net(name: str) -> Callable[[Make], Make]:
-    """Decorator for a class or function `(task: Task, **settings) -> nn.Module` that gives logits, or for a `Net`."""
+def register_net(name: str, *, digest: Callable[..., str] | None = None) -> Callable[[Make], Make]:
+    """Decorator for a class or function `(task: Task, **settings) -> nn.Module` that gives logits, or for a `Net`.
+
+    `digest` takes the settings and gives a text that tells what the net reads from files (its first weights) from what
+    it would read of others; it becomes part of every key. "": the settings say it all.
+    """
 
     def register(make: Make) -> Make:
+        make.digest = digest  # type: ignore[attr-defined]
         NETS.add(name, make, make.__init__ if isinstance(make, type) else make)  # type: ignore[misc]
         known_models.cache_clear()
         return make
@@ -164,6 +169,12 @@ def families() -> Iterator[Family]:
     for place in FAMILIES.values():
         module, attribute = place.split(":")
         yield getattr(import_module(module), attribute)
+
+
+def digest_of_net(name: str, options: dict[str, Any]) -> str:
+    """What tells the files that a registered net starts from; "" where there are none."""
+    digest = getattr(NETS[name], "digest", None) if name in NETS else None
+    return digest(**options) if digest is not None else ""
 
 
 @lru_cache

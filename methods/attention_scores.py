@@ -3,12 +3,12 @@
 from typing import Literal
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from kdbench import Batch, Method, Outputs, Task, register_method
 from kdbench.method.contract import Stage
-from kdbench.method.stages import pair_stages, same_heads, same_tokens
+from kdbench.method.functional import mse_between
+from kdbench.method.stages import pair_stages, same_heads, same_places
 
 
 @register_method(
@@ -35,12 +35,13 @@ class AttentionScores(Method):
     def build(self, student: Outputs, teacher: Outputs, task: Task) -> None:
         self.pairs = pair_stages(student.queries, teacher.queries, self.layers, "attention")
         for s, t in self.pairs:
-            same_tokens(student.keys[s], teacher.keys[t])
+            same_places(student.keys[s], teacher.keys[t])
             if self.heads == "matched":
                 same_heads(student.queries[s], teacher.queries[t])
 
     def forward(self, student: Outputs, teacher: Outputs, batch: Batch) -> dict[str, Tensor]:
-        layers = [F.mse_loss(self.scores(student, s), self.scores(teacher, t)) for s, t in self.pairs]
+        both = [(self.scores(student, s), self.scores(teacher, t)) for s, t in self.pairs]
+        layers = [mse_between(s, t, student.mask) for s, t in both]
         return {"attention_scores": torch.stack(layers).sum()}
 
     def scores(self, outputs: Outputs, layer: int) -> Tensor:  # -> [B, heads, L, L], or [B, L, L]

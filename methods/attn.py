@@ -3,11 +3,11 @@
 from typing import Literal
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from kdbench import Batch, Inapplicable, Method, Outputs, Task, register_method
 from kdbench.method.contract import Stage
+from kdbench.method.functional import mean_at, mse_between
 from kdbench.method.stages import pair_stages
 
 
@@ -39,13 +39,13 @@ class AttentionMaps(Method):
                 raise Inapplicable(f"needs equally many heads to match them; student has {s[1]}, teacher {t[1]}")
 
     def forward(self, student: Outputs, teacher: Outputs, batch: Batch) -> dict[str, Tensor]:
-        layers = [self.layer(student.attention[s], teacher.attention[t]) for s, t in self.pairs]
+        layers = [self.layer(student.attention[s], teacher.attention[t], student.mask) for s, t in self.pairs]
         return {"attn": torch.stack(layers).sum()}
 
-    def layer(self, s: Tensor, t: Tensor) -> Tensor:  # each [B, heads, queries, keys] -> scalar
+    def layer(self, s: Tensor, t: Tensor, mask: Tensor | None) -> Tensor:  # [B, heads, queries, keys] -> scalar
         if self.heads == "mean":
             s, t = s.mean(1), t.mean(1)
         if self.form == "mse":
-            return F.mse_loss(s, t)
+            return mse_between(s, t, mask)
         # A softmax may round to 0: t log t is 0 there, and log s is kept finite.
-        return (torch.xlogy(t, t) - t * s.clamp(min=1e-12).log()).sum(-1).mean()
+        return mean_at((torch.xlogy(t, t) - t * s.clamp(min=1e-12).log()).sum(-1), mask)

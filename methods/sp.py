@@ -8,7 +8,8 @@ from kdbench.method.functional import gram, rows, unit
 from kdbench.method.stages import pair_stages
 
 
-@register_method("sp", needs="features", paper="https://arxiv.org/abs/1907.09682", year=2019, family="relations")
+@register_method("sp", needs="features", paper="https://arxiv.org/abs/1907.09682", year=2019, family="relations",
+                 sequences=True)  # fmt: skip
 class SimilarityPreserving(Method):
     """||G_s - G_t||_F^2 / B^2, with G = F F^T of the flattened maps, rows unit (Tung and Mori, eq. 3-4).
 

@@ -7,8 +7,8 @@ from torch import Tensor
 
 from kdbench import Batch, Inapplicable, Method, Outputs, Task, register_method
 from kdbench.method.contract import Count, Stage
-from kdbench.method.functional import soft_kl
-from kdbench.method.stages import pair_stages, same_heads, same_tokens
+from kdbench.method.functional import mean_at, soft_kl, soft_kl_over
+from kdbench.method.stages import pair_stages, same_heads, same_places
 
 
 @register_method(
@@ -41,7 +41,7 @@ class ValueRelations(Method):
         for name in self.of:
             for place_s, place_t in self.pairs:
                 s, t = getattr(student, name)[place_s], getattr(teacher, name)[place_t]
-                same_tokens(s, t)
+                same_places(s, t)
                 if self.heads is None:
                     same_heads(s, t)
                 for width in (s.shape[1] * s.shape[3], t.shape[1] * t.shape[3]):
@@ -49,12 +49,15 @@ class ValueRelations(Method):
                         raise Inapplicable(f"needs widths that {self.heads} heads divide; found {width}")
 
     def forward(self, student: Outputs, teacher: Outputs, batch: Batch) -> dict[str, Tensor]:
-        return {f"relations_{name}": self.loss(getattr(student, name), getattr(teacher, name)) for name in self.of}
+        both = {name: (getattr(student, name), getattr(teacher, name)) for name in self.of}
+        return {f"relations_{name}": self.loss(s, t, student.mask) for name, (s, t) in both.items()}
 
-    def loss(self, student: tuple[Tensor, ...], teacher: tuple[Tensor, ...]) -> Tensor:
-        return torch.stack(
-            [soft_kl(self.scores(student[s]), self.scores(teacher[t])).mean() for s, t in self.pairs]
-        ).sum()
+    def loss(self, student: tuple[Tensor, ...], teacher: tuple[Tensor, ...], mask: Tensor | None) -> Tensor:
+        scores = [(self.scores(student[s]), self.scores(teacher[t])) for s, t in self.pairs]
+        if mask is None:
+            return torch.stack([soft_kl(s, t).mean() for s, t in scores]).sum()
+        kept = mask[:, None, None, :]
+        return torch.stack([mean_at(soft_kl_over(s, t, kept, 1.0), mask) for s, t in scores]).sum()
 
     def scores(self, x: Tensor) -> Tensor:  # [B, heads, L, d] -> [B, heads or n, L, L]
         if self.heads is not None:

@@ -20,7 +20,8 @@ FLOORS = (
     ("digest", "golden", "locks", "registry", "weights"),
     ("method",),
     ("data", "nets"),
-    ("vision",),
+    ("attention",),
+    ("text", "vision"),
     ("suite",),
     ("results",),
     ("report", "train"),
@@ -60,11 +61,14 @@ INSIDE = {
     ("train/optim.py", "timm.scheduler"): START,
     ("weights.py", "safetensors.torch"): START,
     ("suite/plugins.py", "kdbench.vision.datasets"): "the door for data sets: importing is what registers them",
+    ("suite/plugins.py", "kdbench.text.datasets"): "likewise",
+    ("text/nets.py", "kdbench.text.encoder"): "a net's code, read when one is built; it imports `transformers` then",
 }
 # Modules that import by a name known only when they run -> why
 BY_NAME = {
     "__init__.py": "kdbench's public names, loaded on first use",
     "cli.py": "a command's module, named by the command",
+    "text/extra.py": "an optional package, named in one line where it is not there",
     "nets.py": "families of nets (timm takes seconds), imported when a net is asked for",
 }
 
@@ -204,3 +208,23 @@ def test_the_exceptions_are_still_needed() -> None:
     names = {short(path): set(identifiers(path)) for path in MODULES}
     assert all(name in names[file] for file, name in ALLOWED)
     assert all(any(PICTURES.search(name) for name in names[file]) for file in OF_PICTURES)
+
+
+TEXTS = re.compile(r"token|vocab|bert(?!y)|transformers")
+OF_TEXTS = {
+    ("kdbench/method/contract.py", "token_logits"): "a vision transformer's token that learns from the teacher (DeiT)",
+    ("kdbench/vision/nets.py", "token_logits"): "likewise",
+    ("kdbench/vision/nets.py", "token_head"): "likewise",
+    ("methods/deit.py", "token_logits"): "likewise",
+    ("methods/deit.py", "token"): "likewise",
+    ("kdbench/results/mlflow_runs.py", "page_token"): "MLflow's word for where a page of runs begins",
+    ("kdbench/results/mlflow_runs.py", "token"): "likewise",
+}
+
+
+def test_only_the_domain_of_texts_speaks_of_words() -> None:
+    """A method may read sequences [B, L, D] with a mask; what stands for what in them it does not know."""
+    rooms = [path for path in MODULES if room_of(name_of(path)) != "text"]
+    methods = sorted((HOME.parent / "methods").glob("*.py"))
+    found = {(path, name) for path in rooms + methods for name in identifiers(path) if TEXTS.search(name.lower())}
+    assert {(path.relative_to(HOME.parent).as_posix(), name) for path, name in found} == set(OF_TEXTS)

@@ -8,7 +8,7 @@ import torch
 
 from kdbench.errors import UserError
 from kdbench.grid.plan import Plan
-from kdbench.method.contract import Batch
+from kdbench.method.contract import Batch, InputSpec
 from kdbench.suite.cells import Cell
 from kdbench.train.arithmetic import NONE, RIGHT, UNSTARTED, Verdicts, in_words, noting, trusted, verdicts
 from kdbench.train.evaluation import autocast
@@ -60,14 +60,15 @@ def operations_of(plan: Plan, cell: Cell) -> list[Operation]:
     """Notes are of maps in channels_last, as all nets are put into it; of the cell's teacher, student and adapters."""
     shapes, precision = plan.shapes, cell.train.precision
     task = shapes.training_task(cell.dataset, cell.train)
-    batch = Batch(task.inputs.blank(2, "meta"), *torch.zeros(2, 2, dtype=torch.int64, device="meta"))
+    batches = [blank_batch(inputs) for inputs in (task.inputs, *task.inputs.others)]
     nets = ((cell.teacher, cell.teacher_train.precision), (cell.teacher, precision), (cell.student, precision))
     with noting() as noted:
         for spec, kind in nets:
             net = shapes.net(spec, cell.dataset)
             trusted(net)
             with torch.no_grad(), autocast(CPU, kind):
-                net(batch.inputs)
+                for batch in batches:
+                    net(batch.inputs)
         wanted = ((cell.student, student_needs_of(cell.methods)), (cell.teacher, needs_of(cell.methods)))
         student, teacher = (shapes.outputs(spec, cell.dataset, needs) for spec, needs in wanted)
         with suppress(Exception), Guard():  # what it raises now it raises again, as that cell's own end
@@ -79,5 +80,9 @@ def operations_of(plan: Plan, cell: Cell) -> list[Operation]:
             for place in range(len(cell.phases)):
                 built.place = place
                 with suppress(Exception), Guard():  # a loss that reads numbers: its adapters are met in training
-                    built(student, teacher, batch)
+                    built(student, teacher, batches[0])
         return list(noted)
+
+
+def blank_batch(inputs: InputSpec) -> Batch:
+    return Batch(inputs.blank(2, "meta"), *torch.zeros(2, 2, dtype=torch.int64, device="meta"))

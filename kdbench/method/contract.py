@@ -18,7 +18,7 @@ from torch import Tensor, nn
 # `second`, `mixed` and `plain` are logits on other views of the batch; `peer` is a second student that learns too.
 VIEWS = ("second", "mixed", "plain")
 NEEDS = (
-    *("logits", "embedding", "features", "pooled_map", "preacts", "norms", "classifier", "token_logits"),
+    *("logits", "embedding", "features", "stem", "pooled_map", "preacts", "norms", "classifier", "token_logits"),
     *("attention", "queries", "keys", "values"),
     *(*VIEWS, "peer"),
 )
@@ -70,10 +70,12 @@ class InputSpec:
     """What a net of this task takes, so that shapes can be found and nets be timed without knowing the domain.
 
     One field: the inputs are a tensor; several: a table of tensors by name. `about`: in words, for whoever ships a net.
+    `others`: the other shapes that batches come in, smallest first, where there are several.
     """
 
     fields: tuple[Field, ...]
     about: str = ""
+    others: "tuple[InputSpec, ...]" = ()
 
     def blank(self, n: int, device: torch.device | str = "cpu") -> Inputs:
         """n equal inputs."""
@@ -95,12 +97,14 @@ class InputSpec:
 
     def to_dict(self) -> dict[str, Any]:
         """As it stands in a record."""
-        return {"about": self.about, "fields": [asdict(field) for field in self.fields]}
+        others = {"others": [one.to_dict() for one in self.others]} if self.others else {}
+        return {"about": self.about, "fields": [asdict(field) for field in self.fields], **others}
 
     @staticmethod
     def of_dict(given: dict[str, Any]) -> "InputSpec":
         fields = (Field(**{**entry, "shape": tuple(entry["shape"])}) for entry in given["fields"])
-        return InputSpec(tuple(fields), given["about"])
+        others = (InputSpec.of_dict(one) for one in given.get("others", ()))
+        return InputSpec(tuple(fields), given["about"], tuple(others))
 
     def __str__(self) -> str:
         return ", ".join(f"{field.name} {'x'.join(map(str, field.shape))}" for field in self.fields)
@@ -129,7 +133,11 @@ class Outputs:
 
     logits: Tensor  # [B, K]
     embedding: Tensor | None = None  # [B, D], what the classifier reads
-    features: tuple[Tensor, ...] = ()  # each [B, C, H, W], shallow to deep, timm's order
+    # Each a map [B, C, H, W], shallow to deep, timm's order; or of a net that reads sequences each [B, L, D], 0 at
+    # places that `mask` [B, L] hides (a bool that comes with such a net's outputs, needed or not).
+    features: tuple[Tensor, ...] = ()
+    mask: Tensor | None = None
+    stem: Tensor | None = None  # [B, L, D], what the first layer of a transformer reads
     preacts: tuple[Tensor, ...] = ()  # each [B, C, H, W]: the stage's feature map before its last activation
     attention: tuple[Tensor, ...] = ()  # each [B, heads, queries, keys], rows sum to 1 (transformers)
     # Of every attention layer, each [B, heads, L, d] for L tokens. `attention` is softmax(Q K^T / sqrt(d) + mask).
@@ -220,7 +228,7 @@ class Method(nn.Module):
     A numeric setting is kept as an attribute of its own name and read in `forward`: then a suite may let it follow a
     schedule over the training, `temperature: {from: 8, to: 2}`.
 
-    Set by `@register_method`: `name`, `needs`, `student_needs`, `paper`, `year`, `family`.
+    Set by `@register_method`: `name`, `needs`, `student_needs`, `paper`, `year`, `family`, `sequences`.
     """
 
     name: ClassVar[str]
@@ -229,6 +237,7 @@ class Method(nn.Module):
     paper: ClassVar[str]
     year: ClassVar[int | None]
     family: ClassVar[str]
+    sequences: ClassVar[bool]
 
     def build(self, student: Outputs, teacher: Outputs, task: Task) -> None:
         """Make adapters from the shapes of a blank forward (B = 2). Raises `Inapplicable` if the pair can't have it."""

@@ -78,6 +78,26 @@ def to_grid(x: Tensor, grid: tuple[int, int]) -> Tensor:
     return x if x.shape[-2:] == grid else F.adaptive_avg_pool2d(x, grid)
 
 
+def mean_at(x: Tensor, mask: Tensor | None) -> Tensor:
+    """Mean of [B, ..., L] over all that does not lie at places which `mask` [B, L] hides; None hides nothing."""
+    if mask is None:
+        return x.mean()
+    shown = mask.reshape(len(mask), *[1] * (x.ndim - 2), -1).expand_as(x)
+    return x.masked_fill(~shown, 0).sum() / shown.sum()
+
+
+def mse_between(a: Tensor, b: Tensor, mask: Tensor | None) -> Tensor:
+    """Mean of (a - b)^2, each [B, ..., L, L], over pairs of places of which `mask` [B, L] hides neither."""
+    if mask is None:
+        return F.mse_loss(a, b)
+    return mean_at((a - b).square().flatten(-2), (mask[:, :, None] & mask[:, None, :]).flatten(1))
+
+
+def places_of(x: Tensor) -> Tensor:
+    """A map [B, C, H, W] as a sequence of its places [B, H*W, C]; a sequence as it is."""
+    return x.flatten(2).transpose(1, 2) if x.ndim == 4 else x
+
+
 def standardise(logits: Tensor, population: bool = False, eps: float = 1e-7) -> Tensor:
     """(x - mean_k x) / (eps + std_k x) for each row of [B, K]; the sample's standard deviation, or the population's."""
     centred = logits - logits.mean(-1, keepdim=True)

@@ -18,11 +18,13 @@ def register_method(
     paper: str = "",
     year: int | None = None,
     family: str = "",
+    sequences: bool = False,
 ) -> Callable[[type[T]], type[T]]:
     """Class decorator that puts a `Method` under `name`.
 
     `needs` says what the networks must deliver, one or several of `NEEDS`; an empty tuple says that the method needs
-    no teacher. `student_needs`: what the student must deliver, where it differs from the teacher.
+    no teacher. `student_needs`: what the student must deliver, where it differs from the teacher. `sequences`: its
+    features may also be sequences [B, L, D]; without it maps alone.
     """
     wanted = (needs,) if isinstance(needs, str) else tuple(needs)
     students = (student_needs,) if isinstance(student_needs, str) else student_needs
@@ -31,7 +33,7 @@ def register_method(
             raise UserError(f"method {name!r}: {unknown('need', need, NEEDS)}")
 
     def register(cls: type[T]) -> type[T]:
-        about = {"name": name, "needs": wanted, "paper": paper, "year": year, "family": family}
+        about = {"name": name, "needs": wanted, "paper": paper, "year": year, "family": family, "sequences": sequences}
         about["student_needs"] = wanted if students is None else tuple(students)
         for key, value in about.items():
             setattr(cls, key, value)

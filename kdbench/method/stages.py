@@ -81,11 +81,20 @@ def needs_class_maps(outputs: Outputs, grid: int, side: str) -> None:
         raise Inapplicable(f"needs a classifier on the mean of the last map; the {side}'s reads something else")
 
 
-def same_tokens(student: Tensor, teacher: Tensor) -> None:
-    """Raises Inapplicable unless two attentions [B, heads, L, d] are over equally many tokens."""
+def same_places(student: Tensor, teacher: Tensor) -> None:
+    """Raises Inapplicable unless two attentions [B, heads, L, d] are over equally many places."""
     if student.shape[2] != teacher.shape[2]:
         counts = f"student has {student.shape[2]}, teacher {teacher.shape[2]}"
         raise Inapplicable(f"needs attention over equally many tokens; {counts}")
+
+
+def same_kind(student: Tensor, teacher: Tensor) -> None:
+    """Raises Inapplicable unless both are maps [B, C, H, W], or both sequences [B, L, D] over the same L places."""
+    if student.ndim != teacher.ndim:
+        raise Inapplicable("needs maps of both nets, or sequences of both; one gives these, one those")
+    if student.ndim == 3 and student.shape[1] != teacher.shape[1]:
+        counts = f"student has {student.shape[1]}, teacher {teacher.shape[1]}"
+        raise Inapplicable(f"needs both nets to read the same places of a sequence; {counts}")
 
 
 def same_heads(student: Tensor, teacher: Tensor) -> None:

@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 from kdbench.data import DATASETS, NOT_THERE, digest_of
 from kdbench.errors import UserError
 from kdbench.method.register import METHODS
-from kdbench.nets import NETS
+from kdbench.nets import NETS, digest_of_net
 from kdbench.registry import Registry
 from kdbench.suite.controls import CONTROLS
 from kdbench.suite.load import Suite
@@ -278,6 +278,8 @@ def _model(spec: ModelSpec) -> dict[str, Any]:
     identity = {k: v for k, v in whole.items() if v is not None} | _code("code", NETS, [spec.model])
     if spec.checkpoint is not None:  # what is in the file decides, not where it stands
         identity["checkpoint"] = _file_hash(spec.checkpoint)
+    if files := digest_of_net(spec.model, spec.options):
+        identity["files"] = files
     return identity
 
 

@@ -14,7 +14,8 @@ from kdbench.method.register import METHODS
 
 def load_methods() -> None:
     """Import every installed method (entry-point group `kdbench.methods`) and our data sets."""
-    import kdbench.vision.datasets  # noqa: F401  (registers them)
+    import kdbench.text.datasets  # noqa: F401  (registers them)
+    import kdbench.vision.datasets  # noqa: F401
 
     for entry in entry_points(group="kdbench.methods"):
         entry.load()

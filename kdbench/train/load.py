@@ -141,8 +141,8 @@ def _restore(objective: Objective, state: dict[str, Tensor], settings: Record, n
 
 
 def _spec(identity: dict[str, Any]) -> ModelSpec:
-    """The model without its first weights: it gets its own. `code` tells a plugin's code, it is no setting."""
-    left_out = ("pretrained", "checkpoint", "code")
+    """The model without its first weights: it gets its own. `code` and `files` tell what it was made of."""
+    left_out = ("pretrained", "checkpoint", "code", "files")
     return ModelSpec.model_validate({k: v for k, v in identity.items() if k not in left_out})
 
 

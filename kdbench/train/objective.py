@@ -112,6 +112,7 @@ class Objective(nn.Module):
             if is_rule(type(term.method)) and task.accumulate > 1:
                 raise Inapplicable(f"{term.name} needs an optimizer step for each batch (train.accumulate)")
             try:
+                takes_features(term.method, student, teacher)
                 with seeded("adapters", term.name, *seed):
                     term.method.build(student, teacher, task)
             except Inapplicable as reason:
@@ -175,6 +176,13 @@ def needs_of(methods: Iterable[str]) -> frozenset[str]:
 def student_needs_of(methods: Iterable[str]) -> frozenset[str]:
     """What the student must deliver for `methods`; its logits where a method names nothing."""
     return frozenset(need for name in methods for need in METHODS[name].student_needs or ("logits",))
+
+
+def takes_features(method: Method, student: Outputs, teacher: Outputs) -> None:
+    """Raises Inapplicable where a net's features are sequences and the method takes maps alone."""
+    for side, outputs, needs in (("student", student, method.student_needs), ("teacher", teacher, method.needs)):
+        if "features" in needs and not method.sequences and any(x.ndim == 3 for x in outputs.features):
+            raise Inapplicable(f"needs feature maps [B, C, H, W]; the {side} gives sequences [B, L, D]")
 
 
 def own_needs(needs: Iterable[str]) -> frozenset[str]:

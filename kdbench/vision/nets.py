@@ -16,10 +16,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from kdbench.attention import ATTENTION, AttentionTap
 from kdbench.method.contract import Inapplicable, Outputs, Task
 from kdbench.nets import Net, OutputTap, Spec, Tap
 from kdbench.vision import cifar as _cifar  # noqa: F401  (registers them into timm)
-from kdbench.vision.taps import ATTENTION, AttentionTap, last_norms, over_whole_pictures, tap_preacts
+from kdbench.vision.taps import last_norms, over_whole_pictures, tap_preacts, tap_stem
 
 
 class TimmNet(Net):
@@ -72,6 +73,7 @@ class TimmNet(Net):
             norms=last_norms(self.model) if "norms" in needs else (),
             classifier=self.classifier() if "classifier" in needs else None,
             pooled_map=self.pooled_map(x) if "pooled_map" in needs else None,
+            stem=self.stem() if "stem" in needs else None,
         )
 
     def normalise(self, images: Tensor) -> Tensor:
@@ -103,6 +105,13 @@ class TimmNet(Net):
             raise Inapplicable(f"needs a map before the pooling; {type(self.model).__name__} gives tokens")
         return x.permute(0, 3, 1, 2) if getattr(self.model, "output_fmt", "NCHW") == "NHWC" else x
 
+    def stem(self) -> Tensor:
+        """What the first layer read. Raises Inapplicable where that is no sequence."""
+        x = self.tap("stem").last()
+        if x.ndim != 3:
+            raise Inapplicable(f"needs layers that read sequences; {type(self.model).__name__}'s read maps")
+        return x
+
     def attention(self, need: str, needs: Collection[str], images: Tensor) -> tuple[Tensor, ...]:
         """One of `ATTENTION`, of every layer; nothing where it is not needed."""
         if need not in needs:
@@ -111,7 +120,7 @@ class TimmNet(Net):
 
     def tapped(self, needs: Collection[str]) -> list[str]:
         """Which of `needs` are read by a tap. A net without a head of its own for a token has no `token_logits`."""
-        known = ("preacts", *ATTENTION, "token_logits") if self.token_head else ("preacts", *ATTENTION)
+        known = ("preacts", "stem", *ATTENTION, *(("token_logits",) if self.token_head else ()))
         return [need for need in known if need in needs]
 
     def tap(self, need: str) -> Tap:
@@ -119,6 +128,8 @@ class TimmNet(Net):
         if need not in self._taps:
             if need == "preacts":
                 self._taps[need] = tap_preacts(self.model)
+            elif need == "stem":
+                self._taps[need] = tap_stem(self.model)
             elif need in ATTENTION:
                 self._taps[need] = AttentionTap(ATTENTION[need])
             else:

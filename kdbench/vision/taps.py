@@ -1,95 +1,12 @@
 """Taps: hooks that note a tensor as it flows by, and change nothing of the computation."""
 
-from collections.abc import Callable
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.overrides import TorchFunctionMode
 
 from kdbench.method.contract import Inapplicable
 from kdbench.nets import Tap
-
-
-class AttentionTap(Tap):
-    """What `read` makes of the queries, keys, values and masks that a transformer's fused attention is called with.
-
-    The net's own computation is left as it is, so a net asked for its attention gives the same bits as one that is
-    not: a cohort may not depend on what another member needs. Drop-out is left out of the maps.
-    """
-
-    def __init__(self, read: Callable[..., Tensor]) -> None:
-        super().__init__([])
-        self.read = read
-        self.listener = AttentionListener([], read)
-
-    def __enter__(self) -> "Tap":
-        super().__enter__()
-        self.listener = AttentionListener(self.seen, self.read)
-        self.listener.__enter__()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.listener.__exit__(None, None, None)
-        super().__exit__()
-
-
-class AttentionListener(TorchFunctionMode):
-    """Adds to `seen` what `read` makes of every call of the fused attention."""
-
-    def __init__(self, seen: list[Tensor], read: Callable[..., Tensor]) -> None:
-        super().__init__()
-        self.seen, self.read = seen, read
-
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        kwargs = kwargs or {}
-        if func is F.scaled_dot_product_attention:
-            self.seen.append(self.read(*args, **kwargs))
-        return func(*args, **kwargs)
-
-
-def attention_map(
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    attn_mask: Tensor | None = None,
-    dropout_p: float = 0.0,
-    is_causal: bool = False,
-    scale: float | None = None,
-    enable_gqa: bool = False,
-) -> Tensor:
-    """softmax(scale Q K^T + mask), with the arguments of `F.scaled_dot_product_attention`: [..., queries, keys]."""
-    if enable_gqa:
-        key = key.repeat_interleave(query.shape[-3] // key.shape[-3], -3)
-    scores = query @ key.transpose(-2, -1) * (query.shape[-1] ** -0.5 if scale is None else scale)
-    if is_causal:
-        attn_mask = torch.ones_like(scores, dtype=torch.bool).tril()
-    if attn_mask is not None:
-        scores = scores + attn_mask if attn_mask.is_floating_point() else scores.masked_fill(~attn_mask, -torch.inf)
-    return scores.softmax(-1)
-
-
-def queries(query: Tensor, *_: Any, scale: float | None = None, **__: Any) -> Tensor:
-    """The queries, scaled so that Q K^T / sqrt(d) is what goes into the softmax."""
-    return query if scale is None else query * (scale * query.shape[-1] ** 0.5)
-
-
-def keys(query: Tensor, key: Tensor, *_: Any, **__: Any) -> Tensor:
-    return key
-
-
-def values(query: Tensor, key: Tensor, value: Tensor, *_: Any, **__: Any) -> Tensor:
-    return value
-
-
-# What a method may need of attention -> how it is read from a call of the fused attention.
-ATTENTION: dict[str, Callable[..., Tensor]] = {
-    "attention": attention_map,
-    "queries": queries,
-    "keys": keys,
-    "values": values,
-}
 
 
 def over_whole_pictures(attention: tuple[Tensor, ...], num_pictures: int, net: str) -> tuple[Tensor, ...]:
@@ -108,6 +25,14 @@ def tap_preacts(model: nn.Module) -> Tap:
         if getattr(module, "inplace", False):  # it would overwrite what was noted; out of place gives the same bits
             module.inplace = False
     return Tap(modules)
+
+
+def tap_stem(model: Any) -> Tap:
+    """What the first layer of a transformer reads, [B, L, D]. Raises Inapplicable for nets of another build."""
+    blocks = getattr(model, "blocks", None)
+    if not isinstance(blocks, nn.Sequential | nn.ModuleList) or not hasattr(model, "patch_embed"):
+        raise Inapplicable(f"needs layers that read sequences; {type(model).__name__} has none")
+    return Tap([blocks[0]])
 
 
 def last_norms(model: nn.Module) -> tuple[Tensor, ...]:

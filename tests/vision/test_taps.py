@@ -5,10 +5,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from kdbench.attention import ATTENTION, AttentionTap
 from kdbench.method.contract import Field, InputSpec, Task
 from kdbench.nets import build_net
 from kdbench.suite.spec import ModelSpec
-from kdbench.vision.taps import ATTENTION, AttentionTap
 
 
 def heard(need: str, query: Tensor, key: Tensor, value: Tensor, **how: float) -> Tensor:

@@ -1,0 +1,71 @@
+"""From labelled texts to a data set: what all of this domain's data sets share."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Annotated
+
+import torch
+from pydantic import Field
+
+from kdbench.data import Splits
+from kdbench.method.contract import Task
+from kdbench.text.batches import Reading, Texts
+from kdbench.text.tokens import MADE, Text, read_as, size_of, tokenizer
+
+Length = Annotated[int, Field(ge=4, le=8192)]
+Vocabulary = Annotated[int, Field(ge=300, le=1_000_000)]
+
+
+@dataclass(frozen=True)
+class Labelled:
+    """Texts with the number of each one's class."""
+
+    texts: Sequence[Text]
+    labels: Sequence[int]
+
+
+@dataclass(frozen=True)
+class Tokens:
+    """How texts become numbers. `second`: another tokenizer, for nets with `reads: second`.
+
+    The second has 8 places more than the first, so that shapes tell which of them a net read: a method that compares
+    places then says that they are not the same ones.
+    """
+
+    tokenizer: str = MADE
+    second: str | None = None
+    vocabulary: int = 4000
+    length: int = 64
+
+    @property
+    def all(self) -> list[tuple[str, int]]:
+        """(name, places) of each."""
+        return [(self.tokenizer, self.length), *([(self.second, self.length + 8)] if self.second else [])]
+
+
+def splits_of(
+    train: Labelled, test: Labelled, classes: tuple[str, ...], tokens: Tokens, metric: str | None = None
+) -> Splits:
+    """Both parts as `Texts`. Raises UserError for a tokenizer that can't be had."""
+    parts = (train.texts, test.texts)
+    both = [read_as(name, parts, tokens.vocabulary, length) for name, length in tokens.all]
+    first, second = (texts_of([reading[place] for reading in both], part) for place, part in enumerate((train, test)))
+    return Splits(first, second, len(classes), classes=classes, metric=metric or "top1")
+
+
+def texts_of(readings: Sequence[Reading], part: Labelled) -> Texts:
+    return Texts(tuple(readings), torch.tensor(list(part.labels), dtype=torch.int64))
+
+
+def unread(
+    classes: tuple[str, ...], tokens: Tokens, counts: tuple[int, int] = (1000, 1000), pairs: bool = False
+) -> Task:
+    """The task of texts that are not there yet."""
+    readings = []
+    for name, length in tokens.all:
+        size = tokens.vocabulary if name == MADE else size_of(name, tokenizer(name, (), 0), 0)
+        blank = torch.zeros(1, length, dtype=torch.int32)
+        segments = blank.to(torch.uint8) if pairs else None
+        readings.append(Reading(blank, torch.ones(1, dtype=torch.int64), segments, size))
+    inputs = Texts(tuple(readings), torch.zeros(1, dtype=torch.int64)).inputs
+    return Task(len(classes), counts[0], inputs, counts[1], classes)

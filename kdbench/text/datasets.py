@@ -1,0 +1,5 @@
+"""Importing this registers the data sets of texts and the nets that read them."""
+
+from kdbench.text import bilstm, docstrings, nets
+
+__all__ = ["bilstm", "docstrings", "nets"]
