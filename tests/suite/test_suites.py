@@ -10,6 +10,7 @@ import yaml
 from kdbench.data import Splits
 from kdbench.suite.cells import cells_of
 from kdbench.suite.load import load_suite, read_with_bases
+from kdbench.text.corpus import Labelled, Tokens, splits_of
 from kdbench.vision.batches import Images
 
 SUITES = sorted((Path(__file__).parents[2] / "suites").glob("*.yaml"))
@@ -37,9 +38,12 @@ def test_it_plans_without_its_data(kdbench, path, tmp_path):
 
 @pytest.fixture
 def slices(monkeypatch):
-    """Six pictures of every data set, and teachers without their pretrained weights."""
+    """Six examples of every data set, and teachers without their pretrained weights."""
 
     def few(name, settings, data_dir, validation=0.0):
+        if "tokenizer" in settings:
+            texts = Labelled(["one text", "another"] * 3, [0, 1] * 3)
+            return splits_of(texts, texts, ("a", "b"), Tokens(length=settings["length"]))
         side = settings.get("size") or (8 if name == "digits" else 32)
         draw = torch.Generator().manual_seed(0)
         pixels = torch.randint(0, 256, (6, side, side, 3), dtype=torch.uint8, generator=draw)
