@@ -58,7 +58,10 @@ def test_files_that_pages_include_are_included() -> None:
 def test_what_is_installed_and_what_a_plugin_may_do_is_told() -> None:
     """Every requirement ends before a version that may break it; every file has a licence; a plugin is called code."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-    for requirement in [*project["dependencies"], *(one for extra in project["optional-dependencies"].values() for one in extra)]:
+    for requirement in [
+        *project["dependencies"],
+        *(one for extra in project["optional-dependencies"].values() for one in extra),
+    ]:
         assert re.fullmatch(r"[a-z-]+>=[\d.]+,<\d+", requirement), requirement
     annotated = tomllib.loads((ROOT / "REUSE.toml").read_text(encoding="utf-8"))["annotations"]
     assert [one["path"] for one in annotated] == ["**"]
