@@ -19,6 +19,7 @@ __version__ = "0.1.0"
 _HOME = {
     "Batch": "method.contract", "Inapplicable": "method.contract", "Method": "method.contract",
     "Outputs": "method.contract", "Task": "method.contract", "register_method": "method.register",
+    "Conversion": "method.transform", "Reshape": "method.transform", "register_transform": "method.transform",
     "register_dataset": "data", "InMemory": "data", "Splits": "data", "load_splits": "data", "register_net": "nets",
     "Images": "vision.batches", "UserError": "errors", "run": "api", "plan": "api", "leaderboard": "api",
     "load_student": "train.load", "load_deployed": "train.load",

@@ -35,7 +35,7 @@ from kdbench.results.merge import Found, from_folders, from_mlflow, from_results
 from kdbench.results.mlflow_thread import PATIENCE, Tracker, behind, default_uri
 from kdbench.results.records import Records
 from kdbench.results.schema import Record
-from kdbench.suite.cells import DATA, Cell, cells_of, matching
+from kdbench.suite.cells import DATA, Cell, cells_of, matching, with_starts
 from kdbench.suite.load import Suite, load_suite
 from kdbench.suite.origin import claim
 from kdbench.suite.shipped import suite_path
@@ -132,11 +132,11 @@ def _plan(path: Path, options: Options) -> Plan:
 
 
 def _cells(suite: Suite, declared: Declared | None, options: Options, unread: bool = False) -> list[Cell]:
-    """The suite's own, and those that looks asked for."""
+    """The suite's own, those that looks asked for, and those that they begin with."""
     if declared is None:
-        return cells_of(suite, options.only, options.data, unread)
+        return with_starts(cells_of(suite, options.only, options.data, unread))
     whole = cells_of(with_all_seeds(suite, declared), None, options.data, unread)
-    return matching(asked_cells(suite, declared, whole), options.only)
+    return with_starts(matching(asked_cells(suite, declared, whole), options.only))
 
 
 def make_leaderboard(
@@ -271,6 +271,8 @@ def _total_steps(made: Plan) -> int:
     total = 0
     teachers = set()
     for cell in made.todo:
+        if cell.then:
+            continue
         num_train = round(made.shapes.task(cell.dataset).num_train * (1 - cell.validation))
         total += cell.train.epochs * steps_per_epoch(num_train, cell.train.batch_size)
         for link in cell.lineage:

@@ -42,6 +42,7 @@ class Net(nn.Module):
     """A classifier that gives `Outputs`. `model` is the module inside whose weights are saved and given to the user."""
 
     model: Any
+    structure: list[dict[str, Any]] = []  # noqa: RUF012  (the transforms made of it, and what each decided; never written to)
 
     def forward(self, inputs: Inputs, needs: Collection[str] = ("logits",)) -> Outputs:
         """`needs`: which of `NEEDS` to deliver; logits always are. Raises Inapplicable for what the net lacks."""

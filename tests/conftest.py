@@ -23,6 +23,7 @@ import yaml
 from kdbench.data import DATASETS, Split, Splits, load_splits
 from kdbench.method.contract import Batch
 from kdbench.method.register import METHODS
+from kdbench.method.transform import TRANSFORMS
 from kdbench.nets import NETS
 from kdbench.suite.plugins import load_methods
 
@@ -68,7 +69,7 @@ def _methods() -> None:
 @pytest.fixture(autouse=True)
 def _registries(_methods: None) -> Iterator[None]:
     """What a test registers is gone after it: tests over all methods must not see another test's plugin."""
-    before = [(registry, dict(registry.entries)) for registry in (METHODS, DATASETS, NETS)]
+    before = [(registry, dict(registry.entries)) for registry in (METHODS, DATASETS, NETS, TRANSFORMS)]
     yield
     for registry, entries in before:
         registry.entries.clear()

@@ -80,9 +80,12 @@ def write_safetensors(student: Student, record: Record, path: Path, inputs: Inpu
         "input_size": json.dumps(student.inputs.shape),
         **student.delivered.net.about(),
     }
+    if student.delivered.net.structure:
+        about["structure"] = json.dumps(student.delivered.net.structure)
     write_atomic(path, save({name: value.contiguous() for name, value in state.items()}, metadata=about))
+    written = load_weights_of(record, path)
     with torch.inference_mode():
-        return float((load_weights_of(record, path)(inputs) - expected).abs().max())
+        return float((written(inputs) - expected).abs().max())
 
 
 def write_onnx(student: Student, record: Record, path: Path, inputs: Inputs, expected: Tensor) -> float:

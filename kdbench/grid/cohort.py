@@ -14,12 +14,12 @@ import torch
 from kdbench.data import Splits, digest_of, load_splits
 from kdbench.errors import UserError, first_line
 from kdbench.files import CannotWrite
+from kdbench.grid.begin import student_of
 from kdbench.grid.events import Events, Stop
 from kdbench.grid.outcome import Measure, head_of, record_of, weights_file
 from kdbench.grid.saving import Pace, state_of
 from kdbench.layout import Layout
 from kdbench.method.contract import Inapplicable
-from kdbench.nets import build_net
 from kdbench.results.checkpoints import Checkpoints
 from kdbench.results.provenance import device_name
 from kdbench.suite.cells import Cell, fingerprint
@@ -189,8 +189,7 @@ class Worker:
     def trial(self, cell: Cell, splits: Splits, teacher: Teacher) -> Trial:
         """A student with its objective, at the start or where its checkpoint left it. Raises Inapplicable."""
         self.events.now(f"preparing {cell.label}")
-        expected = cell.identity["student"].get("checkpoint")
-        net = build_net(cell.student_net, splits.task, "student", cell.seed, expected=expected)
+        net = student_of(cell, splits, self.place.results, self.device)
         checkpoints = self.checkpoints(cell)
         state = checkpoints.load(cell.key)
         if state is not None and (before := state.get("devices", 1)) != self.group.size:

@@ -18,10 +18,12 @@ from kdbench.results.records import Records, is_final
 from kdbench.results.schema import Record
 from kdbench.suite.cells import Cell, cohorts_of
 from kdbench.suite.spec import DatasetSpec, ModelSpec, Train
+from kdbench.suite.steps import made, steps_of
 from kdbench.train.lent import Guard
 from kdbench.train.objective import Objective, blank_outputs, needs_of, student_needs_of
 from kdbench.train.profiling import count_macs
 from kdbench.train.start import training_task
+from kdbench.train.transforms import stand_ins, transformed
 from kdbench.weights import fitting_weights
 
 # What most methods need, found out with one forward of a net that has it all; the rest is asked for by itself.
@@ -68,7 +70,7 @@ class Plan:
         for cohort in self.cohorts:
             first = cohort[0]
             seen = self.shapes.task(first.dataset).num_train * (1 - first.validation) * first.train.epochs
-            students = sum(3 * self.shapes.macs(c.student, c.dataset) for c in cohort)
+            students = sum(3 * self.shapes.macs(c.make, c.dataset) for c in cohort if not c.then)
             work += seen * (self.shapes.macs(first.teacher, first.dataset) + students)
         return work / 1e9
 
@@ -109,9 +111,11 @@ class Shapes:
         name = spec.model_dump_json() + dataset.model_dump_json()
         if name not in self._nets:
             plain, task = spec.model_copy(update={"pretrained": False, "checkpoint": None}), self.task(dataset)
-            with torch.device("meta"):
-                net = build_net(plain, task).to("meta").eval()
-            if spec.checkpoint:
+            with torch.device("cpu" if spec.transforms else "meta"):
+                net = build_net(plain, task)
+            steps, noise = steps_of(spec.transforms or ()), stand_ins(task.inputs, task.num_classes)
+            net = transformed(net, steps, task.inputs, noise).to("meta").eval()
+            if spec.checkpoint and not spec.transforms:
                 fitting_weights(net.model, Path(spec.checkpoint))
             self._nets[name] = net
         return self._nets[name]
@@ -151,7 +155,7 @@ class Shapes:
         checked: set[str] = set()
         for cell in cells:
             teachers = [("teacher", link.teacher_net) for link in cell.lineage]
-            for role, spec in [*teachers, ("student", cell.student_net)]:
+            for role, spec in [*teachers, ("student", bare(cell.make))]:
                 name = spec.model_dump_json() + cell.dataset.model_dump_json()
                 if name not in checked and (problem := self.problem(f"{role} of {cell.pair}", spec, cell.dataset)):
                     problems[f"{cell.place}: {problem}"] = None
@@ -180,6 +184,8 @@ class Shapes:
 
         Raises UserError when a setting is wrong.
         """
+        if cell.before is not None and (why := self.why_not(cell.before)) is not None:
+            return type(why)(f"what it begins with can't be had: {why}" if cell.start else str(why))
         if cell.teacher_cell is not None and (why := self.why_not(cell.teacher_cell)) is not None:
             return type(why)(f"its teacher {cell.teacher.model} can't be taught: {why}")
         try:
@@ -199,8 +205,10 @@ class Shapes:
     def try_to_build(self, cell: Cell) -> None:
         """Raises Inapplicable, and whatever its methods raise."""
         with Guard():
+            for step in cell.then:
+                made(step).check(self.net(cell.make, cell.dataset).model)
             built = Objective(cell.phases)
-            student = self.outputs(cell.student, cell.dataset, student_needs_of(cell.methods))
+            student = self.outputs(cell.make, cell.dataset, student_needs_of(cell.methods))
             teacher = self.outputs(cell.teacher, cell.dataset, needs_of(cell.methods))
             with torch.device("meta"):
                 built.build(student, teacher, self.training_task(cell.dataset, cell.train), 0)
@@ -216,3 +224,8 @@ class Shapes:
             if (why := verdicts[cell.case]) is not None:
                 (inapplicable if isinstance(why, Inapplicable) else failing)[cell.key] = str(why)
         return inapplicable, failing
+
+
+def bare(spec: ModelSpec) -> ModelSpec:
+    """The net before its transforms, which may be Inapplicable; where it can't be built at all, nothing can be run."""
+    return spec.model_copy(update={"transforms": None})

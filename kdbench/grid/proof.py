@@ -61,7 +61,7 @@ def operations_of(plan: Plan, cell: Cell) -> list[Operation]:
     shapes, precision = plan.shapes, cell.train.precision
     task = shapes.training_task(cell.dataset, cell.train)
     batches = [blank_batch(inputs) for inputs in (task.inputs, *task.inputs.others)]
-    nets = ((cell.teacher, cell.teacher_train.precision), (cell.teacher, precision), (cell.student, precision))
+    nets = ((cell.teacher, cell.teacher_train.precision), (cell.teacher, precision), (cell.make, precision))
     with noting() as noted:
         for spec, kind in nets:
             net = shapes.net(spec, cell.dataset)
@@ -69,7 +69,7 @@ def operations_of(plan: Plan, cell: Cell) -> list[Operation]:
             with torch.no_grad(), autocast(CPU, kind):
                 for batch in batches:
                     net(batch.inputs)
-        wanted = ((cell.student, student_needs_of(cell.methods)), (cell.teacher, needs_of(cell.methods)))
+        wanted = ((cell.make, student_needs_of(cell.methods)), (cell.teacher, needs_of(cell.methods)))
         student, teacher = (shapes.outputs(spec, cell.dataset, needs) for spec, needs in wanted)
         with suppress(Exception), Guard():  # what it raises now it raises again, as that cell's own end
             built = Objective(cell.phases)

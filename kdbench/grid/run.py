@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import groupby
 
 import torch
 
@@ -47,7 +48,8 @@ def run_plan(plan: Plan, place: Place, executor: Executor, recorder: Recorder, s
 
     with using(executor.threads):
         prove(plan, device, recorder.say)
-    jobs = [Job(tuple(cohort), plan.plugins, place) for cohort in plan.cohorts]
-    executor.run(
-        Queue(jobs, recorder.folder, lambda job: [cell for cell in job.cells if is_open(cell)]), recorder, stop
-    )
+    for _, cohorts in groupby(plan.cohorts, key=lambda cohort: cohort[0].depth):  # what others begin with comes first
+        jobs = [Job(tuple(cohort), plan.plugins, place) for cohort in cohorts]
+        executor.run(
+            Queue(jobs, recorder.folder, lambda job: [cell for cell in job.cells if is_open(cell)]), recorder, stop
+        )

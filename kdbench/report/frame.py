@@ -46,7 +46,7 @@ def frame_of(records: Iterable[Record]) -> pd.DataFrame:
             **{f"teacher_{k}": v for k, v in (profile.get("teacher") or {}).items()},
             **{f"cost_{k}": v for k, v in (record.get("cost") or {}).items()},
             **{name: record.get(name) for name in HEAD},
-            "alone": objective == alone(),
+            "alone": objective == alone() and not record["settings"].get("then"),
             "metric": metric_of(record).name,
             "score": record["scores"].get(metric_of(record).test),
             **{name: None if made.get(name) is None else str(made[name]) for name in MADE_BY},

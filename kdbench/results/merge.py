@@ -120,4 +120,5 @@ def _with_data(cell: Cell, digests: Mapping[str, str]) -> Cell:
     if cell.data != NOT_THERE:
         return cell
     name = json.dumps(cell.data_identity["dataset"], sort_keys=True)
-    return replace(cell, data=digests.get(name, NOT_THERE))
+    start = _with_data(cell.start, digests) if cell.start else None
+    return replace(cell, data=digests.get(name, NOT_THERE), start=start)

@@ -64,6 +64,9 @@ class Shape(TypedDict):
     profile: NotRequired[Annotated[dict[Name, Annotated[dict[Name, Number], Few]], Few] | None]
     cost: NotRequired[Annotated[dict[Name, Number], Few] | None]
     versions: NotRequired[Versions | None]
+    structure: NotRequired[
+        Annotated[list[dict[str, Any]], Few] | None
+    ]  # the student's transforms, and what each decided
     led_around: NotRequired[Text | None]
     repeatable: NotRequired[bool | None]
     metric: NotRequired[Name | None]  # None: top-1

@@ -1,11 +1,10 @@
 """Cells and cohorts: what a suite asks for, each cell with the key that decides whether it is done already."""
 
-import hashlib
 import json
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
-from functools import cached_property, lru_cache
+from functools import cached_property
 from itertools import product
 from pathlib import Path
 from typing import Any, TypeVar
@@ -13,22 +12,26 @@ from typing import Any, TypeVar
 from kdbench.data import DATASETS, NOT_THERE, digest_of
 from kdbench.errors import UserError
 from kdbench.method.register import METHODS
-from kdbench.nets import NETS, digest_of_net
-from kdbench.registry import Registry
+from kdbench.method.transform import TRANSFORMS
 from kdbench.suite.controls import CONTROLS
+from kdbench.suite.identity import (
+    alone,
+    code_of,
+    dataset_identity,
+    dump,
+    fingerprint,
+    model_identity,
+    objective_identity,
+)
 from kdbench.suite.load import Suite
-from kdbench.suite.objectives import BASELINE, ObjectiveSpec, for_pair, objective
-from kdbench.suite.spec import Batches, DatasetSpec, ModelSpec, TeacherSpec, TeacherTrain, Train, title_of
+from kdbench.suite.objectives import ObjectiveSpec, for_pair, objective
+from kdbench.suite.spec import DatasetSpec, ModelSpec, TeacherSpec, TeacherTrain, Train, title_of
+from kdbench.suite.steps import Step, names_of, steps_of
 
 Spec = TypeVar("Spec", bound=ModelSpec)
 DATA = Path("data")  # where data sets are looked for when not told otherwise
 NOTHING_LEARNT = {"pretrained": False, "checkpoint": None, "taught_by": None, "objective": None}
 FORMAT = 3  # raised when the engine's own arithmetic changes a number: every key changes with it
-
-
-def fingerprint(identity: dict[str, Any]) -> str:
-    """The first 20 hex digits of the SHA-256 of canonical JSON."""
-    return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:20]
 
 
 @dataclass(frozen=True)
@@ -48,6 +51,8 @@ class Cell:
     place: str = field(default="", compare=False)  # where its pair stands in the suite, for messages
     data: str = ""  # a digest of the data; "" where the name and the settings say which they are
     control: str = ""  # what stands in its teacher's place, one of CONTROLS; "" for the teacher itself
+    start: "Cell | None" = None  # whose trained student its own begins with
+    then: tuple[Step, ...] = ()  # conversions: it trains nothing itself, but is the file made of `before`
 
     @property
     def identity(self) -> dict[str, Any]:
@@ -56,19 +61,43 @@ class Cell:
             "format": FORMAT,
             **self.data_identity,
             "teacher": self.teacher_identity,
-            "student": _model(self.student),
-            "train": _dump(self.train),
+            "student": model_identity(self.student),
+            "train": dump(self.train),
             "objective": objective_identity(self.phases),
             "seed": self.seed,
-            **_code("code", METHODS, self.methods),
+            **({"start": self.start.key} if self.start else {}),
+            **({"then": list(self.then)} if self.then else {}),
+            **code_of("code", METHODS, self.methods),
+            **code_of("transform_code", TRANSFORMS, names_of([*self.transforms, *self.then])),
         }
+
+    @cached_property
+    def transforms(self) -> tuple[Step, ...]:
+        """What is done to its student before it trains."""
+        return steps_of(self.student.transforms or ())
+
+    @cached_property
+    def make(self) -> ModelSpec:
+        """The student as it is built: with the transforms of the one it begins with before its own."""
+        steps = (*(self.start.make.transforms or () if self.start else ()), *(self.student.transforms or ()))
+        return self.student_net.model_copy(update={"start": None, "transforms": steps or None})
+
+    @cached_property
+    def before(self) -> "Cell | None":
+        """The cell that must be done first: the one that is converted, else the one to begin with."""
+        return replace(self, then=(), label=f"{self.label} (before)") if self.then else self.start
+
+    @cached_property
+    def depth(self) -> int:
+        """How many cells are to be done one after another before it."""
+        return 1 + self.before.depth if self.before else 0
 
     @property
     def data_identity(self) -> dict[str, Any]:
         """Which data, and how much of them is held out."""
         digest = {"data": self.data} if self.data else {}
-        code = _code("data_code", DATASETS, [self.dataset.name])
-        return {"dataset": _dataset(self.dataset), **digest, **code, "validation": self.validation}
+        code = code_of("data_code", DATASETS, [self.dataset.name])
+        return {"dataset": dataset_identity(self.dataset), **digest, **code, "validation": self.validation}
 
     @cached_property
     def key(self) -> str:
@@ -97,16 +126,16 @@ class Cell:
 
     @cached_property
     def teacher_identity(self) -> dict[str, Any]:
-        identity: dict[str, Any] = {"model": _model(self.teacher_net)}
+        identity: dict[str, Any] = {"model": model_identity(self.teacher_net)}
         if self.control:
             identity |= {"control": self.control, "seed": self.teacher_seed}
         if self.teacher_is_trained:
-            recipe = {k: v for k, v in _dump(self.teacher_train).items() if k != "seed"}
+            recipe = {k: v for k, v in dump(self.teacher_train).items() if k != "seed"}
             identity |= {"train": recipe, "seed": self.teacher_seed}
         if self.teacher_cell is not None:
             phases = objective_identity(self.teacher_cell.phases)
             identity |= {"taught_by": self.teacher_cell.teacher_identity, "objective": phases}
-            identity |= _code("code", METHODS, self.teacher_cell.methods)
+            identity |= code_of("code", METHODS, self.teacher_cell.methods)
         return identity
 
     @cached_property
@@ -144,14 +173,15 @@ class Cell:
     @cached_property
     def cohort(self) -> str:
         """Cells with the same cohort share data set, batches, teacher and seed."""
-        return fingerprint({"teacher": self.teacher_key, "batches": _dump(self.train.batches), "seed": self.seed})
+        batches, depth = dump(self.train.batches), {"depth": self.depth} if self.depth else {}
+        return fingerprint({"teacher": self.teacher_key, "batches": batches, "seed": self.seed, **depth})
 
     @cached_property
     def case(self) -> tuple[str, ...]:
         """Equal for cells that differ in nothing but the seed."""
         specs = (self.dataset, self.teacher, self.student, self.train, self.teacher_train)
         texts = [spec.model_dump_json() for spec in specs]
-        return (*texts, json.dumps(self.phases, sort_keys=True), self.control)
+        return (*texts, json.dumps([self.phases, self.then], sort_keys=True), self.control)
 
     @property
     def pair(self) -> str:
@@ -168,7 +198,7 @@ class Cell:
     @property
     def is_alone(self) -> bool:
         """Is this the student alone, against which gains are counted?"""
-        return objective_identity(self.phases) == alone()
+        return not self.then and objective_identity(self.phases) == alone()
 
 
 def dropping(spec: Spec, train: Train) -> Spec:
@@ -187,20 +217,45 @@ def cells_of(suite: Suite, only: str | None = None, data_dir: Path = DATA, unrea
     digests = [_digest(dataset, data_dir, unread) for dataset in suite.datasets]
     seeds = tuple(dict.fromkeys([*suite.seeds, *(seed for own in suite.row_seeds.values() for seed in own)]))
     cells = [
-        Cell(
-            *(suite.name, label, dataset, *pair, suite.teacher_train, phases, seed, suite.validation, place, data),
-            control=suite.controls.get(label, ""),
-        )
-        for (dataset, data), (pair, place), seed, (label, choices) in product(
-            zip(suite.datasets, digests, strict=True),
-            zip(suite.pairs, suite.places, strict=True),
-            seeds,
-            suite.objectives.items(),
+        cell
+        for (dataset, data), number, seed, label in product(
+            zip(suite.datasets, digests, strict=True), range(len(suite.pairs)), seeds, suite.objectives
         )
         if seed in suite.row_seeds.get(label, suite.seeds)
-        if (phases := for_pair(choices, title_of(*pair[:2]))) is not None
+        if (cell := _cell(suite, number, label, dataset, data, seed)) is not None
     ]
     return matching(cells, only)
+
+
+def _cell(suite: Suite, number: int, label: str, dataset: DatasetSpec, data: str, seed: int) -> Cell | None:
+    """Of pair `number` and row `label`; None where the row is not run on the pair."""
+    pair, place, start = suite.pairs[number], suite.places[number], None
+    if (phases := for_pair(suite.objectives[label], title_of(*pair[:2]))) is None:
+        return None
+    if (other := suite.starts[number]) is not None and (begins := pair[1].start) is not None:
+        start = _cell(suite, other, begins.label, dataset, data, seed)
+        if start is None:
+            raise UserError(f"{place}: row {begins.label!r} is not run on {title_of(*suite.pairs[other][:2])}")
+    return Cell(
+        *(suite.name, label, dataset, *pair, suite.teacher_train, phases, seed, suite.validation, place, data),
+        control=suite.controls.get(label, ""),
+        start=start,
+        then=suite.then.get(label, ()),
+    )
+
+
+def with_starts(cells: Iterable[Cell]) -> list[Cell]:
+    """The cells, each after what must be done before it, whether that is a row of the suite or not."""
+    cells = list(cells)
+    own = {cell.key for cell in cells}
+    found: dict[str, Cell] = {}
+    for cell in cells:
+        befores: list[Cell] = []
+        while (before := (befores[-1] if befores else cell).before) is not None:
+            befores.append(before)
+        found |= {b.key: b for b in reversed(befores) if b.key not in own and b.key not in found}
+        found[cell.key] = cell
+    return list(found.values())
 
 
 def matching(cells: list[Cell], only: str | None) -> list[Cell]:
@@ -220,70 +275,8 @@ def _digest(dataset: DatasetSpec, data_dir: Path, unread: bool) -> str:
 
 
 def cohorts_of(cells: Iterable[Cell]) -> list[list[Cell]]:
-    """Cells grouped into cohorts, in order of first appearance."""
+    """Cells grouped into cohorts, in order of first appearance; those that others begin with first."""
     groups: dict[str, list[Cell]] = {}
     for cell in cells:
         groups.setdefault(cell.cohort, []).append(cell)
-    return list(groups.values())
-
-
-def objective_identity(phases: ObjectiveSpec) -> Any:
-    """As it stands in a record: a table of methods, or a list of phases. What is off (None) is left out."""
-    parts = [{"epochs": epochs, "terms": _without_none(terms)} for epochs, terms in phases]
-    return json.loads(json.dumps(parts if len(parts) > 1 else parts[0]["terms"]))
-
-
-def _without_none(table: dict[str, Any]) -> dict[str, Any]:
-    """The same table, and those in it, without what is None."""
-    found = {k: v for k, v in table.items() if v is not None}
-    return {k: _without_none(v) if isinstance(v, dict) else v for k, v in found.items()}
-
-
-def alone() -> Any:
-    return _alone(METHODS.form(BASELINE))
-
-
-@lru_cache(maxsize=4)
-def _alone(form: type) -> Any:
-    return objective_identity(objective({BASELINE: 1.0}))
-
-
-@lru_cache(maxsize=4096)
-def _dump_text(spec: Batches) -> str:
-    return spec.model_dump_json(exclude_none=True)
-
-
-def _dump(spec: Batches) -> dict[str, Any]:
-    return json.loads(_dump_text(spec))
-
-
-@lru_cache(maxsize=256)
-def _dataset_text(spec: DatasetSpec, form: type) -> str:
-    """`form`: of its settings as they are registered now, for a plugin may be edited and loaded again."""
-    return json.dumps(_without_none({"name": spec.name, **spec.settings}))
-
-
-def _dataset(spec: DatasetSpec) -> dict[str, Any]:
-    return json.loads(_dataset_text(spec, DATASETS.form(spec.name)))
-
-
-def _code(entry: str, registry: Registry[Any], names: Iterable[str]) -> dict[str, Any]:
-    """{entry: name -> hash} of those whose code came in by a plugin; nothing where all are kdbench's own."""
-    found = {name: code for name in names if (code := registry.code(name))}
-    return {entry: found} if found else {}
-
-
-def _model(spec: ModelSpec) -> dict[str, Any]:
-    whole = spec.model_dump(mode="json", exclude={"taught_by", "objective"})
-    identity = {k: v for k, v in whole.items() if v is not None} | _code("code", NETS, [spec.model])
-    if spec.checkpoint is not None:  # what is in the file decides, not where it stands
-        identity["checkpoint"] = _file_hash(spec.checkpoint)
-    if files := digest_of_net(spec.model, spec.options):
-        identity["files"] = files
-    return identity
-
-
-@lru_cache(maxsize=256)
-def _file_hash(path: str) -> str:
-    with Path(path).open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    return sorted(groups.values(), key=lambda cohort: cohort[0].depth)

@@ -15,6 +15,7 @@ from kdbench.suite.check_training import check_augment, check_optimizers, listed
 from kdbench.suite.controls import CONTROLS
 from kdbench.suite.objectives import by_pair, fill, for_pair, objective, terms_of
 from kdbench.suite.spec import ModelSpec, Pair, RowOptions, SuiteFile, TeacherSpec, TeacherTrain, Train, mistakes, parse
+from kdbench.suite.steps import check_starts, check_steps
 from kdbench.suite.yaml_lines import Document, Place
 
 
@@ -38,6 +39,7 @@ def check(document: Document) -> Iterator[tuple[Place, str]]:
         yield from _check_dataset(dataset, ("datasets", number))
     yield from check_augment(data)
     yield from _check_objectives(document)
+    yield from check_starts(data)
     if (seeds := listed(data, "reference_seeds")) and all(type(seed) is int for seed in seeds):
         yield from _check_seeds(seeds, ("reference_seeds",), listed(data, "seeds"))
     for name in ("datasets", "pairs", "seeds"):
@@ -71,7 +73,8 @@ def _check_registered(name: str, spec: dict[str, Any], place: Place) -> Iterator
     """The settings of a net that stands in a plugin are its own arguments."""
     if spec.get("pretrained") is True:
         yield (*place, "pretrained"), f"{name} has no pretrained weights; give a file of them as `checkpoint`"
-    settings = {k: v for k, v in spec.items() if k not in TeacherSpec.model_fields or k == "img_size"}
+    own = {*TeacherSpec.model_fields, "from"} - {"img_size"}
+    settings = {k: v for k, v in spec.items() if k not in own}
     for setting, text in NETS.settings(name, settings)[1]:
         yield (*place, setting), text
 
@@ -120,6 +123,10 @@ def _check_model(
     for option in spec if isinstance(spec, dict) else ():
         if kind is ModelSpec and option in ("taught_by", "objective"):
             yield (*place, option), "only a teacher can be taught"
+        elif kind is TeacherSpec and option in ("from", "transforms"):
+            yield (*place, option), "only a student has transforms, or begins with another row's student"
+        elif option == "transforms" and spec[option] is not None:
+            yield from check_steps(spec[option], (*place, option))
         elif option not in kind.model_fields and get_close_matches(option, kind.model_fields, n=1, cutoff=0.86):
             yield (*place, option), unknown("entry", option, kind.model_fields)
     checkpoint = spec.get("checkpoint") if isinstance(spec, dict) else None
@@ -163,7 +170,7 @@ def _check_objectives(document: Document) -> Iterator[tuple[Place, str]]:
         for pair in pairs if not wrong else ():
             chosen = for_pair(by_pair(row), pair)
             if chosen is not None:
-                text = json.dumps([objective(chosen), row.get("teacher")], sort_keys=True)
+                text = json.dumps([objective(chosen), row.get("teacher"), row.get("then")], sort_keys=True)
                 if seen.setdefault((pair, text), label) != label:
                     same[seen[pair, text]] = pair
         for other, pair in same.items():
@@ -172,7 +179,7 @@ def _check_objectives(document: Document) -> Iterator[tuple[Place, str]]:
 
 
 def _check_options(row: dict[str, Any], place: Place, document: Document) -> Iterator[tuple[Place, str]]:
-    """What a row says beside its methods: seeds of its own, a control teacher."""
+    """What a row says beside its methods: seeds of its own, a control teacher, conversions."""
     given = {name: row[name] for name in RowOptions.model_fields if name in row}
     wrong = list(mistakes(RowOptions, given, place))
     yield from wrong
@@ -180,6 +187,8 @@ def _check_options(row: dict[str, Any], place: Place, document: Document) -> Ite
         return
     if row.get("seeds"):
         yield from _check_seeds(row["seeds"], (*place, "seeds"), listed(document.data, "seeds"))
+    if row.get("then") is not None:
+        yield from check_steps(row["then"], (*place, "then"))
     if row.get("teacher"):
         yield from _check_control(row, (*place, "teacher"), document)
 

@@ -17,6 +17,7 @@ from kdbench.suite.objectives import ByPair, by_pair, is_reference, objective
 from kdbench.suite.plugins import load_methods, load_plugin
 from kdbench.suite.shipped import nearest, shipped, suite_path
 from kdbench.suite.spec import DatasetSpec, ModelSpec, SuiteFile, TeacherSpec, TeacherTrain, Train, parse
+from kdbench.suite.steps import Step, start_of, steps_of
 from kdbench.suite.yaml_lines import Document, Place, read_yaml
 
 
@@ -38,6 +39,8 @@ class Suite:
     controls: dict[str, str]  # of the rows whose teacher is a control
     validation: float
     teacher_train: TeacherTrain
+    starts: tuple[int | None, ...]  # of each pair: the one whose students its own begin with
+    then: dict[str, tuple[Step, ...]]  # of the rows whose students are converted
     plugins: tuple[Path, ...] = ()  # the files that hold methods, data sets and nets of its own
 
 
@@ -73,6 +76,10 @@ def load_suite(path: Path | str, plugins: tuple[Path, ...] = (), models: bool = 
         controls={label: row["teacher"] for label, row in file.methods.items() if row.get("teacher")},
         validation=file.validation,
         teacher_train=parse(TeacherTrain, {**train, **file.teacher_train}),
+        starts=tuple(
+            start_of(n, document.data["pairs"]) if p.student.start else None for n, p in enumerate(file.pairs)
+        ),
+        then={label: steps_of(row["then"]) for label, row in file.methods.items() if row.get("then")},
         plugins=files,
     )
 

@@ -11,10 +11,14 @@ from kdbench.layout import is_reserved
 from kdbench.registry import message_of
 from kdbench.suite.controls import CONTROLS
 from kdbench.suite.frozen import Above0, Frozen, Seed
+from kdbench.suite.steps import words
 from kdbench.suite.training import Batches, Recipe, Schedule, TeacherTrain, TimmSchedule, Train
 from kdbench.suite.yaml_lines import Place
 
 __all__ = ["Batches", "Recipe", "TeacherTrain", "Train"]  # how to train has its own module
+
+
+Steps = Annotated[tuple[str | dict[str, Any], ...], Field(strict=False, min_length=1)]  # by name, or with settings
 
 
 class ByName(Frozen):
@@ -26,15 +30,29 @@ class ByName(Frozen):
         return {next(iter(cls.model_fields)): value} if isinstance(value, str) else value
 
 
+class StartSpec(Frozen):
+    """A row whose trained student others begin with; of the pair whose student has these `transforms`."""
+
+    label: str
+    transforms: Steps | None = None
+
+    @property
+    def short(self) -> str:
+        return self.label + (f" + {words(self.transforms)}" if self.transforms else "")
+
+
 class ModelSpec(ByName):
     """A timm model. Whatever is not named here goes to `timm.create_model` as it stands."""
 
-    model_config = ConfigDict(extra="allow")
+    model_config = ConfigDict(extra="allow", populate_by_name=True)
 
     model: str
     pretrained: bool = False
     checkpoint: str | None = None
     img_size: Annotated[int, Field(ge=8, le=1024)] | None = None
+    # Of a student: the trained one it begins with, and what is done to it before it trains (`steps.py`).
+    start: StartSpec | None = Field(default=None, alias="from")
+    transforms: Steps | None = None
 
     @property
     def options(self) -> dict[str, Any]:
@@ -44,7 +62,9 @@ class ModelSpec(ByName):
     def short(self) -> str:
         """`resnet18`, or `cifar_resnet8(widths=[4, 8])` when options tell it from its plain form."""
         extra = {k: v for k, v in {"img_size": self.img_size, **self.options}.items() if v is not None}
-        return self.model + (f"({', '.join(f'{k}={v}' for k, v in sorted(extra.items()))})" if extra else "")
+        own = self.model + (f"({', '.join(f'{k}={v}' for k, v in sorted(extra.items()))})" if extra else "")
+        own += f" + {words(self.transforms)}" if self.transforms else ""
+        return own + (f" (from {self.start.short})" if self.start else "")
 
 
 class TeacherSpec(ModelSpec):
@@ -143,6 +163,8 @@ class RowOptions(Frozen):
     seeds: Annotated[tuple[Seed, ...], Field(min_length=1)] | None = None
     # A control in the place of the pair's teacher (`controls.py`).
     teacher: Literal[tuple(CONTROLS)] | None = None  # type: ignore[valid-type]
+    # What is done to its trained student (`steps.py`): the row is that of the file which comes of it.
+    then: Steps | None = None
 
 
 class SuiteFile(Frozen):

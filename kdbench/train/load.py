@@ -28,6 +28,7 @@ from kdbench.suite.plugins import load_methods
 from kdbench.suite.spec import ModelSpec
 from kdbench.train.objective import Objective, blank_outputs, needs_of, student_needs_of
 from kdbench.train.student import Delivered, Student
+from kdbench.train.transforms import rebuilt
 from kdbench.weights import mismatch
 
 KEY = re.compile("[0-9a-f]{0,64}")  # a cell's key, or its beginning
@@ -97,7 +98,7 @@ def load_weights_of(record: Record, weights: Path) -> Student:
     state = weights_of(record, weights)
     own = {name.removeprefix("method."): state.pop(name) for name in list(state) if name.startswith("method.")}
     task = task_of_record(record)
-    net = build_net(_spec(settings["student"]), task)
+    net = rebuilt(build_net(_spec(settings["student"]), task), record.get("structure") or (), task.inputs)
     if wrong := mismatch(net.model.state_dict(), state):
         raise UserError(f"{weights} is not a {record['student']}: it {wrong}")
     net.model.load_state_dict(state)
@@ -142,7 +143,7 @@ def _restore(objective: Objective, state: dict[str, Tensor], settings: Record, n
 
 def _spec(identity: dict[str, Any]) -> ModelSpec:
     """The model without its first weights: it gets its own. `code` and `files` tell what it was made of."""
-    left_out = ("pretrained", "checkpoint", "code", "files")
+    left_out = ("pretrained", "checkpoint", "code", "files", "transforms")
     return ModelSpec.model_validate({k: v for k, v in identity.items() if k not in left_out})
 
 

@@ -14,9 +14,11 @@ from kdbench.nets import Net, build_net
 from kdbench.seeding import derive
 from kdbench.suite.cells import Cell
 from kdbench.suite.spec import Train
+from kdbench.suite.steps import steps_of
 from kdbench.train.group import ALONE, Group
 from kdbench.train.objective import built_objective, needs_of, prepares, student_needs_of
 from kdbench.train.optim import momentum_of
+from kdbench.train.transforms import examples, transformed
 from kdbench.train.trial import Trial, forward_teacher, views_of
 
 
@@ -37,7 +39,9 @@ def start_trial(
     needs, task = needs_of(cell.methods), training_task(splits.task, cell.train, splits.train.targets.clone())
     built = built_objective(cell.phases, net.to(device), teacher, task, device, cell.seed)
     if "peer" in student_needs_of(cell.methods):
-        peer = build_net(cell.student_net, task, "peer", cell.seed)
+        peer = build_net(cell.student_net, task, "peer", cell.seed).to(device)
+        steps = steps_of(cell.make.transforms or ())
+        peer = transformed(peer, steps, task.inputs, examples(splits.train, cell.seed), cell.seed)
         built.peer = peer.to(memory_format=torch.channels_last)
     trial = Trial(net, built, cell.train, device, cell.seed, group)
     trial.key = cell.key

@@ -18,7 +18,8 @@ from kdbench.data import DATASETS
 from kdbench.method.register import METHODS
 from kdbench.registry import Registry
 from kdbench.suite import spec
-from kdbench.suite.cells import Cell, _dataset_text, cells_of
+from kdbench.suite.cells import Cell, cells_of
+from kdbench.suite.identity import _dataset_text
 from kdbench.suite.load import load_suite
 from kdbench.suite.plugins import load_methods
 

@@ -1,0 +1,51 @@
+"""What a cell begins with: a new student, or the trained one of another cell; with its transforms."""
+
+from pathlib import Path
+
+import torch
+
+from kdbench.data import Splits
+from kdbench.errors import UserError
+from kdbench.layout import Layout
+from kdbench.method.contract import Inapplicable, InputSpec
+from kdbench.nets import Net, build_net
+from kdbench.results.records import Records
+from kdbench.results.schema import Record
+from kdbench.suite.cells import Cell
+from kdbench.train.load import weights_of
+from kdbench.train.transforms import examples, rebuilt, transformed
+from kdbench.weights import mismatch
+
+
+def student_of(cell: Cell, splits: Splits, results: Path, device: torch.device) -> Net:
+    """Its net before the first step, on `device`. Raises Inapplicable, or UserError."""
+    expected = cell.identity["student"].get("checkpoint")
+    net = build_net(cell.student_net, splits.task, "student", cell.seed, expected=expected)
+    if cell.start is not None:
+        take_over(net, *left_by(cell.start, results), splits.task.inputs)
+    shown = examples(splits.train, cell.seed)
+    return transformed(net.to(device), cell.transforms, splits.task.inputs, shown, cell.seed)
+
+
+def left_by(cell: Cell, results: Path) -> tuple[Record, Path]:
+    """The record and the student of a finished cell. Raises Inapplicable where that was skipped, else UserError."""
+    record = Records(results, cell.suite).read(cell.key)
+    weights = Layout(results).suite(cell.suite).student(cell.key)
+    if record is not None and record["status"] == "done" and weights.is_file():
+        return record, weights
+    status = "missing" if record is None else record["status"]
+    if status == "skipped":
+        raise Inapplicable(f"begins with what does not apply: {record and record['reason']}")
+    what = f"{cell.student.short}, {cell.label}, seed {cell.seed}"
+    raise UserError(f"begins with a student ({what}) that is {status if status != 'done' else 'gone'}")
+
+
+def take_over(net: Net, record: Record, path: Path, inputs: InputSpec) -> None:
+    """Give a new net the shapes and the weights of a trained one. Raises UserError where layers of its method stay."""
+    state = weights_of(record, path)
+    if any(name.startswith("method.") for name in state):
+        raise UserError(f"{record['label']} leaves layers of its method in its student: no other row can begin with it")
+    rebuilt(net, record.get("structure") or (), inputs)
+    if wrong := mismatch(net.model.state_dict(), state):
+        raise UserError(f"{path}: it {wrong}")
+    net.model.load_state_dict(state)

@@ -1,0 +1,95 @@
+"""A student's net with its transforms: decided from its weights, or built again in the shapes that a record tells."""
+
+import copy
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from kdbench.data import Split
+from kdbench.errors import UserError, first_line
+from kdbench.method.contract import Inapplicable, Inputs, InputSpec
+from kdbench.method.transform import TRANSFORMS, Given
+from kdbench.nets import Net
+from kdbench.seeding import derive, seeded
+from kdbench.suite.steps import Step, made
+
+Batches = Callable[[int], Iterator[tuple[Inputs, Tensor]]]
+BATCH = 64  # of the examples that a transform looks at
+
+
+def transformed(net: Net, steps: Iterable[Step], inputs: InputSpec, batches: Batches, seed: int = 0) -> Net:
+    """`net` itself, after all of `steps`. Raises Inapplicable, also for a step that left the net as it was."""
+    for step in steps:
+        [(name, settings)] = step.items()
+        before = shapes_of(net)
+        try:
+            with seeded("transform", name, seed):
+                record = made(step).apply(net.model, given_of(net, inputs, batches))
+        except Inapplicable as reason:
+            raise Inapplicable(f"{name} {reason}") from None
+        if shapes_of(net) == before:
+            raise Inapplicable(f"{name} left {type(net.model).__name__} as it was")
+        net.structure = [*net.structure, {"name": name, "settings": settings, "record": record}]
+    return net
+
+
+def rebuilt(net: Net, structure: Iterable[Any], inputs: InputSpec) -> Net:
+    """`net`, not yet transformed, in the shapes that a record tells. Raises UserError where it does not fit."""
+    for entry in structure:
+        try:
+            transform = TRANSFORMS[entry["name"]](**entry["settings"])
+            transform.rebuild(net.model, entry["record"], given_of(net, inputs, nothing))
+        except UserError:
+            raise
+        except Exception as error:
+            raise UserError(f"the record's structure does not fit its student: {first_line(error)}") from error
+        net.structure = [*net.structure, entry]
+    return net
+
+
+def settled(net: Net) -> Net:
+    """A copy of a trained net without what only training needs (a quantiser's noise)."""
+    copied = copy.deepcopy(net)
+    for entry in copied.structure:
+        TRANSFORMS[entry["name"]](**entry["settings"]).settle(copied.model)
+    return copied
+
+
+def given_of(net: Net, inputs: InputSpec, batches: Batches) -> Given:
+    return Given(inputs, lambda x: net(x).logits, batches, tuple(classifiers(net)))
+
+
+def classifiers(net: Net) -> list[nn.Module]:
+    return list(getattr(net, "head", []))
+
+
+def shapes_of(net: Net) -> list[tuple[str, torch.Size]]:
+    return [(name, value.shape) for name, value in net.model.state_dict().items()]
+
+
+def examples(split: Split, seed: int) -> Batches:
+    """The same `n` training examples each time, drawn by `seed`, as they are in evaluation."""
+
+    def batches(n: int) -> Iterator[tuple[Inputs, Tensor]]:
+        generator = torch.Generator().manual_seed(derive("transform's examples", seed))
+        chosen = torch.randperm(len(split), generator=generator)[:n]
+        for batch in split[chosen.to(split.targets.device)].in_order(BATCH):
+            yield batch.inputs, batch.target
+
+    return batches
+
+
+def stand_ins(inputs: InputSpec, num_classes: int) -> Batches:
+    """Noise in the place of examples, where only shapes are asked for and the data may not be there."""
+
+    def batches(n: int) -> Iterator[tuple[Inputs, Tensor]]:
+        generator = torch.Generator().manual_seed(0)
+        yield inputs.random(8, "cpu", generator), torch.arange(8) % num_classes
+
+    return batches
+
+
+def nothing(n: int) -> Iterator[tuple[Inputs, Tensor]]:
+    yield from ()
