@@ -102,7 +102,7 @@ def test_what_is_loaded_and_exported_is_what_was_measured(
         assert top1 == pytest.approx(record["scores"]["test_top1"], abs=1e-9), name
     thin = next(record for name, record in whole.items() if "low_rank" in name)
     for form in ("onnx", "safetensors"):
-        path, _ = export(thin["key"], form, tmp_path / f"thin.{form}", folder / "results")
+        path, _ = export(thin["key"], form, tmp_path / form / f"thin.{form}", folder / "results")
         assert path.is_file()
 
 
