@@ -1,7 +1,5 @@
 """What all tests share: a tiny suite that trains in seconds, and a way to run commands in this process."""
 
-# ruff: noqa: E402  (settings of the process come before the imports that read them)
-
 import os
 import sys
 import tempfile
