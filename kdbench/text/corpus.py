@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Annotated
 
 import torch
@@ -41,6 +42,11 @@ class Tokens:
     def all(self) -> list[tuple[str, int]]:
         """(name, places) of each."""
         return [(self.tokenizer, self.length), *([(self.second, self.length + 8)] if self.second else [])]
+
+    def files(self) -> dict[str, str]:
+        """Name -> path of what is read from local folders: part of what tells these numbers from others."""
+        paths = [Path(name).expanduser() / "tokenizer.json" for name, _ in self.all]
+        return {f"tokenizer {number}": str(path) for number, path in enumerate(paths) if path.is_file()}
 
 
 def splits_of(

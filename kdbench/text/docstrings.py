@@ -21,6 +21,7 @@ from typing import Annotated
 from pydantic import Field
 
 from kdbench.data import Splits, register_dataset
+from kdbench.digest import digest_of_files
 from kdbench.errors import UserError
 from kdbench.files import cache_folder, write_atomic
 from kdbench.method.contract import Task
@@ -47,7 +48,8 @@ def info(data_dir: Path, per_class: int, tokenizer: str, second: str | None, voc
 
 
 def digest(data_dir: Path, per_class: int, tokenizer: str, second: str | None, vocabulary: int, length: int) -> str:
-    return hashlib.sha256(json.dumps(texts_of_packages(per_class)).encode()).hexdigest()[:32]
+    files = digest_of_files(Tokens(tokenizer, second, vocabulary, length).files())
+    return hashlib.sha256(json.dumps([texts_of_packages(per_class), files]).encode()).hexdigest()[:32]
 
 
 @register_dataset("docstrings", info=info, digest=digest, augments=AUGMENTS)

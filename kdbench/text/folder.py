@@ -1,0 +1,128 @@
+"""Your own texts: tables or folders, `train` and `val` (or `test`)."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from kdbench.data import Splits, register_dataset
+from kdbench.digest import digest_of_files
+from kdbench.errors import UserError, unknown
+from kdbench.method.contract import Task
+from kdbench.method.metric import TOP1, metric_named
+from kdbench.text.batches import AUGMENTS
+from kdbench.text.corpus import Labelled, Length, Tokens, Vocabulary, splits_of, unread
+from kdbench.text.tables import column, part_of, rows_of, rows_of_folder, text_files
+from kdbench.text.tokens import MADE, Text
+
+
+@dataclass(frozen=True)
+class Columns:
+    """What stands where. `pair`: a second text. `classes`: their names in order, else they are sorted."""
+
+    text: str
+    label: str
+    pair: str | None = None
+    classes: tuple[str, ...] | None = None
+
+
+def info(data_dir: Path, path: str, **settings: Any) -> Task:
+    """Counts the texts; a folder that isn't there yet is taken to have two classes of a thousand texts."""
+    tokens, pairs = tokens_of(settings), settings["pair"] is not None
+    root = data_dir / Path(path).expanduser()
+    if not root.is_dir():
+        return unread(settings["classes"] or ("a", "b"), tokens, pairs=pairs)
+    train, test, classes = read(root, columns_of(settings))
+    task = unread(classes, tokens, (len(train.texts), len(test.texts)), pairs)
+    return replace(task, metric=metric_named(settings["metric"] or TOP1.name).name)
+
+
+def digest(data_dir: Path, path: str, **settings: Any) -> str | None:
+    root = data_dir / Path(path).expanduser()
+    if not root.is_dir():
+        return None
+    files = tokens_of(settings).files()
+    for part in ("train", "test"):
+        place = part_of(root, part)
+        found = text_files(place) if place.is_dir() else [place]
+        files |= {f"{part}/{file.relative_to(place).as_posix()}": str(file) for file in found}
+    return digest_of_files(files)
+
+
+@register_dataset("text_folder", info=info, digest=digest, augments=AUGMENTS)
+def text_folder(
+    data_dir: Path,
+    path: str,
+    text: str = "text",
+    label: str = "label",
+    pair: str | None = None,
+    classes: tuple[str, ...] | None = None,
+    metric: str | None = None,
+    tokenizer: str = MADE,
+    second: str | None = None,
+    vocabulary: Vocabulary = 4000,
+    length: Length = 128,
+) -> Splits:
+    """Texts of your own: train and val (or test) as .csv, .tsv, .jsonl, .parquet, or as folders CLASS/*.txt.
+
+    `path` is relative to the data folder, or absolute. `text` and `label` (and `pair`, where there are two texts) name
+    the columns; `classes` their order, else they are sorted. `metric`: what nets are judged by, top-1 where it says
+    nothing. `tokenizer`: `bpe` (made of the training texts, `vocabulary` entries), a folder with tokenizer.json, or a
+    name on the hub; `second`: another one for nets with `reads: second`. Texts are cut to `length` places.
+    """
+    columns = Columns(text, label, pair, classes)
+    train, test, names = read(data_dir / Path(path).expanduser(), columns)
+    return splits_of(train, test, names, Tokens(tokenizer, second, vocabulary, length), metric)
+
+
+def tokens_of(settings: dict[str, Any]) -> Tokens:
+    return Tokens(settings["tokenizer"], settings["second"], settings["vocabulary"], settings["length"])
+
+
+def columns_of(settings: dict[str, Any]) -> Columns:
+    return Columns(settings["text"], settings["label"], settings["pair"], settings["classes"])
+
+
+def read(root: Path, columns: Columns) -> tuple[Labelled, Labelled, tuple[str, ...]]:
+    """Both parts and the classes. Raises UserError naming file, row and the nearest right name."""
+    both = [table(part_of(root, part), columns) for part in ("train", "test")]
+    (train, train_labels, where), (test, test_labels, where_test) = both
+    classes = columns.classes or tuple(in_order(set(train_labels)))
+    if len(classes) < 2:
+        raise UserError(f"{where}: needs two classes or more; column {columns.label!r} has {len(classes)}")
+    if len(set(classes)) < len(classes):
+        raise UserError(f"{where}: `classes` names one twice: {', '.join(classes)}")
+    if unseen := [name for name in classes if name not in set(train_labels)]:
+        raise UserError(f"{where}: no text of class {', '.join(unseen[:5])}")
+    labelled = (
+        numbered(train, train_labels, classes, where),
+        numbered(test, test_labels, classes, where_test),
+    )
+    return *labelled, classes
+
+
+def table(place: Path, columns: Columns) -> tuple[list[Text], list[str], Path]:
+    """The texts of a part, their classes' names, and where they stand."""
+    rows = rows_of_folder(place, columns.text, columns.label) if place.is_dir() else rows_of(place)
+    texts: list[Text] = [str(value) for value in column(rows, columns.text, place)]
+    if columns.pair is not None:
+        seconds = column(rows, columns.pair, place)
+        texts = [(str(one), str(other)) for one, other in zip(texts, seconds, strict=True)]
+    return texts, [str(value) for value in column(rows, columns.label, place)], place
+
+
+def in_order(names: set[str]) -> list[str]:
+    """Sorted; as numbers where all are numbers."""
+    return sorted(names, key=(lambda name: (int(name), name)) if all(map(is_whole, names)) else None)
+
+
+def is_whole(name: str) -> bool:
+    return name.lstrip("-").isdecimal()
+
+
+def numbered(texts: Sequence[Text], labels: list[str], classes: tuple[str, ...], where: Path) -> Labelled:
+    place = {name: number for number, name in enumerate(classes)}
+    strange = next((row for row, name in enumerate(labels) if name not in place), None)
+    if strange is not None:
+        raise UserError(f"{where}: row {strange + 1}: {unknown('class', labels[strange], classes)}")
+    return Labelled(texts, [place[name] for name in labels])
