@@ -18,6 +18,8 @@ NAMES = [path.stem for path in SUITES]
 # Whole grids take too long to plan here (fewer rows of the same file are planned and trained below).
 LARGE = {"all-methods", "cifar100", "cifar100-fast"}
 ON_A_HUB = {"glue", "text-classification"}  # their weights and tokenizers: there is no network in tests
+PLANNED = [path for path in SUITES if path.stem not in LARGE | ON_A_HUB]
+TRAINED = [path for path in SUITES if path.stem not in {"heterogeneous-224", *ON_A_HUB}]
 
 
 @pytest.mark.parametrize("path", SUITES, ids=NAMES)
@@ -30,7 +32,7 @@ def test_it_opens_with_what_it_answers(path):
     assert len({cell.key for cell in cells}) == len(cells)
 
 
-@pytest.mark.parametrize("path", [p for p in SUITES if p.stem not in LARGE | ON_A_HUB], ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", PLANNED, ids=lambda path: path.stem)
 def test_it_plans_without_its_data(kdbench, path, tmp_path):
     code, out, err = kdbench("plan", path, "--data", tmp_path)
     assert code == 0, err
@@ -60,7 +62,7 @@ def slices(monkeypatch):
     monkeypatch.setattr("kdbench.train.arithmetic.Verdicts.prove", lambda self, operations: [])  # likewise
 
 
-@pytest.mark.parametrize("path", [p for p in SUITES if p.stem not in {"heterogeneous-224", *ON_A_HUB}], ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", TRAINED, ids=lambda path: path.stem)
 def test_it_trains_an_epoch_on_a_slice(kdbench, slices, records_of, path, tmp_path):
     """Its first pair with its plain row, kd and one that reads feature maps."""
     whole = read_with_bases(path).data
