@@ -15,9 +15,10 @@ import pandas as pd
 import torch
 from rich.console import Console
 
-from kdbench.data import NOT_THERE, steps_per_epoch
+from kdbench.data import steps_per_epoch
 from kdbench.errors import UserError, first_line
-from kdbench.grid.blocks import asked_cells, changed, with_all_seeds
+from kdbench.gathered import cells_asked, read_board
+from kdbench.grid.blocks import changed
 from kdbench.grid.cohort import Place
 from kdbench.grid.executors import Executor
 from kdbench.grid.plan import Plan, make_plan
@@ -26,45 +27,20 @@ from kdbench.grid.recorder import Recorder
 from kdbench.grid.run import run_plan
 from kdbench.grid.shares import executor_of
 from kdbench.grid.signals import own_interrupts, stop_signals
-from kdbench.layout import RESULTS, Layout, SuiteFolder
+from kdbench.layout import Layout, SuiteFolder
+from kdbench.options import Options
 from kdbench.report.frame import Beside, frame_of
 from kdbench.report.table import Board, make_board
 from kdbench.report.write import write_board
-from kdbench.results.looks_file import Declared, read_looks
-from kdbench.results.merge import Found, from_folders, from_mlflow, from_results, with_recorded_data
-from kdbench.results.mlflow_thread import PATIENCE, Tracker, behind, default_uri
+from kdbench.results.looks_file import read_looks
+from kdbench.results.mlflow_thread import PATIENCE, Tracker, behind
 from kdbench.results.records import Records
 from kdbench.results.schema import Record
-from kdbench.suite.cells import DATA, Cell, cells_of, matching, with_starts
-from kdbench.suite.load import Suite, load_suite
+from kdbench.suite.load import load_suite
 from kdbench.suite.origin import claim
 from kdbench.suite.shipped import suite_path
 from kdbench.train.arithmetic import slow_precision
 from kdbench.train.loop import Stopped
-
-
-@dataclass(frozen=True)
-class Options:
-    """What all commands share.
-
-    `keep_answers`: how many GB of the teachers' outputs a run may keep on disk. `jobs`: how many processes train; None:
-    as many as fit this machine. In another process a method must stand in a file: installed, or a plugin. `devices`:
-    how many train each cohort together.
-    """
-
-    data: Path = DATA
-    results: Path = RESULTS
-    device: str = "auto"
-    only: str | None = None
-    plugins: tuple[Path, ...] = ()
-    tracking_uri: str | None = None
-    keep_answers: float = 0.0
-    jobs: int | None = 1
-    devices: int = 1
-
-    @property
-    def uri(self) -> str:
-        return self.tracking_uri or default_uri(self.results)
 
 
 @dataclass
@@ -125,18 +101,10 @@ def _options(given: dict[str, Any]) -> Options:
 def _plan(path: Path, options: Options) -> Plan:
     with own_interrupts():
         suite = load_suite(path, options.plugins)
-        cells = _cells(suite, read_looks(Layout(options.results).suite(suite.name)), options)
+        cells = cells_asked(suite, read_looks(Layout(options.results).suite(suite.name)), options)
         if not cells:
             raise UserError(f"{path}: no cell matches --only {options.only!r}; rows are: {', '.join(suite.objectives)}")
         return make_plan(cells, options.results, options.data, suite.plugins)
-
-
-def _cells(suite: Suite, declared: Declared | None, options: Options, unread: bool = False) -> list[Cell]:
-    """The suite's own, those that looks asked for, and those that they begin with."""
-    if declared is None:
-        return with_starts(cells_of(suite, options.only, options.data, unread))
-    whole = cells_of(with_all_seeds(suite, declared), None, options.data, unread)
-    return with_starts(matching(asked_cells(suite, declared, whole), options.only))
 
 
 def make_leaderboard(
@@ -148,24 +116,6 @@ def make_leaderboard(
     if doubled := claim(Layout(options.results).suite(board.suite), path):
         print(doubled, file=sys.stderr)
     return board.table, write_board(board, options.results / board.suite)
-
-
-def read_board(
-    path: Path, options: Options, also: Sequence[Path] = (), mlflow: str | None = None, **shown: Any
-) -> Board:
-    """The board of what is done so far; nothing is written, and data that are not there are not needed."""
-    suite, found = load_suite(path, options.plugins, models=False), Found()
-    declared = read_looks(Layout(options.results).suite(suite.name))
-    cells = _cells(suite, declared, options, unread=True)
-    unknown = any(cell.data == NOT_THERE for cell in cells)
-    from_results(found, options.results, suite.name, None if unknown else (cell.key for cell in cells))
-    from_folders(found, also, suite.name)
-    if mlflow:
-        from_mlflow(found, mlflow, suite.name)
-    cells, notes = with_recorded_data(cells, found.records.values())
-    records = [found.records[cell.key] for cell in cells if cell.key in found.records]
-    notes = [*notes, *changed(suite, declared)]
-    return make_board(suite.name, cells, records, beside=Beside(notes, found.refused), declared=declared, **shown)
 
 
 def choose_device(name: str) -> torch.device:

@@ -34,7 +34,7 @@ def parser() -> argparse.ArgumentParser:
     def command(name: str, help: str, **options: Any) -> argparse.ArgumentParser:
         return commands.add_parser(name, help=help, description=help[0].upper() + help[1:] + ".", **options)
 
-    for group in (_on_suites, _on_students, _on_models, _on_this_machine):
+    for group in (_on_suites, _on_results, _on_students, _on_models, _on_this_machine):
         group(command)
     return top
 
@@ -74,9 +74,34 @@ def _on_suites(command: Command) -> None:
     board.add_argument("--also", type=Path, action="append", default=[], metavar="DIR",
                        help="another results folder to take records from; may be given several times")  # fmt: skip
     board.add_argument("--from-mlflow", metavar="URI", help="take records from this MLflow store too")
+    _shown(board)
+
+
+def _shown(board: argparse.ArgumentParser) -> None:
+    """How a table is made."""
     board.add_argument("--compare-published", action="store_true", help="put the literature's numbers beside ours")
     board.add_argument("--reference", default="kd", metavar="ROW",
                        help="the row to count gains against, beside the student alone (default: kd)")  # fmt: skip
+
+
+def _on_results(command: Command) -> None:
+    verify = command(
+        "verify",
+        "judge results: do records and tables fit together, do the saved students score what is claimed, does an epoch "
+        "that is trained again end in the same state",
+    )
+    verify.add_argument("results_or_archive", type=Path, metavar="RESULTS",
+                        help="a suite's folder in the results, or its suite")  # fmt: skip
+    verify.add_argument("--sample", type=int, default=3, metavar="N",
+                        help="of how many cells an epoch, drawn at random, is replayed (default: 3); a late one needs "
+                             "all before it, so a cell is trained from its start up to there")  # fmt: skip
+    verify.add_argument("--budget", default="8m", metavar="TIME",
+                        help="how long it may take, e.g. 30m (default: 8m): students are evaluated for half of it, and "
+                             "epochs are drawn among those that the rest allows")  # fmt: skip
+    verify.add_argument("--draw", type=int, metavar="NUMBER", help="draw the same cells and epochs as another time")
+    _shown(verify)
+    _common(verify)
+    verify.set_defaults(device="cpu")
 
 
 def _on_students(command: Command) -> None:
@@ -193,7 +218,7 @@ def command(name: str) -> Callable[[argparse.Namespace], int]:
 
 def around(command: str) -> AbstractContextManager[None]:
     """What a command runs in: what a run shows decides nothing."""
-    if command == "run":
+    if command in ("run", "verify"):
         return displays()
     return uncollected() if command in SHORT else nullcontext()
 

@@ -10,6 +10,7 @@ import json
 import sys
 import sysconfig
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from types import ModuleType
 from typing import Any, Generic, TypeVar
@@ -17,6 +18,7 @@ from typing import Any, Generic, TypeVar
 from pydantic import BaseModel, ConfigDict, ValidationError, create_model
 
 from kdbench.errors import UserError, unknown
+from kdbench.source import code_alone
 
 T = TypeVar("T")
 
@@ -73,9 +75,16 @@ class Registry(Generic[T]):
         return self._code.get(name, "")
 
     def file_hash(self, name: str) -> str:
-        """SHA-256 (first 12 hex digits) of the file that defines `name`: a record says which code made it."""
+        """SHA-256 (first 12 hex digits) of the code in the file that defines `name`: a record says what made it."""
         source = Path(_origin(self[name]))
-        return hashlib.sha256(source.read_bytes()).hexdigest()[:12] if source.is_file() else "unknown"
+        return hash_of_code(source.read_bytes()) if source.is_file() else "unknown"
+
+
+def hash_of_code(source: bytes) -> str:
+    """12 hex digits, without comments and docstrings: a typo that is mended there makes no other code."""
+    with suppress(SyntaxError, UnicodeDecodeError):  # no Python source: all of it counts
+        source = code_alone(source.decode()).encode()
+    return hashlib.sha256(source).hexdigest()[:12]
 
 
 def explain(problem: Any, known: Iterable[str]) -> tuple[str, str]:

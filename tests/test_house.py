@@ -16,7 +16,7 @@ MODULES = sorted(HOME.rglob("*.py"))
 
 # From the ground up. A room is a folder, or a module beside the folders. It knows the floors below its own and itself.
 FLOORS = (
-    ("display", "errors", "files", "layout", "methods", "plain", "seeding"),
+    ("display", "errors", "files", "layout", "methods", "plain", "seeding", "source"),
     ("digest", "golden", "locks", "registry", "weights"),
     ("method",),
     ("data", "nets"),
@@ -26,8 +26,11 @@ FLOORS = (
     ("results",),
     ("report", "train"),
     ("grid",),
+    ("options",),
+    ("gathered",),
     ("api",),
     ("until",),
+    ("verify",),
     ("commands",),
     ("cli",),
     ("__main__",),

@@ -15,9 +15,11 @@ from kdbench.method.metric import TOP1, Metric, metric_named
 from kdbench.plain import harmless
 from kdbench.results.outcomes import OUTCOMES, Outcomes, packed
 from kdbench.results.provenance import versions
-from kdbench.results.schema import MOST_REASON, Record
+from kdbench.results.schema import DIGESTS, MOST_REASON, Record
+from kdbench.results.seal import sealed
 from kdbench.suite.cells import Cell
 from kdbench.train.arithmetic import led_around
+from kdbench.train.digests import digest_of
 from kdbench.train.evaluation import Judged, evaluate_one
 from kdbench.train.memory import peak_memory_mb
 from kdbench.train.profiling import profile
@@ -49,7 +51,7 @@ def record_of(
 ) -> Record:
     """The record of a cell that came to its end; `details`: what `Measure` found."""
     known = {"teacher_key": teacher.key, "teacher_train_seconds": teacher.seconds} if teacher else {}
-    return finite({
+    return sealed(finite({
         **head_of(cell),
         "status": status,
         "reason": harmless(reason, MOST_REASON),
@@ -60,13 +62,19 @@ def record_of(
         **details,
         "versions": versions(device, sorted({name for link in cell.lineage for name in link.methods})),
         "finished": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-    })  # fmt: skip
+    }))  # fmt: skip
 
 
 def weights_file(cell: Cell, trial: Trial) -> bytes:
     """The delivered student as a safetensors file."""
     weights = {name: value.cpu().contiguous() for name, value in trial.deliver().weights().items()}
     return save(weights, metadata={"kdbench.key": cell.key, "model": cell.student.model})
+
+
+def digests_of(trial: Trial, teacher: Teacher) -> dict[str, Any]:
+    """What later tells whether a student, a teacher or a replayed epoch is the one that made the record."""
+    nets = {"student": trial.deliver().weights(), "teacher": teacher.net.model.state_dict()}
+    return {"states": trial.digests, **{name: digest_of(weights) for name, weights in nets.items()}}
 
 
 @dataclass
@@ -88,6 +96,7 @@ class Measure:
         """
         task = splits.task
         details: dict[str, Any] = {"curves": trial.curves, "cost": self.cost(trial, members)}
+        details |= {DIGESTS: digests_of(trial, teacher)}
         details |= {"repeatable": trial.repeatable, "led_around": led_around(trial.net, trial.objective, teacher.net)}
         details |= {"metric": task.metric, "num_classes": task.num_classes, "inputs": task.inputs.to_dict()}
         details |= {"num_train": len(splits.train), "num_test": len(splits.test)}

@@ -20,16 +20,8 @@ def write_board(board: Board, folder: Path, *, plots: bool = True, links: Mappin
 
     `links`: key -> address of the cell's MLflow run (default: those noted in the folder). Returns the Markdown.
     """
-    text, place = markdown(board), SuiteFolder(folder)
-    files = {
-        place.leaderboard("md"): text,
-        place.leaderboard("csv"): csv(board.table),
-        place.leaderboard("tex"): latex(board),
-        place.leaderboard("html"): html(board, links or addresses_of(folder)),
-        place.cells("csv"): csv(board.frame),
-    }
-    if len(board.per_class):
-        files[place.per_class] = csv(board.per_class)
+    place = SuiteFolder(folder)
+    files = renderings(board, place, links or addresses_of(folder))
     for path, content in files.items():
         write_atomic(path, content.encode())
     write_parquet(board.frame, place.cells("parquet"))
@@ -37,7 +29,19 @@ def write_board(board: Board, folder: Path, *, plots: bool = True, links: Mappin
         from kdbench.report.plots import write_plots  # matplotlib takes half a second to import
 
         write_plots(board, place.plots)
-    return text
+    return files[place.leaderboard("md")]
+
+
+def renderings(board: Board, place: SuiteFolder, links: Mapping[str, str]) -> dict[Path, str]:
+    """The board as text in every form, each with the file that it is for."""
+    files = {
+        place.leaderboard("md"): markdown(board),
+        place.leaderboard("csv"): csv(board.table),
+        place.leaderboard("tex"): latex(board),
+        place.leaderboard("html"): html(board, links),
+        place.cells("csv"): csv(board.frame),
+    }
+    return files | ({place.per_class: csv(board.per_class)} if len(board.per_class) else {})
 
 
 def write_parquet(frame: pd.DataFrame, path: Path) -> None:

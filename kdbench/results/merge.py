@@ -16,7 +16,7 @@ from kdbench.layout import Layout
 from kdbench.method.metric import metric_of
 from kdbench.results.mlflow_runs import completed_runs, download_record
 from kdbench.results.records import Records, is_final
-from kdbench.results.schema import Record, judged
+from kdbench.results.schema import DIGESTS, Record, judged
 from kdbench.suite.cells import Cell
 
 MOST_TOLD = 10  # of refused records, in an error
@@ -31,6 +31,7 @@ def slim(record: Record) -> Record:
     numbers = array("d", (math.nan if value is None else value for value in classes))
     alike: Record = {name: _shared(json.dumps(record[name])) for name in ("profile", "versions") if name in record}
     settings = {name: _shared(json.dumps(part)) for name, part in record["settings"].items()}
+    record = {name: value for name, value in record.items() if name != DIGESTS}
     return {**record, **alike, "settings": settings, "curves": curves, "test_top1_per_class": numbers}
 
 

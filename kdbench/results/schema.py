@@ -12,6 +12,7 @@ from kdbench.plain import harmless
 from kdbench.suite.cells import fingerprint
 
 LARGEST = 1e39  # every float32 is below it; sums and squares of such numbers stay finite
+DIGESTS = "digests"  # the entry of a record
 MOST_REASON = 2000  # characters of a reason that are kept
 SHARES = ("top1", "f1", "top5", "agreement", "accuracy")  # scores and curves whose names end so are percentages
 
@@ -45,6 +46,15 @@ class Versions(TypedDict, total=False):
 
 
 @with_config(ConfigDict(extra="allow", strict=True))
+class Digests(TypedDict, total=False):
+    """Of the nets' weights, and of the member's state before the first step and after every epoch."""
+
+    states: list[Text]
+    student: Text
+    teacher: Text
+
+
+@with_config(ConfigDict(extra="allow", strict=True))
 class Shape(TypedDict):
     """What tables are made from, and its types; a file that is otherwise is no record."""
 
@@ -69,6 +79,8 @@ class Shape(TypedDict):
     ]  # the student's transforms, and what each decided
     led_around: NotRequired[Text | None]
     repeatable: NotRequired[bool | None]
+    digests: NotRequired[Digests]
+    seal: NotRequired[Text]
     metric: NotRequired[Name | None]  # None: top-1
     num_classes: NotRequired[Count | None]
     num_train: NotRequired[Count | None]

@@ -24,6 +24,7 @@ from kdbench.method.contract import Batch, Outputs
 from kdbench.method.metric import metric_named
 from kdbench.nets import Net
 from kdbench.suite.spec import Batches
+from kdbench.train.digests import note_start, note_state
 from kdbench.train.evaluation import Judged, evaluate, predictions
 from kdbench.train.group import ALONE, Group
 from kdbench.train.lent import THOROUGH, Guard, Lent, Undermined
@@ -109,11 +110,11 @@ def train_cohort(cohort: Cohort, trials: Sequence[Trial]) -> bool:
 
 def train(cohort: Cohort, trials: Sequence[Trial]) -> bool:
     """As `train_cohort`, but raises Broken where a batch or the teacher's forward fails."""
-    splits, hooks = cohort.splits, cohort.hooks
-    precision = cohort.batches.precision
+    splits, hooks, precision = cohort.splits, cohort.hooks, cohort.batches.precision
     if cohort.teacher is not None:
         with shared():
             cohort.known = predictions(cohort.teacher, splits.test, precision, cohort.group)
+    note_start(trials)
     running = [t for t in trials if t.status == "running"]
     for number in range(min((t.evaluated for t in running), default=0), cohort.batches.epochs):
         if not train_epoch(cohort, running, number):
@@ -273,6 +274,7 @@ def end_epoch(cohort: Cohort, trials: Sequence[Trial]) -> None:
             trial.fail(errors[0])
             continue
         trial.end_epoch(cohort.steps, {k: v.scores for k, v in judged.items() if isinstance(v, Judged)})
+        note_state(trial)
         trial.seconds["epochs"] += seconds
 
 

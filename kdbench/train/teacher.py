@@ -141,14 +141,14 @@ def _make(
     waiting: Callable[[str], None],
 ) -> Teacher:
     net = _build(cell, splits)
-    recipe, seconds, curves = cell.teacher_train, 0.0, {}
+    recipe, seconds, curves, digests = cell.teacher_train, 0.0, {}, []
     if cell.teacher_is_trained and recipe.epochs:
         try:
             trial, seconds = _train(cell, net, splits, shelf, device, hooks, waiting)
         except Misfit:
             shelf.checkpoints.remove(cell.teacher_key)
             return _make(cell, splits, shelf, device, hooks, waiting)
-        curves, net = trial.curves, trial.deliver().net
+        curves, digests, net = trial.curves, trial.digests, trial.deliver().net
     freeze(net, device)
     if cell.control and not cell.teacher_is_trained:
         settle_norms(net, splits.train, recipe, cell.teacher_seed)
@@ -156,7 +156,7 @@ def _make(
     weights = {name: value.cpu().contiguous() for name, value in net.model.state_dict().items()}
     content = save(weights)
     about = {"key": cell.teacher_key, "settings": cell.teacher_identity, "scores": scores, "seconds": seconds}
-    about |= {"curves": curves, "sha256": _digest(content)}
+    about |= {"curves": curves, "digests": digests, "sha256": _digest(content)}
     shelf.write(cell.teacher_key, about, content)
     return Teacher(net, scores, seconds, cell.teacher_key, cell.teacher_identity)
 

@@ -67,6 +67,7 @@ class Trial:
         self.evaluated = 0  # epochs
         self.sums: dict[str, Tensor] = {}  # this epoch's losses, added up on the device
         self.curves: dict[str, list[float]] = {}
+        self.digests: list[str] = []  # of its state before the first step, and after every epoch
         # "prepare": what methods learn from the teacher before the first step, its forward included (FT).
         self.seconds = dict.fromkeys(("step", "teacher", "data", "epochs", "prepare"), 0.0)
         self.status, self.reason = "running", ""
@@ -219,7 +220,7 @@ class Trial:
         self.sums = {name: value.to(self.device) for name, value in self.sums.items()}
 
 
-_PLAIN = ("done", "evaluated", "sums", "curves", "seconds", "repeatable", "silent")
+_PLAIN = ("done", "evaluated", "sums", "curves", "digests", "seconds", "repeatable", "silent")
 
 
 def all_views(net: Net, batch: Batch, needs: frozenset[str]) -> Outputs:

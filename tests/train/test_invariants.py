@@ -69,6 +69,8 @@ def assert_same(one, other):
     different = [name for name in tensors if not torch.equal(tensors[name], other_tensors[name])]
     assert not different
     assert curves == other_curves
+    assert one.digests == other.digests
+    assert len(one.digests) == one.evaluated + 1
 
 
 def alone(row, splits, teacher, **changes):

@@ -1,0 +1,65 @@
+"""What a board is made of, from a suite's file, the results, other folders and MLflow."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from kdbench.data import NOT_THERE
+from kdbench.grid.blocks import asked_cells, changed, with_all_seeds
+from kdbench.layout import Layout
+from kdbench.options import Options
+from kdbench.report.frame import Beside
+from kdbench.report.table import Board, make_board
+from kdbench.results.looks_file import Declared, read_looks
+from kdbench.results.merge import Found, from_folders, from_mlflow, from_results, with_recorded_data
+from kdbench.suite.cells import Cell, cells_of, matching, with_starts
+from kdbench.suite.load import Suite, load_suite
+
+
+def read_board(
+    path: Path, options: Options, also: Sequence[Path] = (), mlflow: str | None = None, **shown: Any
+) -> Board:
+    """The board of what is done so far; nothing is written, and data that are not there are not needed."""
+    return board_of(gather(path, options, also, mlflow), **shown)
+
+
+@dataclass(frozen=True)
+class Gathered:
+    """A suite's cells and what there is of their records. `notes`: what a table must warn of."""
+
+    suite: Suite
+    cells: list[Cell]
+    found: Found
+    declared: Declared | None
+    notes: list[str]
+
+
+def board_of(gathered: Gathered, **shown: Any) -> Board:
+    """`shown`: as for `make_board`."""
+    name, cells, records = gathered.suite.name, gathered.cells, gathered.found.records
+    own = [records[cell.key] for cell in cells if cell.key in records]
+    beside = Beside(gathered.notes, gathered.found.refused)
+    return make_board(name, cells, own, beside=beside, declared=gathered.declared, **shown)
+
+
+def gather(path: Path, options: Options, also: Sequence[Path] = (), mlflow: str | None = None) -> Gathered:
+    """What a board is made of; data that are not there are not needed."""
+    suite, found = load_suite(path, options.plugins, models=False), Found()
+    declared = read_looks(Layout(options.results).suite(suite.name))
+    cells = cells_asked(suite, declared, options, unread=True)
+    unknown = any(cell.data == NOT_THERE for cell in cells)
+    from_results(found, options.results, suite.name, None if unknown else (cell.key for cell in cells))
+    from_folders(found, also, suite.name)
+    if mlflow:
+        from_mlflow(found, mlflow, suite.name)
+    cells, notes = with_recorded_data(cells, found.records.values())
+    return Gathered(suite, cells, found, declared, [*notes, *changed(suite, declared)])
+
+
+def cells_asked(suite: Suite, declared: Declared | None, options: Options, unread: bool = False) -> list[Cell]:
+    """The suite's own, those that looks asked for, and those that they begin with."""
+    if declared is None:
+        return with_starts(cells_of(suite, options.only, options.data, unread))
+    whole = cells_of(with_all_seeds(suite, declared), None, options.data, unread)
+    return with_starts(matching(asked_cells(suite, declared, whole), options.only))

@@ -1,0 +1,32 @@
+"""What all commands share, and all functions of the API."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from kdbench.layout import RESULTS
+from kdbench.results.mlflow_thread import default_uri
+from kdbench.suite.cells import DATA
+
+
+@dataclass(frozen=True)
+class Options:
+    """What all commands share.
+
+    `keep_answers`: how many GB of the teachers' outputs a run may keep on disk. `jobs`: how many processes train; None:
+    as many as fit this machine. In another process a method must stand in a file: installed, or a plugin. `devices`:
+    how many train each cohort together.
+    """
+
+    data: Path = DATA
+    results: Path = RESULTS
+    device: str = "auto"
+    only: str | None = None
+    plugins: tuple[Path, ...] = ()
+    tracking_uri: str | None = None
+    keep_answers: float = 0.0
+    jobs: int | None = 1
+    devices: int = 1
+
+    @property
+    def uri(self) -> str:
+        return self.tracking_uri or default_uri(self.results)

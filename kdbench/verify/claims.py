@@ -1,0 +1,69 @@
+"""What a record says of itself must fit together; what does not is told in words. Nothing is computed anew."""
+
+import math
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+
+from kdbench.method.metric import METRICS, metric_of
+from kdbench.results.outcomes import OUTCOMES, unpacked
+from kdbench.results.schema import DIGESTS, Record
+from kdbench.results.seal import is_intact
+
+CLOSE = 1e-6  # points: sums in another order
+
+
+def contradictions(record: Record) -> list[str]:
+    """What is wrong with a record that is done; empty when all fits."""
+    found = ["its seal is broken: it was changed after it was written"] if is_intact(record) is False else []
+    return [*found, *_curves(record), *_outcomes(record)]
+
+
+def _curves(record: Record) -> Iterator[str]:
+    """The scores are ends and extremes of curves, one value for each epoch."""
+    metric, scores, curves = metric_of(record), record["scores"], record.get("curves") or {}
+    epochs = record["settings"].get("train", {}).get("epochs")
+    lengths = {name: len(curve) for name, curve in curves.items() if name.startswith(("test_", "validation_"))}
+    yield from (f"{name} has {n} values for {epochs} epochs" for name, n in lengths.items() if n != epochs)
+    curve, held_out = curves.get(metric.test) or [], curves.get(metric.validation) or []
+    if not curve or None in curve or None in held_out:
+        yield f"it has no whole curve of {metric.test}"
+        return
+    told = {metric.test: curve[-1], metric.best: max(curve)}
+    if len(held_out) == len(curve):
+        epoch = held_out.index(max(held_out))
+        told |= {metric.chosen: curve[epoch], metric.validation: held_out[epoch], "chosen_epoch": epoch + 1}
+    yield from _differences(scores, told, "by its curves")
+
+
+def _outcomes(record: Record) -> Iterator[str]:
+    """The scores are shares of the classes that it gave the test examples."""
+    states = (record.get(DIGESTS) or {}).get("states") or []
+    if states and len(states) != record["settings"].get("train", {}).get("epochs", 0) + 1:
+        yield f"it has {len(states)} digests of states, one more than epochs are needed"
+    if OUTCOMES not in record:
+        return
+    outcomes = unpacked(record[OUTCOMES])
+    if outcomes is None:
+        yield "its outcomes are damaged"
+        return
+    told = {"test_top1": 100 * outcomes.right.mean()}
+    told |= {"teacher_agreement": 100 * (outcomes.predicted == outcomes.teacher).mean()}
+    told |= {"teacher_top1": 100 * (outcomes.teacher == outcomes.target).mean()}
+    metric = METRICS.get(metric_of(record).name)
+    if metric is not None and metric.of is not None:
+        told[metric.test] = metric.of(torch.from_numpy(outcomes.predicted), torch.from_numpy(outcomes.target))
+    known = {name: value for name, value in told.items() if record["scores"].get(name) is not None}
+    yield from _differences(record["scores"], known, "by its outcomes")
+
+
+def _differences(scores: dict[str, Any], told: dict[str, float], where: str) -> Iterator[str]:
+    for name, value in told.items():
+        said = scores.get(name)
+        if said is None or not math.isclose(said, value, rel_tol=0, abs_tol=CLOSE):
+            yield f"{name} is {_shown(said)}, but {_shown(value)} {where}"
+
+
+def _shown(value: float | None) -> str:
+    return "missing" if value is None else f"{value:.6g}"

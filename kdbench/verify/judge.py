@@ -1,0 +1,188 @@
+"""Judges finished cells: records first, then the saved students, then epochs that are trained again.
+
+What takes long is bounded by `Asked.seconds`; what there was no time for is said.
+"""
+
+import random
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from kdbench.data import NOT_THERE, Splits, digest_of, load_splits
+from kdbench.errors import UserError, first_line
+from kdbench.files import CannotWrite
+from kdbench.grid.cohort import Worker
+from kdbench.method.register import METHODS
+from kdbench.results.provenance import versions
+from kdbench.results.schema import Record
+from kdbench.suite.cells import Cell
+from kdbench.train.loop import Stopped
+from kdbench.verify.claims import contradictions
+from kdbench.verify.replay import replay, states_of
+from kdbench.verify.verdict import Finding
+from kdbench.verify.weights import LOSS, POINTS, another_student, reevaluated
+
+DECIDE = ("kind", "torch", "onednn", "timm")  # digits: what of `versions` must be the same here
+
+
+@dataclass(frozen=True)
+class Asked:
+    """`sample`: of how many cells an epoch is replayed; `seconds`: that all may take; `draw`: decides which ones."""
+
+    sample: int
+    seconds: float
+    draw: int
+
+
+@dataclass
+class Judge:
+    """`cells` by key: those that may be trained again; of the others only the weights are evaluated.
+
+    `student(key)`: where its weights would lie.
+    """
+
+    worker: Worker
+    cells: Mapping[str, Cell]
+    student: Callable[[str], Path]
+    asked: Asked
+
+    def __post_init__(self) -> None:
+        self.began = time.monotonic()
+        self.random = random.Random(self.asked.draw)
+        self.here = versions(self.worker.device, [])
+        self.known: tuple[Any, Splits] | None = None
+
+    def findings(self, records: Sequence[Record]) -> list[Finding]:
+        """Of every record that is done."""
+        findings = [Finding(record, contradictions(record)) for record in records if record["status"] == "done"]
+        for finding in findings:
+            finding.wrong += self.other_code(finding.record)
+        drawn = self.random.sample(findings, len(findings))
+        for finding in drawn:
+            self.weights(finding)
+        self.epochs([finding for finding in drawn if not finding.wrong])
+        return findings
+
+    def other_code(self, record: Record) -> list[str]:
+        """Methods whose file is another one here than that which made the record."""
+        files = (record.get("versions") or {}).get("method_files") or {}
+        now = {name: METHODS.file_hash(name) for name in files if name in METHODS}
+        return [
+            f"the code of method {name} is another one here ({now[name]}) than that which made it ({said})"
+            for name, said in files.items()
+            if name in now and now[name] != said
+        ]
+
+    def left(self) -> float:
+        """Seconds that there still are."""
+        return self.asked.seconds - (time.monotonic() - self.began)
+
+    def differs(self, record: Record) -> str:
+        """In what this machine differs from the one that made the record; empty: it gives the same digits."""
+        made = record.get("versions") or {}
+        return ", ".join(
+            f"{name} {made.get(name)} there and {self.here.get(name)} here"
+            for name in DECIDE
+            if made.get(name) != self.here.get(name)
+        )
+
+    def weights(self, finding: Finding) -> None:
+        """Evaluate the saved student again, where there is one, and time for it."""
+        record, path = finding.record, self.student(finding.record["key"])
+        if not path.is_file():
+            finding.open.append("its student's weights are not there")
+            return
+        try:
+            if wrong := another_student(record, path):
+                finding.wrong.append(wrong)
+            elif self.left() < self.asked.seconds / 2:
+                finding.open.append("its student was not evaluated again: half of the time was spent")
+            else:
+                self.evaluate(finding, path)
+        except (Stopped, CannotWrite):
+            raise
+        except UserError as error:
+            (finding.wrong if str(path) in str(error) else finding.open).append(str(error))
+        except Exception as error:
+            finding.open.append(f"its student can't be evaluated: {first_line(error)}")
+
+    def evaluate(self, finding: Finding, path: Path) -> None:
+        """Raises UserError where net or data can't be had: they may need code that is not to be run."""
+        record = finding.record
+        splits, differs = self.splits(record), self.differs(record)
+        if differs:
+            within = f"its scores are compared within {POINTS} points, NLL and ECE within {LOSS}"
+            finding.open.append(f"to the last digit, made with {differs}: {within}")
+        self.worker.events.now(f"evaluating {finding.title}")
+        with threads_of(record):
+            wrong = reevaluated(record, path, splits, self.worker.device, not differs)
+        finding.wrong += wrong
+        finding.reevaluated = not wrong
+
+    def splits(self, record: Record) -> Splits:
+        """The record's data; the last ones are kept. Raises UserError where they are not there, or others."""
+        settings, data = record["settings"], self.worker.place.data
+        about = dict(settings["dataset"])
+        name = about.pop("name")
+        if digest_of(name, about, data) != settings.get("data", ""):
+            raise UserError(f"its student was not evaluated again: the data set {name} is not there, or another one")
+        if self.known is None or self.known[0] != settings["dataset"]:
+            self.known = None
+            self.known = settings["dataset"], load_splits(name, about, data).to(self.worker.device)
+        return self.known[1]
+
+    def epochs(self, findings: Sequence[Finding]) -> None:
+        """Replay an epoch of as many cells as asked for."""
+        left = self.asked.sample
+        for finding in findings:
+            if not left:
+                return
+            if why_not := self.why_not_replayed(finding.record):
+                finding.open.append(why_not)
+                continue
+            self.epoch(finding, self.left() / left)
+            left -= 1
+
+    def why_not_replayed(self, record: Record) -> str:
+        if not states_of(record):
+            return "no epoch can be replayed: its record has no digests (runs in fp32 on the CPU keep them)"
+        if differs := self.differs(record):
+            return f"no epoch was replayed, for digests hold on one kind of machine: made with {differs}"
+        if record["key"] not in self.cells:
+            return "no epoch was replayed: that runs its method's code"
+        if self.cells[record["key"]].data == NOT_THERE:
+            return "no epoch was replayed: its data are not there"
+        return "no epoch was replayed: the time is spent" if self.left() <= 0 else ""
+
+    def epoch(self, finding: Finding, seconds: float) -> None:
+        """Replay one, drawn among those that `seconds` allow, and so all before it."""
+        record = finding.record
+        each = 1.5 * float((record.get("cost") or {}).get("seconds_per_epoch") or 1)
+        finding.drawn_of = max(1, min(finding.epochs, int(seconds / each)))
+        number = self.random.randint(1, finding.drawn_of)
+        try:
+            with threads_of(record):
+                found = replay(self.cells[record["key"]], record, number, self.worker)
+        except (Stopped, CannotWrite):
+            raise
+        except Exception as error:
+            finding.wrong.append(f"its training can't be repeated: {first_line(error)}")
+            return
+        finding.wrong += found.wrong
+        finding.replayed = 0 if found.wrong else found.epochs
+
+
+@contextmanager
+def threads_of(record: Record) -> Iterator[None]:
+    """As many threads as made the record: digits hang on it."""
+    before = torch.get_num_threads()
+    torch.set_num_threads((record.get("versions") or {}).get("threads") or before)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)

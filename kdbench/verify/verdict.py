@@ -1,0 +1,69 @@
+"""What was found of every cell, and how it is told: claimed, weights re-evaluated, epoch replayed."""
+
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+from kdbench.plain import harmless
+from kdbench.results.schema import Record
+
+
+@dataclass
+class Finding:
+    """Of one cell. `wrong`: what must not be; `open`: what could not be judged, and why."""
+
+    record: Record
+    wrong: list[str] = field(default_factory=list)
+    open: list[str] = field(default_factory=list)
+    reevaluated: bool = False
+    replayed: int = 0  # epochs, from the first one on
+    drawn_of: int = 0  # the last of them was drawn among so many
+
+    @property
+    def title(self) -> str:
+        record = self.record
+        text = f"{record['dataset']} · {record['teacher']} -> {record['student']} · {record['label']}"
+        return harmless(f"{text} · seed {record['seed']} ({record['key']})")
+
+    @property
+    def epochs(self) -> int:
+        """That its training has."""
+        return int(self.record["settings"].get("train", {}).get("epochs", 0))
+
+
+@dataclass
+class Verdict:
+    """Of a folder or an archive. `wrong`: what is wrong with more than one cell."""
+
+    where: str
+    findings: list[Finding]
+    wrong: list[str] = field(default_factory=list)
+    said: list[str] = field(default_factory=list)  # what was looked at, and how
+
+    @property
+    def good(self) -> bool:
+        return not self.wrong and not any(finding.wrong for finding in self.findings)
+
+    def lines(self) -> Iterator[str]:
+        """The verdict in words."""
+        findings = self.findings
+        yield f"{self.where}: {len(findings)} finished cells"
+        yield from self.said
+        sound = [finding for finding in findings if not finding.wrong]
+        yield f"claimed: {len(sound)} of {len(findings)} records fit together"
+        yield f"weights re-evaluated: {sum(f.reevaluated for f in sound)} students give what is claimed"
+        replayed = [finding for finding in sound if finding.replayed]
+        yield f"epoch replayed: {len(replayed)} cells" + ":" * bool(replayed)
+        for one in replayed:
+            yield f"  {one.title}: epochs 1 to {one.replayed} of {one.epochs}, every state and curve" + among(one)
+        for reason, count in Counter(reason for finding in findings for reason in finding.open).items():
+            yield f"not judged, {count} cell{'s' * (count > 1)}: {reason}"
+        yield from (f"WRONG: {line}" for line in self.wrong)
+        yield from (f"WRONG: {f.title}: {line}" for f in findings for line in f.wrong)
+        yield "Nothing is wrong with it, as far as was looked." if self.good else "It does not hold."
+
+
+def among(finding: Finding) -> str:
+    """Where time did not allow any epoch to be drawn."""
+    short = finding.drawn_of < finding.epochs
+    return f" (the time allowed to draw among the first {finding.drawn_of})" if short else ""

@@ -1,0 +1,61 @@
+"""A saved student evaluated again: does it give the scores that its record claims?"""
+
+from pathlib import Path
+
+import torch
+
+from kdbench.data import Splits
+from kdbench.method.metric import metric_of
+from kdbench.results.outcomes import OUTCOMES, Outcomes, unpacked
+from kdbench.results.schema import DIGESTS, Record
+from kdbench.train.arithmetic import trusted
+from kdbench.train.digests import digest_of
+from kdbench.train.evaluation import Judged, evaluate_one
+from kdbench.train.load import load_weights_of, weights_of
+
+POINTS = 0.1  # by which a score may differ on another kind of processor, in points of 100 (or two examples)
+LOSS = 0.01  # and a loss or an error of calibration
+
+
+def another_student(record: Record, weights: Path) -> str:
+    """Is the file another student than the record's? In words, unevaluated; raises UserError where it is none."""
+    claimed = (record.get(DIGESTS) or {}).get("student")
+    same = claimed is None or digest_of(weights_of(record, weights)) == claimed
+    return "" if same else f"{weights.name} holds another student: its weights have another digest"
+
+
+def reevaluated(record: Record, weights: Path, splits: Splits, device: torch.device, exact: bool) -> list[str]:
+    """What the student scores otherwise than claimed. `exact`: to the last digit, else within POINTS and LOSS.
+
+    Raises UserError where it can't be built, and what its net raises.
+    """
+    student = load_weights_of(record, weights).delivered.to(device).to(memory_format=torch.channels_last)
+    trusted(student)
+    outcomes = unpacked(record[OUTCOMES]) if OUTCOMES in record else None
+    teacher = torch.from_numpy(outcomes.teacher).to(device) if outcomes is not None else None
+    precision = record["settings"]["train"].get("precision", "fp32")
+    judged = evaluate_one(student, splits.test, precision, teacher, metric_of(record))
+    return [*_scores(record, judged, exact, len(splits.test)), *_classes(outcomes, judged, splits, exact)]
+
+
+def _scores(record: Record, judged: Judged, exact: bool, examples: int) -> list[str]:
+    share = max(POINTS, 200 / examples)
+    wrong = []
+    for name, value in judged.scores.items():
+        entry = "teacher_agreement" if name == "agreement" else f"test_{name}"
+        said = record["scores"].get(entry)
+        within = 0.0 if exact else LOSS if name in ("nll", "ece") else share
+        if said is None or not abs(said - value) <= within:
+            wrong.append(f"{entry} is claimed to be {said}, its student gives {value}")
+    return wrong
+
+
+def _classes(outcomes: Outcomes | None, judged: Judged, splits: Splits, exact: bool) -> list[str]:
+    if outcomes is None:
+        return []
+    found, target = judged.predicted.cpu().numpy(), splits.test.targets.cpu().numpy()
+    if len(found) != len(outcomes.predicted) or (target != outcomes.target).any():
+        return ["its outcomes are of other test examples"]
+    others = int((found != outcomes.predicted).sum())
+    allowed = 0 if exact else max(2, round(len(found) * POINTS / 100))
+    return [f"its student gives {others} test examples another class than its outcomes say"] * (others > allowed)

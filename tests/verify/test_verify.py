@@ -1,0 +1,230 @@
+"""`kdbench verify`: an honest folder passes, and every forgery is found where evidence of that kind exists.
+
+Forgers here seal their records anew and make the tables anew, unless the test is about seals and tables.
+"""
+
+import json
+import os
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from conftest import TINY
+from safetensors.torch import load_file, save_file
+
+from kdbench.cli import main
+from kdbench.results.seal import sealed
+from kdbench.train.digests import digest_of
+
+Record = dict[str, Any]
+
+
+@dataclass
+class Folder:
+    """A copy of a finished suite."""
+
+    suite: Path
+    results: Path
+
+    @property
+    def place(self) -> Path:
+        return self.results / "tiny"
+
+    def record(self, label: str = "kd") -> Record:
+        found = map(json.loads, (path.read_bytes() for path in (self.place / "records").glob("*.json")))
+        return next(record for record in found if record["label"] == label)
+
+    def write(self, record: Record) -> None:
+        (self.place / "records" / f"{record['key']}.json").write_text(json.dumps(record))
+
+    def student(self, record: Record) -> Path:
+        return self.place / "students" / f"{record['key']}.safetensors"
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Folder:
+    folder = tmp_path_factory.mktemp("finished")
+    suite = folder / "suite.yaml"
+    suite.write_text(yaml.safe_dump({**TINY, "validation": 0.1}))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("kdbench.grid.outcome.Measure.profile_seconds", 0.0)
+        patch.setattr("kdbench.report.plots.write_plots", lambda *a: [])
+        assert main(["run", str(suite), "--results", str(folder / "results"), "--device", "cpu", "--jobs", "1"]) == 0
+    return Folder(suite, folder / "results")
+
+
+@pytest.fixture
+def folder(finished: Folder, tmp_path: Path) -> Folder:
+    shutil.copytree(finished.results, tmp_path / "results")
+    return Folder(finished.suite, tmp_path / "results")
+
+
+def test_an_honest_folder_passes(kdbench: Any, finished: Folder) -> None:
+    code, out, err = kdbench("verify", finished.place, "--sample", 2, "--draw", 1)
+    assert code == 0, out + err
+    assert "claimed: 2 of 2 records fit together" in out
+    assert "weights re-evaluated: 2 students give what is claimed" in out
+    assert "epoch replayed: 2 cells" in out
+    assert all(name in out for name in ("leaderboard.md", "leaderboard.csv", "leaderboard.html", "cells.csv"))
+    assert "WRONG" not in out
+
+
+def changed_score(folder: Folder) -> Record:
+    """As a careful liar would: the curve ends in it, and the outcomes are gone."""
+    record = folder.record()
+    record["scores"]["test_top1"] += 1
+    record["scores"]["test_top1_best"] = record["curves"]["test_top1"][-1] = record["scores"]["test_top1"]
+    record["scores"]["test_top1_chosen"] = None
+    record["curves"] = {name: curve for name, curve in record["curves"].items() if "validation" not in name}
+    del record["outcomes"]
+    return record
+
+
+def score_against_its_outcomes(folder: Folder) -> Record:
+    record = changed_score(folder)
+    return {**record, "outcomes": folder.record()["outcomes"]}
+
+
+def swapped_student(folder: Folder) -> Record:
+    record = folder.record()
+    other = load_file(folder.student(folder.record("student")))
+    save_file(other, folder.student(record), metadata={"kdbench.key": record["key"]})
+    return record
+
+
+def swapped_student_and_digest(folder: Folder) -> Record:
+    record = swapped_student(folder)
+    record["digests"]["student"] = digest_of(load_file(folder.student(record)))
+    return record
+
+
+def edited_curve(folder: Folder) -> Record:
+    record = folder.record()
+    record["curves"]["loss/kd"][0] *= 0.9
+    return record
+
+
+def replaced_digest(folder: Folder) -> Record:
+    record = folder.record()
+    record["digests"]["states"][1] = folder.record("student")["digests"]["states"][1]
+    return record
+
+
+def another_teacher(folder: Folder) -> Record:
+    record = folder.record()
+    record["digests"]["teacher"] = "0" * 20
+    return record
+
+
+def another_method_file(folder: Folder) -> Record:
+    record = folder.record()
+    record["versions"]["method_files"]["kd"] = "0" * 12
+    return record
+
+
+FORGERIES: list[tuple[Callable[[Folder], Record], str]] = [
+    (changed_score, "test_top1 is claimed to be"),
+    (score_against_its_outcomes, "by its outcomes"),
+    (swapped_student, "holds another student"),
+    (swapped_student_and_digest, "another class than its outcomes say"),
+    (edited_curve, "epoch 1: loss/kd is recorded as"),
+    (replaced_digest, "its state after epoch 1 has another digest"),
+    (another_teacher, "it learnt from another teacher"),
+    (another_method_file, "the code of method kd is another one here"),
+]
+
+
+@pytest.mark.parametrize(("forge", "says"), FORGERIES, ids=[forge.__name__ for forge, _ in FORGERIES])
+def test_a_forgery_is_found_and_its_cell_named(
+    kdbench: Any, folder: Folder, forge: Callable[[Folder], Record], says: str
+) -> None:
+    record = forge(folder)
+    folder.write(sealed(record))
+    assert kdbench("leaderboard", folder.suite, results=folder.results)[0] == 0
+    code, out, _ = kdbench("verify", folder.suite, "--sample", 2, results=folder.results)
+    wrong = [line for line in out.splitlines() if line.startswith("WRONG")]
+    assert code == 1, out
+    assert all(f"kd · seed 0 ({record['key']})" in line for line in wrong), wrong
+    assert any(says in line for line in wrong), wrong
+    assert "claimed: 1 of 2" in out
+    assert "It does not hold." in out
+
+
+def test_what_was_changed_without_sealing_anew_is_found_by_the_seal_alone(kdbench: Any, folder: Folder) -> None:
+    record = folder.record()
+    record["cost"]["step_ms"] /= 2  # nothing else tells of it
+    folder.write(record)
+    assert kdbench("leaderboard", folder.suite, results=folder.results)[0] == 0
+    code, out, _ = kdbench("verify", folder.suite, "--sample", 0, results=folder.results)
+    assert code == 1
+    assert f"({record['key']}): its seal is broken" in out
+
+
+@pytest.mark.parametrize(
+    "name", ["leaderboard.md", "leaderboard.csv", "leaderboard.tex", "leaderboard.html", "cells.csv"]
+)
+def test_an_edited_table_is_found(kdbench: Any, folder: Folder, name: str) -> None:
+    text, score = (folder.place / name).read_text(), folder.record()["scores"]["test_top1"]
+    shown = str(score) if str(score) in text else f"{score:.2f}"
+    assert shown in text
+    (folder.place / name).write_text(text.replace(shown, str(score + 0.1)[: len(shown)]))
+    code, out, _ = kdbench("verify", folder.suite, "--sample", 0, results=folder.results)
+    assert code == 1
+    assert f"the table is not what its records say: {name}:" in out
+
+
+def test_on_another_kind_of_processor_scores_are_compared_within_a_tolerance(
+    kdbench: Any, folder: Folder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    here = {**folder.record()["versions"], "kind": "another"}
+    monkeypatch.setattr("kdbench.verify.judge.versions", lambda *a: here)
+    code, out, _ = kdbench("verify", folder.suite, results=folder.results)
+    assert code == 0, out
+    assert "compared within 0.1 points" in out
+    assert "no epoch was replayed, for digests hold on one kind of machine" in out
+    assert "weights re-evaluated: 2 students" in out
+    record = changed_score(folder)
+    record["scores"]["test_top1"] += 1
+    folder.write(sealed(record))
+    out = kdbench("verify", folder.suite, results=folder.results)[1]
+    assert f"({record['key']}): test_top1 is claimed to be" in out
+
+
+def test_without_weights_it_is_claimed_and_replayed(kdbench: Any, folder: Folder) -> None:
+    shutil.rmtree(folder.place / "students")
+    code, out, _ = kdbench("verify", folder.suite, "--sample", 1, results=folder.results)
+    assert code == 0, out
+    assert "weights re-evaluated: 0 students" in out
+    assert "not judged, 2 cells: its student's weights are not there" in out
+    assert "epoch replayed: 1 cells:" in out
+
+
+def test_a_record_of_before_is_read_and_only_claimed(kdbench: Any, folder: Folder) -> None:
+    record = folder.record()
+    for name in ("digests", "seal"):
+        del record[name]
+    folder.write(record)
+    code, out, _ = kdbench("verify", folder.suite, "--sample", 2, results=folder.results)
+    assert code == 0, out
+    assert "not judged, 1 cell: no epoch can be replayed: its record has no digests" in out
+
+
+def test_a_row_whose_key_changed_must_be_made_anew(kdbench: Any, folder: Folder, tmp_path: Path) -> None:
+    suite = yaml.safe_load(folder.suite.read_text())
+    suite["methods"]["kd"]["kd"]["temperature"] = 3
+    path = tmp_path / "suite.yaml"
+    path.write_text(yaml.safe_dump(suite))
+    code, out, _ = kdbench("verify", path, "--sample", 0, results=folder.results)
+    assert code == 1
+    assert "· kd: its key changed (objective.kd.temperature was 4.0, is 3.0), and it was not made anew" in out
+
+
+def test_what_is_no_folder_of_results_is_said(kdbench: Any, tmp_path: Path) -> None:
+    code, _, err = kdbench("verify", tmp_path)
+    assert code == 2
+    assert "holds no records/" in err
+    assert os.listdir(tmp_path) == []
