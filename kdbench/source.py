@@ -2,8 +2,8 @@
 
 import ast
 import io
-import tokenize
 from collections.abc import Iterator
+from tokenize import COMMENT, generate_tokens
 
 WITH_DOCSTRING = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
 
@@ -20,9 +20,9 @@ def code_alone(text: str) -> str:
 
 def _comments(text: str) -> Iterator[tuple[int, int]]:
     """Row and column, from 0, of every comment."""
-    for token in tokenize.generate_tokens(io.StringIO(text).readline):
-        if token.type == tokenize.COMMENT:
-            yield token.start[0] - 1, token.start[1]
+    for part in generate_tokens(io.StringIO(text).readline):
+        if part.type == COMMENT:
+            yield part.start[0] - 1, part.start[1]
 
 
 def _docstrings(text: str) -> Iterator[tuple[int, int]]:

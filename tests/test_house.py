@@ -223,6 +223,7 @@ OF_TEXTS = {
     ("methods/deit.py", "token"): "likewise",
     ("kdbench/results/mlflow_runs.py", "page_token"): "MLflow's word for where a page of runs begins",
     ("kdbench/results/mlflow_runs.py", "token"): "likewise",
+    ("kdbench/source.py", "generate_tokens"): "Python's own word for the parts of its source",
 }
 
 
