@@ -21,7 +21,7 @@ from kdbench.report.variances import SHARED_BY, residuals
 
 DRAWS = 20_000
 LEAST_DRAWS = 1000
-MOST_DRAWN = 10_000_000  # runs drawn in all: very large tables get fewer draws, not more memory
+LARGE = 500  # runs: tables beyond get fewer draws, twice as large ones a quarter, for time and memory
 
 
 @dataclass(frozen=True)
@@ -93,7 +93,7 @@ def compare(
     if found.pooled <= 0:
         bare = tuple(map(_without_spread, contrasts))
         return Comparison(bare, dict.fromkeys(table.labels, math.nan), found.seed_correlation)
-    draws = min(draws, max(LEAST_DRAWS, MOST_DRAWN // table.scores.size))
+    draws = min(draws, max(LEAST_DRAWS, int(draws * (LARGE / table.scores.size) ** 2)))
     chance = chance_of(found, len(table.seeds), draws, np.random.default_rng(seed))
     tested = [i for i, c in enumerate(contrasts) if c.n > 1 and (only is None or (c.row, c.reference) in only)]
     made = _tested([contrasts[i] for i in tested], [pairs[i] for i in tested], chance, level)

@@ -1,6 +1,8 @@
 """From a frame of cells to the rows of each pair."""
 
+import os
 from collections.abc import Hashable, Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,6 +21,7 @@ from kdbench.results.looks_file import Declared
 from kdbench.results.outcomes import OUTCOMES
 from kdbench.results.schema import Record
 
+AT_ONCE = min(4, os.cpu_count() or 1)  # pairs; each takes up to 200 MB while it is computed
 MEANS = ("test_", "validation_", "teacher_", "student_", "cost_")  # columns of the frame that are averaged
 Identities = Mapping[tuple[str, ...], Mapping[str, Any]]  # (data set, teacher, student, label) -> a cell's identity
 
@@ -39,7 +42,8 @@ def pairs_of(frame: pd.DataFrame, sought: Sought, records: Iterable[Record] = ()
     """
     packed = {record["key"]: record[OUTCOMES] for record in records if record.get(OUTCOMES)}
     groups: Any = frame.groupby(GROUP, sort=False) if len(frame) else []
-    return [_pair_of(title(group), part, sought, packed) for group, part in groups]
+    with ThreadPoolExecutor(AT_ONCE) as threads:  # NumPy leaves Python's lock while it draws and sorts
+        return list(threads.map(lambda group: _pair_of(title(group[0]), group[1], sought, packed), groups))
 
 
 def _pair_of(name: str, part: pd.DataFrame, sought: Sought, packed: Mapping[str, Any]) -> Pair:

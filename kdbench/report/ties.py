@@ -98,8 +98,10 @@ def _advantage(frozen: tuple[Any, ...], reference: str, draws: int) -> float:
     if not rows:
         return 0.0
     rng = np.random.default_rng(0)
-    gains = [_null_gains(table_of(scores), rows, reference, draws, rng) for scores in tables]
-    return float(np.mean(gains, axis=0).max(axis=1).mean())
+    total = np.zeros((draws, len(rows)))
+    for scores in tables:  # one after another: each is [draws, rows]
+        total += _null_gains(table_of(scores), rows, reference, draws, rng)
+    return float((total / len(tables)).max(axis=1).mean())
 
 
 def _null_gains(table: Table, rows: list[str], reference: str, draws: int, rng: np.random.Generator) -> Floats:
