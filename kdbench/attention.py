@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
-from kdbench.nets import Tap
+from kdbench.parts import Tap
 
 
 class AttentionTap(Tap):

@@ -8,17 +8,18 @@ A net comes from a family (timm's models are one, see `vision/nets.py`), or is r
         def forward(self, x: Tensor) -> Tensor: ...   # logits [B, K]
 """
 
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Sequence
 from contextlib import ExitStack
 from functools import lru_cache
 from importlib import import_module
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol, Self, TypeVar
 
 from torch import Tensor, nn
 
 from kdbench.errors import UserError, first_line, unknown
-from kdbench.method.contract import Inapplicable, Inputs, Outputs, Task
+from kdbench.method.contract import Inapplicable, Inputs, Outputs, Task, map_inputs
+from kdbench.parts import Normalise, OutputTap, Tap, frozen_parts, modules_named, names_within
 from kdbench.registry import Registry
 from kdbench.seeding import seeded
 from kdbench.weights import load_weights
@@ -32,7 +33,12 @@ class Spec(Protocol):
     model: str
     pretrained: bool
     checkpoint: str | None
+    checkpoint_entry: str | None
+    head: Any  # "new", or None
     img_size: int | None
+    feature_modules: tuple[str, ...] | None
+    freeze: tuple[str, ...] | None
+    normalise: Any  # with `mean` and `std`, or None
 
     @property
     def options(self) -> dict[str, Any]: ...
@@ -43,6 +49,23 @@ class Net(nn.Module):
 
     model: Any
     structure: list[dict[str, Any]] = []  # noqa: RUF012  (the transforms made of it, and what each decided; never written to)
+    head: list[Any] = []  # its classifier; a list, so that it is no submodule a second time  # noqa: RUF012
+    frozen: tuple[nn.Module, ...] = ()  # parts that are not trained
+
+    def train(self, mode: bool = True) -> Self:
+        """As always; but frozen parts stay in eval mode: their batch norms keep their statistics."""
+        super().train(mode)
+        for part in self.frozen:
+            part.train(False)
+        return self
+
+    def normalise_with(self, mean: Sequence[float], std: Sequence[float]) -> None:
+        """Take (x - mean) / std of each channel (the inputs' second dimension) from now on. Raises UserError."""
+        raise UserError(f"{type(self).__name__} has a normalisation of its own; leave `normalise` out")
+
+    def tap_features(self, names: Sequence[str]) -> None:
+        """Give the outputs of these modules of `model` as its feature maps. Raises UserError."""
+        raise UserError(f"{type(self).__name__} says itself what its feature maps are; leave `feature_modules` out")
 
     def forward(self, inputs: Inputs, needs: Collection[str] = ("logits",)) -> Outputs:
         """`needs`: which of `NEEDS` to deliver; logits always are. Raises Inapplicable for what the net lacks."""
@@ -53,63 +76,30 @@ class Net(nn.Module):
         return {}
 
 
-class Tap:
-    """Notes the input of each of `modules` during `with tap:`, in the order of the forward."""
-
-    def __init__(self, modules: list[nn.Module]) -> None:
-        self.seen: list[Tensor] = []
-        self.open = False
-        for module in modules:
-            module.register_forward_pre_hook(self._note)
-
-    def _note(self, module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-        if self.open:
-            self.seen.append(inputs[0])
-
-    def __enter__(self) -> "Tap":
-        self.seen, self.open = [], True
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.open = False
-
-    def all(self) -> tuple[Tensor, ...]:
-        seen, self.seen = tuple(self.seen), []
-        return seen
-
-    def last(self) -> Tensor:
-        return self.all()[-1]
-
-
-class OutputTap(Tap):
-    """Notes the output of each of `modules`."""
-
-    def __init__(self, modules: list[nn.Module]) -> None:
-        super().__init__([])
-        for module in modules:
-            module.register_forward_hook(self._note_output)  # no lambda: a copied net has copied taps
-
-    def _note_output(self, module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-        self._note(module, (output,))
-
-
 class PlainNet(Net):
     """Any module that gives logits [B, K]: its last linear layer is the classifier, what that reads the embedding.
 
-    `model.feature_modules`, where there is one: the names of the modules that give the feature maps.
+    `model.feature_modules`, where there is one: the names of the modules that give the feature maps. What has `logits`
+    of its own (a model of `transformers`) gives those.
     """
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
         self.model = model
         linear: list[nn.Module] = [module for module in model.modules() if isinstance(module, nn.Linear)]
-        names = getattr(model, "feature_modules", ())
-        known = dict(model.named_modules())
-        for name in names:
-            if name not in known:
-                raise UserError(unknown(f"module of {type(model).__name__}", name, known))
-        self.head = linear[-1:]  # a list: no submodule
-        self._embedding, self._features = Tap(self.head), OutputTap([known[name] for name in names])
+        self.head = linear[-1:]
+        self.normalise: Normalise | None = None
+        self._embedding, self._features = Tap(self.head), OutputTap([])
+        self.tap_features(getattr(model, "feature_modules", ()))
+
+    def normalise_with(self, mean: Sequence[float], std: Sequence[float]) -> None:
+        self.normalise = Normalise(mean, std)
+
+    def tap_features(self, names: Sequence[str]) -> None:
+        self._features = OutputTap(modules_named(self.model, names))
+
+    def about(self) -> dict[str, str]:
+        return self.normalise.about() if self.normalise else {}
 
     def forward(self, inputs: Inputs, needs: Collection[str] = ("logits",)) -> Outputs:
         name = type(self.model).__name__
@@ -120,16 +110,24 @@ class PlainNet(Net):
         with ExitStack() as taps:
             taps.enter_context(self._embedding)
             taps.enter_context(self._features)
-            logits = self.model(inputs)
+            given = self.model(self.prepared(inputs))
         features, seen = self._features.all(), self._embedding.all()
         if "features" in needs and not features:
             raise Inapplicable(f"needs feature maps; {name} names none (`feature_modules`)")
         return Outputs(
-            logits=logits,
+            logits=getattr(given, "logits", given),
             embedding=seen[-1] if "embedding" in needs else None,
-            features=features if "features" in needs else (),
+            features=self.maps(features) if "features" in needs else (),
             classifier=self._classifier() if "classifier" in needs else None,
         )
+
+    def prepared(self, inputs: Inputs) -> Inputs:
+        """What the model is called with."""
+        return map_inputs(self.normalise, inputs) if self.normalise else inputs
+
+    def maps(self, features: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        """What the feature modules gave, as methods know feature maps."""
+        return features
 
     def _classifier(self) -> tuple[Tensor, Tensor]:
         head: Any = self.head[0]
@@ -139,7 +137,9 @@ class PlainNet(Net):
 class Family(Protocol):
     """Many nets under names of their own."""
 
-    def names(self) -> Collection[str]: ...
+    def names(self) -> Collection[str]:
+        """Each as a suite says it; a variant of its own may follow after a dot, `resnet18.a1_in1k`."""
+        ...
 
     def build(self, spec: Spec, task: Task) -> Net:
         """In fp32 on torch's default device, initialised from torch's generator. May raise anything."""
@@ -147,7 +147,9 @@ class Family(Protocol):
 
 
 NETS: Registry[Any] = Registry("model")
-FAMILIES: dict[str, str] = {}  # name -> "module:attribute", imported when a net is asked for: timm takes seconds
+# Name -> "module:attribute", imported when a net is asked for: timm takes seconds. The first one's models have plain
+# names; those of the others begin with the family's: `torchvision/resnet18`.
+FAMILIES: dict[str, str] = {}
 
 
 def register_net(name: str, *, digest: Callable[..., str] | None = None) -> Callable[[Make], Make]:
@@ -166,10 +168,13 @@ def register_net(name: str, *, digest: Callable[..., str] | None = None) -> Call
     return register
 
 
-def families() -> Iterator[Family]:
-    for place in FAMILIES.values():
-        module, attribute = place.split(":")
-        yield getattr(import_module(module), attribute)
+def family_of(model: str) -> Family:
+    """The family that `model` belongs to by its name, whether it has such a net or not."""
+    before, slash, _ = model.partition("/")
+    name = before if slash and before in FAMILIES else next(iter(FAMILIES))
+    module, attribute = FAMILIES[name].split(":")
+    found: Family = getattr(import_module(module), attribute)
+    return found
 
 
 def digest_of_net(name: str, options: dict[str, Any]) -> str:
@@ -179,9 +184,18 @@ def digest_of_net(name: str, options: dict[str, Any]) -> str:
 
 
 @lru_cache
-def known_models() -> frozenset[str]:
-    """Every name that can be built."""
-    return frozenset(NETS).union(*(family.names() for family in families()))
+def known_models(like: str = "") -> frozenset[str]:
+    """Every name that can be built of the family that `like` belongs to, and every registered one."""
+    return frozenset(NETS).union(family_of(like).names())
+
+
+def is_known(model: str) -> bool:
+    return model in NETS or bool({model, model.split(".")[0]} & set(known_models(model)))
+
+
+def unknown_model(model: str) -> str:
+    """That there is no such net, and which is nearest."""
+    return unknown("model", model, known_models(model))
 
 
 def build_net(spec: Spec, task: Task, *seed: object, expected: str | None = None) -> Net:
@@ -198,18 +212,29 @@ def build_net(spec: Spec, task: Task, *seed: object, expected: str | None = None
     except Exception as error:
         hint = "; without a network give its weights as `checkpoint:`" if spec.pretrained else ""
         raise UserError(f"model {spec.model!r} can't be built: {first_line(error)}{hint}") from error
+    if spec.normalise is not None:
+        net.normalise_with(spec.normalise.mean, spec.normalise.std)
+    if spec.feature_modules is not None:
+        net.tap_features(spec.feature_modules)
     if spec.checkpoint:
-        digest = load_weights(net.model, Path(spec.checkpoint))
+        digest = load_weights(net.model, Path(spec.checkpoint), spec.checkpoint_entry, kept_by(net, spec))
         if expected not in (None, digest):
             raise UserError(f"checkpoint {spec.checkpoint} is another file than when the run was planned; plan it anew")
+    if spec.freeze is not None:
+        net.frozen = frozen_parts(net.model, net.head, spec.freeze)
+        net.train(net.training)
     return net
+
+
+def kept_by(net: Net, spec: Spec) -> list[str]:
+    """The names of those tensors of the model that a checkpoint does not replace: of the head, where it is new."""
+    return names_within(net.model, net.head) if spec.head else []
 
 
 def _build(spec: Spec, task: Task) -> Net:
     if spec.model in NETS:
         made = NETS[spec.model](task, **spec.options)
         return made if isinstance(made, Net) else PlainNet(made)
-    for family in families():
-        if spec.model.split(".")[0] in family.names():
-            return family.build(spec, task)
-    raise UserError(unknown("model", spec.model, known_models()))
+    if not is_known(spec.model):
+        raise UserError(unknown_model(spec.model))
+    return family_of(spec.model).build(spec, task)

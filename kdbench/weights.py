@@ -1,6 +1,8 @@
 """Weights from files: read safely, and judged by what fits."""
 
 import hashlib
+from argparse import Namespace  # many checkpoints hold their script's arguments: plain data
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from kdbench.errors import UserError, first_line
+from kdbench.errors import UserError, first_line, unknown
 
 # Many checkpoints hold the accuracy as a NumPy scalar: plain data, but weights_only asks for each of its parts by name.
 _SCALAR: Any = np.float64(0).__reduce__()[0]
@@ -19,17 +21,20 @@ NUMPY_SCALAR: list[Any] = [
     np.dtypes.Float64DType,
     np.dtypes.Float32DType,
 ]
+NO_WEIGHTS = ("optimizer", "scheduler", "lr_scheduler", "scaler", "amp")  # entries of a checkpoint that hold none
 
 
-def load_weights(model: nn.Module, path: Path) -> str:
+def load_weights(model: nn.Module, path: Path, entry: str | None = None, own: Collection[str] = ()) -> str:
     """Load a .safetensors file, or a .pth read with `weights_only` (nothing in it is executed).
 
-    The CIFAR nets also take the names of the CRD benchmark's public checkpoints. Raises UserError when the file is
-    missing, is not such a file, or does not fit the model; then it says what fits and what does not. Returns the
-    SHA-256 of what was loaded.
+    Names with `module.` before them (data-parallel training) fit too, and the CIFAR nets take those of the CRD
+    benchmark's public checkpoints. `entry`: which of the file's tables of weights, where it has several. `own`: names
+    of tensors that the model keeps as they are, whatever the file has. Raises UserError when the file is missing, is
+    not such a file, or does not fit the model; then it says what fits and what does not. Returns the SHA-256 of what
+    was loaded.
     """
     before = _stamp(path)
-    state = fitting_weights(model, path)
+    state = fitting_weights(model, path, entry, own)
     with path.open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
     if _stamp(path) != before:
@@ -47,30 +52,81 @@ def _stamp(path: Path) -> tuple[int, ...]:
     return about.st_ino, about.st_size, about.st_mtime_ns, about.st_ctime_ns
 
 
-def fitting_weights(model: nn.Module, path: Path) -> dict[str, Tensor]:
+def fitting_weights(
+    model: nn.Module, path: Path, entry: str | None = None, own: Collection[str] = ()
+) -> dict[str, Tensor]:
     """What `load_weights` loads. `model` may lie on the meta device. Raises UserError."""
-    state = read_weights(path)
+    state, here = read_weights(path, entry), model.state_dict()
     ours: Any = getattr(model, "published_name", str)
-    state = {ours(name): value for name, value in state.items()}
-    own = model.state_dict()
-    counters = {k: torch.zeros_like(v, device="cpu") for k, v in own.items() if k.endswith("num_batches_tracked")}
-    state = counters | state  # older files have none
-    if wrong := mismatch(own, state):
+    state = {ours(name): value for name, value in without_common_part(state, here).items()}
+    counters = {k: torch.zeros_like(v, device="cpu") for k, v in here.items() if k.endswith("num_batches_tracked")}
+    state = counters | {k: v for k, v in state.items() if k not in own} | {k: here[k] for k in own}  # old files: none
+    if wrong := mismatch(here, state):
         raise UserError(f"checkpoint {path} {wrong}")
     return state
 
 
-def read_weights(path: Path) -> dict[str, Tensor]:
-    """The tensors of a file by name. Raises UserError."""
+def without_common_part(state: dict[str, Tensor], here: Collection[str]) -> dict[str, Tensor]:
+    """`backbone.conv1.weight` -> `conv1.weight`, where all names begin alike and none is one of the model's."""
+    first = {name.split(".")[0] for name in state}
+    if len(first) != 1 or any(name in here for name in state) or not all("." in name for name in state):
+        return state
+    return {name.split(".", 1)[1]: value for name, value in state.items()}
+
+
+def read_weights(path: Path, entry: str | None = None) -> dict[str, Tensor]:
+    """The tensors of a file by name; of its table `entry`, where it has several. Raises UserError."""
     if not path.is_file():
         raise UserError(f"checkpoint {path}: no such file")
     try:
-        return _read_state(path)
+        found = _read(path)
     except Exception as error:
         kinds = "a .safetensors file, or a .pth that holds a table of tensors and nothing that has to be executed"
         hint = "Weights only load failed" in str(error)  # torch's text goes on to advise to read it unsafely
         why = "it holds objects of other kinds, which are never loaded" if hint else first_line(error)
         raise UserError(f"checkpoint {path}: can't be read safely as {kinds}: {why}") from error
+    table = _chosen(tables_in(found), entry, path)
+    return {bare(name): value for name, value in table.items() if name != "n_averaged"}  # torch's AveragedModel's
+
+
+def tables_in(found: Any, name: str = "") -> dict[str, dict[str, Tensor]]:
+    """The tables of tensors in a checkpoint, by the name of their entry: `state_dict`, `model_ema`, `model.net`, ...
+
+    One that is nothing else is called "".
+    """
+    if not isinstance(found, dict):
+        return {}
+    tensors = {str(k): v for k, v in found.items() if isinstance(v, Tensor)}
+    if tensors and all(isinstance(v, Tensor | int | float | None) for v in found.values()):
+        return {name: tensors}
+    below: dict[str, dict[str, Tensor]] = {}
+    for key, value in found.items():
+        if not str(key).startswith(NO_WEIGHTS):
+            below |= tables_in(value, f"{name}.{key}" if name else str(key))
+    return below
+
+
+def _chosen(tables: dict[str, dict[str, Tensor]], entry: str | None, path: Path) -> dict[str, Tensor]:
+    """The table `entry`, or the one that there is. Raises UserError that names those to choose from."""
+    if entry is not None:
+        if entry not in tables:
+            raise UserError(f"checkpoint {path}: {unknown('entry', entry, tables)}")
+        return tables[entry]
+    usual = [name for name in tables if name.split(".")[-1] in ("", "model", "state_dict", "net")]
+    averaged = [name for name in tables if "ema" in name.lower()]
+    names = usual + averaged or list(tables)
+    if not names:
+        raise UserError(f"checkpoint {path}: holds no table of tensors")
+    if len(names) > 1:
+        raise UserError(f"checkpoint {path}: holds several tables of weights; say which as `checkpoint_entry`: {names}")
+    return tables[names[0]]
+
+
+def bare(name: str) -> str:
+    """A tensor's name without what wrappers put before it: data-parallel training, torch.compile."""
+    while name.startswith(("module.", "_orig_mod.")):
+        name = name.split(".", 1)[1]
+    return name
 
 
 def mismatch(own: dict[str, Tensor], state: dict[str, Tensor]) -> str:
@@ -88,16 +144,10 @@ def mismatch(own: dict[str, Tensor], state: dict[str, Tensor]) -> str:
     return "; ".join([*parts, fits]) if parts else ""
 
 
-def _read_state(path: Path) -> dict[str, Tensor]:
+def _read(path: Path) -> Any:
     if path.suffix == ".safetensors":
         from safetensors.torch import load_file
 
         return load_file(path)
-    with torch.serialization.safe_globals(NUMPY_SCALAR):
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    for wrapper in ("model", "state_dict", "net"):
-        if isinstance(state, dict) and isinstance(state.get(wrapper), dict):
-            state = state[wrapper]
-    if not isinstance(state, dict) or not all(isinstance(v, Tensor) for v in state.values()):
-        raise ValueError("holds no table of tensors")
-    return {k.removeprefix("module."): v for k, v in state.items()}
+    with torch.serialization.safe_globals([*NUMPY_SCALAR, Namespace]):
+        return torch.load(path, map_location="cpu", weights_only=True)

@@ -17,7 +17,7 @@ MODULES = sorted(HOME.rglob("*.py"))
 # From the ground up. A room is a folder, or a module beside the folders. It knows the floors below its own and itself.
 FLOORS = (
     ("display", "errors", "files", "layout", "methods", "plain", "seeding", "source"),
-    ("digest", "golden", "locks", "registry", "weights"),
+    ("digest", "golden", "locks", "parts", "registry", "weights"),
     ("method",),
     ("data", "nets"),
     ("attention",),
@@ -51,6 +51,8 @@ INSIDE = {
     ("results/mlflow_runs.py", "mlflow.entities"): START,
     ("results/mlflow_runs.py", "mlflow.store.tracking.sqlalchemy_store"): START,
     ("train/load.py", "mlflow"): START,
+    ("vision/others.py", "transformers"): EXTRA,
+    ("vision/others.py", "transformers.models.auto.modeling_auto"): EXTRA,
     ("data.py", "sklearn.model_selection"): START,
     ("method/metric.py", "sklearn.metrics"): START,
     ("vision/builtin.py", "sklearn.datasets"): START,
@@ -182,7 +184,7 @@ OF_PICTURES = {
 }
 ALLOWED = {
     ("method/contract.py", "images"): "`Batch.images`: `inputs`, under the name that methods for pictures know",
-    ("suite/spec.py", "img_size"): "an entry of the suite's format: how a model is built, as timm calls it",
+    ("suite/models.py", "img_size"): "an entry of the suite's format: how a model is built, as timm calls it",
     ("nets.py", "img_size"): "the same entry, handed on to the family of nets",
 }
 

@@ -16,10 +16,10 @@ from kdbench.api import Options, choose_device
 from kdbench.commands.console import show_markdown
 from kdbench.commands.given import options_of, seconds_of
 from kdbench.data import Splits
-from kdbench.errors import UserError, unknown
+from kdbench.errors import UserError
 from kdbench.layout import is_reserved
 from kdbench.method.contract import Inapplicable
-from kdbench.nets import build_net, known_models
+from kdbench.nets import build_net, is_known, unknown_model
 from kdbench.suite.cells import Cell, cells_of
 from kdbench.suite.load import load_suite
 from kdbench.train.loop import Cohort, Hooks, train_cohort
@@ -69,7 +69,7 @@ def propose(teacher: str, students: Sequence[str], budget: str, output: Path, fo
     if output.exists() and not force:
         raise UserError(f"{output} is there already; give another --output, or --force to replace it")
     limit = seconds_of(budget)
-    wrong = [unknown("model", name, known_models()) for name in (teacher, *students) if name not in known_models()]
+    wrong = [unknown_model(name) for name in (teacher, *students) if not is_known(name)]
     if wrong:
         raise UserError("\n".join(wrong))
     folder, rows = inspect(options.data.expanduser().resolve()), proposed_rows()

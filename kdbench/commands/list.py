@@ -13,10 +13,10 @@ from rich.table import Table
 
 from kdbench.commands.console import console, table
 from kdbench.data import DATASETS
-from kdbench.errors import UserError, first_line, unknown
+from kdbench.errors import UserError, first_line
 from kdbench.method.contract import Inapplicable
 from kdbench.method.register import METHODS
-from kdbench.nets import NETS, build_net, known_models
+from kdbench.nets import build_net, is_known, known_models, unknown_model
 from kdbench.report.text import human
 from kdbench.suite.objectives import objective
 from kdbench.suite.plugins import load_methods, load_plugin
@@ -42,7 +42,7 @@ def run(given: argparse.Namespace) -> int:
     elif what == "datasets":
         out.print(datasets_table(pattern))
     elif what == "models":
-        print("\n".join(name for name in sorted(known_models()) if fnmatchcase(name, pattern)))
+        print("\n".join(name for name in sorted(known_models(pattern)) if fnmatchcase(name, pattern)))
     else:
         show_suites(out, pattern)
     return 0
@@ -117,11 +117,7 @@ def applicability(
 
 def build_nets(names: Iterable[str], side: int, classes: int, device: str = "cpu") -> dict[str, Any]:
     """Raises UserError when a model is unknown or can't be built."""
-    wrong = [
-        unknown("model", name, known_models())
-        for name in names
-        if name.split(".")[0] not in known_models() and name not in NETS
-    ]
+    wrong = [unknown_model(name) for name in names if not is_known(name)]
     if wrong:
         raise UserError("\n".join(wrong))
     with torch.device(device):

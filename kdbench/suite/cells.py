@@ -30,7 +30,7 @@ from kdbench.suite.steps import Step, names_of, steps_of
 
 Spec = TypeVar("Spec", bound=ModelSpec)
 DATA = Path("data")  # where data sets are looked for when not told otherwise
-NOTHING_LEARNT = {"pretrained": False, "checkpoint": None, "taught_by": None, "objective": None}
+NOTHING_LEARNT = dict.fromkeys(("checkpoint", "checkpoint_entry", "head", "taught_by", "objective"), None)
 FORMAT = 3  # raised when the engine's own arithmetic changes a number: every key changes with it
 
 
@@ -110,7 +110,7 @@ class Cell:
     @cached_property
     def teacher_net(self) -> TeacherSpec:
         """The teacher as it is built: a control has the teacher's make, but nothing that it learnt."""
-        spec = self.teacher.model_copy(update=NOTHING_LEARNT) if self.control else self.teacher
+        spec = self.teacher.model_copy(update={"pretrained": False, **NOTHING_LEARNT}) if self.control else self.teacher
         return dropping(spec, self.teacher_train) if self.teacher_is_trained else spec
 
     @cached_property

@@ -10,7 +10,7 @@ from kdbench.data import DATASETS
 from kdbench.errors import UserError, unknown
 from kdbench.method.contract import Method, is_rule
 from kdbench.method.register import METHODS
-from kdbench.nets import NETS, known_models
+from kdbench.nets import NETS, is_known, unknown_model
 from kdbench.suite.check_training import check_augment, check_optimizers, listed
 from kdbench.suite.controls import CONTROLS
 from kdbench.suite.objectives import by_pair, fill, for_pair, objective, terms_of
@@ -59,14 +59,22 @@ def check_models(document: Document) -> Iterator[tuple[Place, str]]:
         name = spec.get("model") if isinstance(spec, dict) else spec
         if isinstance(name, str) and name in NETS:
             yield from _check_registered(name, spec if isinstance(spec, dict) else {}, place)
-        elif isinstance(name, str) and name.split(".")[0] not in known_models():
-            yield place, unknown("model", name, known_models())
+        elif isinstance(name, str) and (wrong := _wrong_model(name)):
+            yield place, wrong
         checkpoint = spec.get("checkpoint") if isinstance(spec, dict) else None
         if isinstance(checkpoint, str) and Path(checkpoint).is_file():  # a missing file is a mistake that `check` finds
             try:
-                read_weights(Path(checkpoint))
+                read_weights(Path(checkpoint), spec.get("checkpoint_entry"))
             except UserError as error:
                 yield (*place, "checkpoint"), str(error)
+
+
+def _wrong_model(name: str) -> str:
+    """Why there is no such net; "" where there is."""
+    try:
+        return "" if is_known(name) else unknown_model(name)
+    except UserError as error:  # its library is not installed
+        return str(error)
 
 
 def _check_registered(name: str, spec: dict[str, Any], place: Place) -> Iterator[tuple[Place, str]]:

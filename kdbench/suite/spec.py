@@ -2,109 +2,20 @@
 
 import json
 from collections.abc import Iterator
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from kdbench.data import DATASETS
 from kdbench.layout import is_reserved
 from kdbench.registry import message_of
 from kdbench.suite.controls import CONTROLS
-from kdbench.suite.frozen import Above0, Frozen, Seed
-from kdbench.suite.steps import words
+from kdbench.suite.frozen import Above0, ByName, Frozen, Seed
+from kdbench.suite.models import ModelSpec, Steps, TeacherSpec, title_of
 from kdbench.suite.training import Batches, Recipe, Schedule, TeacherTrain, TimmSchedule, Train
 from kdbench.suite.yaml_lines import Place
 
-__all__ = ["Batches", "Recipe", "TeacherTrain", "Train"]  # how to train has its own module
-
-
-Steps = Annotated[tuple[str | dict[str, Any], ...], Field(strict=False, min_length=1)]  # by name, or with settings
-
-
-class ByName(Frozen):
-    """What may be given by its first entry alone, a name."""
-
-    @model_validator(mode="before")
-    @classmethod
-    def _by_name(cls, value: Any) -> Any:
-        return {next(iter(cls.model_fields)): value} if isinstance(value, str) else value
-
-
-class StartSpec(Frozen):
-    """A row whose trained student others begin with; of the pair whose student has these `transforms`."""
-
-    label: str
-    transforms: Steps | None = None
-
-    @property
-    def short(self) -> str:
-        return self.label + (f" + {words(self.transforms)}" if self.transforms else "")
-
-
-class ModelSpec(ByName):
-    """A timm model. Whatever is not named here goes to `timm.create_model` as it stands."""
-
-    model_config = ConfigDict(extra="allow", populate_by_name=True)
-
-    model: str
-    pretrained: bool = False
-    checkpoint: str | None = None
-    img_size: Annotated[int, Field(ge=8, le=1024)] | None = None
-    # Of a student: the trained one it begins with, and what is done to it before it trains (`steps.py`).
-    start: StartSpec | None = Field(default=None, alias="from")
-    transforms: Steps | None = None
-
-    @property
-    def options(self) -> dict[str, Any]:
-        return dict(self.model_extra or {})
-
-    @property
-    def short(self) -> str:
-        """`resnet18`, or `cifar_resnet8(widths=[4, 8])` when options tell it from its plain form."""
-        extra = {k: v for k, v in {"img_size": self.img_size, **self.options}.items() if v is not None}
-        own = self.model + (f"({', '.join(f'{k}={v}' for k, v in sorted(extra.items()))})" if extra else "")
-        own += f" + {words(self.transforms)}" if self.transforms else ""
-        return own + (f" (from {self.start.short})" if self.start else "")
-
-
-class TeacherSpec(ModelSpec):
-    """A teacher. With `taught_by` it is itself a distilled student: a teacher assistant, or a born-again generation.
-
-    `objective` is how it was taught, as a row of `methods`; it is trained with `teacher_train`, as all teachers are.
-    """
-
-    taught_by: "TeacherSpec | None" = None
-    objective: dict[str, Any] | None = None
-
-    @model_validator(mode="after")
-    def _taught(self) -> Self:
-        if (self.taught_by is None) != (self.objective is None):
-            raise ValueError("taught_by and objective go together")
-        if self.taught_by is not None and self.checkpoint is not None:
-            raise ValueError("a checkpoint is taken as it is: it can't be taught_by another teacher")
-        return self
-
-    @property
-    def short(self) -> str:
-        """`cifar_resnet14 (taught by cifar_resnet56: 0.1 ce + 0.9 kd)`, so that tables tell teachers apart."""
-        own = super().short
-        if self.taught_by is None or self.objective is None:
-            return own
-        return f"{own} (taught by {self.taught_by.short}: {described(self.objective)})"
-
-
-def described(row: dict[str, Any]) -> str:
-    """A row of `methods` in a line: `0.1 ce + 0.9 kd(temperature=4)`."""
-    if "phases" in row:
-        return ", then ".join(described(part) for part in row["phases"])
-    words = []
-    for name, given in row.items():
-        if name == "epochs":
-            continue
-        table = given if isinstance(given, dict) and "from" not in given else {"weight": given}
-        settings = ", ".join(f"{k}={v}" for k, v in table.items() if k != "weight")
-        words.append(f"{table.get('weight', 1)} {name}" + (f"({settings})" if settings else ""))
-    return " + ".join(words) + (f" for {row['epochs']} epochs" if "epochs" in row else "")
+__all__ = ["Batches", "ModelSpec", "Recipe", "TeacherSpec", "TeacherTrain", "Train", "title_of"]  # of other modules
 
 
 class DatasetSpec(ByName):
@@ -129,11 +40,6 @@ class Pair(Frozen):
     @property
     def title(self) -> str:
         return title_of(self.teacher, self.student)
-
-
-def title_of(teacher: TeacherSpec, student: ModelSpec) -> str:
-    """The name of a pair, `cifar_resnet56 -> cifar_resnet20`."""
-    return f"{teacher.short} -> {student.short}"
 
 
 class Ramp(Frozen):

@@ -17,7 +17,8 @@ from torch import Tensor, nn
 from kdbench.attention import ATTENTION, AttentionTap
 from kdbench.errors import UserError, first_line
 from kdbench.method.contract import Inapplicable, Outputs, Task
-from kdbench.nets import Net, Tap
+from kdbench.nets import Net
+from kdbench.parts import Tap
 from kdbench.text.batches import SUFFIXES
 from kdbench.text.extra import quiet_transformers
 from kdbench.text.labels import head_fits

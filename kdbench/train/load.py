@@ -143,7 +143,7 @@ def _restore(objective: Objective, state: dict[str, Tensor], settings: Record, n
 
 def _spec(identity: dict[str, Any]) -> ModelSpec:
     """The model without its first weights: it gets its own. `code` and `files` tell what it was made of."""
-    left_out = ("pretrained", "checkpoint", "code", "files", "transforms")
+    left_out = ("pretrained", "checkpoint", "checkpoint_entry", "head", "freeze", "code", "files", "transforms")
     return ModelSpec.model_validate({k: v for k, v in identity.items() if k not in left_out})
 
 

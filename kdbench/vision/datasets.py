@@ -4,5 +4,7 @@ from kdbench.nets import FAMILIES
 from kdbench.vision import builtin, folder
 
 FAMILIES["timm"] = "kdbench.vision.nets:FAMILY"
+FAMILIES["torchvision"] = "kdbench.vision.others:TORCHVISION"
+FAMILIES["transformers"] = "kdbench.vision.others:TRANSFORMERS"
 
 __all__ = ["builtin", "folder"]

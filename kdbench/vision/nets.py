@@ -6,21 +6,22 @@ width everywhere); with drop-out, `forward_head` may be called only once per for
 """
 
 import json
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from contextlib import ExitStack
 from functools import lru_cache
 from typing import Any
 
 import timm
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from kdbench.attention import ATTENTION, AttentionTap
 from kdbench.method.contract import Inapplicable, Outputs, Task
-from kdbench.nets import Net, OutputTap, Spec, Tap
+from kdbench.nets import Net, Spec
+from kdbench.parts import OutputTap, Tap, modules_named
 from kdbench.vision import cifar as _cifar  # noqa: F401  (registers them into timm)
-from kdbench.vision.taps import last_norms, over_whole_pictures, tap_preacts, tap_stem
+from kdbench.vision.resize import resized
+from kdbench.vision.taps import as_maps, last_norms, over_whole_pictures, tap_preacts, tap_stem
 
 
 class TimmNet(Net):
@@ -45,7 +46,15 @@ class TimmNet(Net):
         # timm's distilled models give a pair: the class token's head and the distillation token's.
         self.token_head = self.head[1:] if isinstance(head, tuple) and len(head) == 2 else []
         self._taps: dict[str, Tap] = {}
+        self._features: Tap | None = None  # of the modules that a suite names instead of timm's
         self._embedding = Tap([self.head[0]])
+
+    def normalise_with(self, mean: Sequence[float], std: Sequence[float]) -> None:
+        self.mean.copy_(_channels(mean))
+        self.std.copy_(_channels(std))
+
+    def tap_features(self, names: Sequence[str]) -> None:
+        self._features = OutputTap(modules_named(self.model, names))
 
     def forward(self, images: Any, needs: Collection[str] = ("logits",)) -> Outputs:
         """`needs`: which of `NEEDS` to deliver; logits always are. Raises Inapplicable for the rest."""
@@ -54,7 +63,11 @@ class TimmNet(Net):
         with ExitStack() as taps:
             for tap in [self._embedding] + [self.tap(need) for need in self.tapped(needs)]:
                 taps.enter_context(tap)
-            if "features" in needs:
+            if "features" in needs and self._features is not None:
+                with self._features:
+                    x = self.model.forward_features(x)
+                features = list(as_maps(self._features.all()))
+            elif "features" in needs:
                 x, features = self._intermediates(x)
             else:
                 x = self.model.forward_features(x)
@@ -77,9 +90,7 @@ class TimmNet(Net):
         )
 
     def normalise(self, images: Tensor) -> Tensor:
-        if self.size is not None and images.shape[-1] != self.size:
-            images = F.interpolate(images, size=(self.size, self.size), mode="bicubic", antialias=True)
-        return (images - self.mean) / self.std
+        return (resized(images, self.size) - self.mean) / self.std
 
     def about(self) -> dict[str, str]:
         return {"mean": json.dumps(self.mean.flatten().tolist()), "std": json.dumps(self.std.flatten().tolist())}

@@ -1,12 +1,13 @@
 """Taps: hooks that note a tensor as it flows by, and change nothing of the computation."""
 
+import math
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from kdbench.method.contract import Inapplicable
-from kdbench.nets import Tap
+from kdbench.parts import Tap
 
 
 def over_whole_pictures(attention: tuple[Tensor, ...], num_pictures: int, net: str) -> tuple[Tensor, ...]:
@@ -16,6 +17,23 @@ def over_whole_pictures(attention: tuple[Tensor, ...], num_pictures: int, net: s
     if any(len(a.shape) != 4 or len(a) != num_pictures for a in attention):
         raise Inapplicable(f"needs attention over whole pictures; {net} attends within windows")
     return attention
+
+
+def as_maps(features: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    """What modules gave, as maps [B, C, H, W]: tokens [B, L, D] of a square become one, those before it are left out.
+
+    Raises Inapplicable for any other shape.
+    """
+    return tuple(map(_as_map, features))
+
+
+def _as_map(x: Tensor) -> Tensor:
+    if x.ndim == 4:
+        return x
+    if x.ndim != 3:
+        raise Inapplicable(f"needs feature maps; one of `feature_modules` gives {list(x.shape)}")
+    side = math.isqrt(x.shape[1])
+    return x[:, x.shape[1] - side * side :].transpose(1, 2).unflatten(2, (side, side))
 
 
 def tap_preacts(model: nn.Module) -> Tap:
