@@ -100,8 +100,8 @@ def test_a_checkpoint_that_is_written_to_while_it_is_read(tmp_path, monkeypatch)
     path, whole = tmp_path / "teacher.pth", weights.fitting_weights
     saved(path, 0)
 
-    def meanwhile(model, given):
-        state = whole(model, given)
+    def meanwhile(*given):
+        state = whole(*given)
         saved(path, 1)
         return state
 
