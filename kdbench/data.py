@@ -181,6 +181,7 @@ def register_dataset(
     digest: Digest | None = None,
     augments: Collection[str] | None = None,
     prepare: Callable[..., dict[str, Any]] | None = None,
+    held: Callable[..., str] | None = None,
 ) -> Callable[[Function], Function]:
     """Decorator that puts a function `(data_dir: Path, **settings) -> Splits` under `name`.
 
@@ -196,6 +197,8 @@ def register_dataset(
 
     `prepare` has the settings as arguments and says what is done to an example before it is an input, as plain data: an
     exported student carries it.
+
+    `held` has the same arguments and says where the examples will lie while nets train, for `plan`; "": it can't say.
     """
 
     def register(function: Function) -> Function:
@@ -203,6 +206,7 @@ def register_dataset(
         function.digest = digest  # type: ignore[attr-defined]
         function.augments = augments  # type: ignore[attr-defined]
         function.prepare = prepare  # type: ignore[attr-defined]
+        function.held = held  # type: ignore[attr-defined]
         DATASETS.add(name, function, function)
         return function
 
@@ -218,6 +222,12 @@ def task_of(name: str, settings: dict[str, Any], data_dir: Path) -> Task:
     """What there is to learn in the data set `name`; the data are read only where they don't say it unread."""
     info = DATASETS[name].info
     return info(data_dir, **settings) if info is not None else load_splits(name, settings, data_dir).task
+
+
+def held_words(name: str, settings: dict[str, Any], data_dir: Path) -> str:
+    """Where the examples of the data set `name` will lie, in words; "" where it does not say."""
+    held = DATASETS[name].held
+    return held(data_dir, **settings) if held is not None else ""
 
 
 def digest_of(name: str, settings: dict[str, Any], data_dir: Path) -> str:

@@ -3,11 +3,13 @@
 import argparse
 import shlex
 from collections.abc import Sequence
+from pathlib import Path
 
 from kdbench.api import choose_device
 from kdbench.api import plan as make
 from kdbench.commands.console import console, table
 from kdbench.commands.given import options_of
+from kdbench.data import held_words
 from kdbench.grid.estimate import estimate
 from kdbench.grid.plan import Plan
 from kdbench.grid.progress import clock
@@ -37,7 +39,7 @@ def run(given: argparse.Namespace) -> int:
         out.print(cohorts)
     if len(made.cohorts) > 40:
         out.print(f"... and {len(made.cohorts) - 40} cohorts more")
-    for line in why_not(made):
+    for line in [*where_data_lie(made, options.data), *why_not(made)]:
         out.print(line, soft_wrap=True, markup=False)
     if todo:
         device = choose_device(options.device)
@@ -51,6 +53,13 @@ def shell_lines(made: Plan, words: Sequence[str]) -> list[str]:
     """A command for every cohort that is left, for schedulers. `words`: those that this command was called with."""
     same = [word for word in words[1:] if word != "--shell"]
     return [shlex.join(["kdbench", "run", *same, "--only", cohort[0].cohort, "--jobs", "1"]) for cohort in made.cohorts]
+
+
+def where_data_lie(made: Plan, data_dir: Path) -> list[str]:
+    """One line per data set that is to be trained on and says where its examples will lie."""
+    specs = {cell.dataset.model_dump_json(): cell.dataset for cell in made.todo}.values()
+    told = ((spec.name, held_words(spec.name, spec.settings, data_dir)) for spec in specs)
+    return [f"{name}: {words}" for name, words in told if words]
 
 
 def why_not(made: Plan) -> list[str]:

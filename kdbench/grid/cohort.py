@@ -151,10 +151,12 @@ class Worker:
         if self.group.rank:
             return []
         self.events.now(f"measuring {first.pair}")
+        judged = self.measure.judged([trial for _, trial in members if trial.status == "done"], cohort)
         for cell, trial in members:
             try:
                 with Guard():
-                    details = self.measure.details(cell, trial, teacher, splits, cohort.known, len(members))
+                    about = (teacher, cohort, len(members), judged.get(cell.key))
+                    details = self.measure.details(cell, trial, *about)
                     record = record_of(cell, self.device, trial.status, trial.reason, teacher, **details)
                     weights = weights_file(cell, trial) if trial.status == "done" else None
             except Exception as error:

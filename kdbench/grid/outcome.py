@@ -1,13 +1,13 @@
 """What became of a cell, as its record says it: scores, cost, sizes and latency of the student that is delivered."""
 
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 import torch
 from safetensors.torch import save
-from torch import Tensor, nn
+from torch import nn
 
 from kdbench.data import Splits
 from kdbench.files import finite
@@ -20,7 +20,9 @@ from kdbench.results.seal import sealed
 from kdbench.suite.cells import Cell
 from kdbench.train.arithmetic import led_around
 from kdbench.train.digests import digest_of
-from kdbench.train.evaluation import Judged, evaluate_one
+from kdbench.train.evaluation import Judged, evaluate
+from kdbench.train.lent import Guard
+from kdbench.train.loop import Cohort
 from kdbench.train.memory import peak_memory_mb
 from kdbench.train.profiling import profile
 from kdbench.train.teacher import Teacher
@@ -87,13 +89,37 @@ class Measure:
     profile_seconds: ClassVar[float] = 1.0
     _profiles: dict[str, dict[str, dict[str, Any]]] = field(default_factory=dict)
 
+    def judged(self, trials: Sequence[Trial], cohort: Cohort) -> dict[str, Judged | Exception]:
+        """What the delivered students are worth, by key, in one pass of the test set; of one that raises, its error."""
+        found: dict[str, Judged | Exception] = {}
+        nets: dict[str, nn.Module] = {}
+        for trial in trials:
+            try:
+                with Guard():
+                    nets[trial.key] = trial.deliver()
+            except Exception as error:
+                found[trial.key] = error
+        test, metric = cohort.splits.test, metric_named(cohort.splits.metric)
+        try:
+            results = evaluate([*nets.values()], test, cohort.batches.precision, cohort.known, metric=metric)
+        except Exception as error:  # of the data
+            return found | dict.fromkeys(nets, error)
+        return found | dict(zip(nets, results, strict=True))
+
     def details(
-        self, cell: Cell, trial: Trial, teacher: Teacher, splits: Splits, known: Tensor | None, members: int
+        self,
+        cell: Cell,
+        trial: Trial,
+        teacher: Teacher,
+        cohort: Cohort,
+        members: int,
+        judged: Judged | Exception | None,
     ) -> dict[str, Any]:
-        """All that a record tells beside its head. `known`: the teacher's predictions on the test set.
+        """All that a record tells beside its head. `judged`: what the student is worth, where it came to its end.
 
         Raises whatever the delivered student raises.
         """
+        splits, known = cohort.splits, cohort.known
         task = splits.task
         details: dict[str, Any] = {"curves": trial.curves, "cost": self.cost(trial, members)}
         details |= {DIGESTS: digests_of(trial, teacher)}
@@ -101,10 +127,10 @@ class Measure:
         details |= {"metric": task.metric, "num_classes": task.num_classes, "inputs": task.inputs.to_dict()}
         details |= {"num_train": len(splits.train), "num_test": len(splits.test)}
         details |= {"structure": trial.net.structure} if trial.net.structure else {}
-        if trial.status != "done":
+        if judged is None:
             return details
-        student, precision = trial.deliver(), trial.train_spec.precision
-        judged = evaluate_one(student, splits.test, precision, known, metric_named(task.metric))
+        if isinstance(judged, Exception):
+            raise judged
         details |= {"scores": scores_of(trial, judged, teacher, metric_named(task.metric))}
         details |= {"profile": self.profile(cell, trial, teacher, splits)}
         if known is not None:

@@ -3,6 +3,7 @@
 All members of a cohort are evaluated in one pass; sums stay on the device and are read once at the end.
 """
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -19,6 +20,7 @@ from kdbench.train.group import ALONE, Group
 from kdbench.train.lent import Guard, Lent
 
 BATCH = 500
+MOST_NUMBERS = 2**23  # of a batch on the CPU: 500 pictures at 224 pixels would take gigabytes in every layer
 ECE_BINS = 15  # Guo et al. 2017, https://arxiv.org/abs/1706.04599
 
 
@@ -87,7 +89,7 @@ def evaluate(
     broken: dict[int, Exception] = {}
     for net in nets:
         net.eval()
-    for batch in split.in_order(BATCH):
+    for batch in split.in_order(batch_size(split)):
         teacher_says = teacher[batch.index] if teacher is not None else None
         lent = Lent({"the batch's inputs": batch.inputs})
         for place, net in enumerate(nets):
@@ -114,6 +116,13 @@ def evaluate(
         broken.get(place) or _judged(sums[place].result(), torch.cat(found[place]), split, metric)
         for place in range(len(nets))
     ]
+
+
+def batch_size(split: Split) -> int:
+    """Of an evaluation: `BATCH`, or as many as `MOST_NUMBERS` allow (pictures of more than 74 pixels)."""
+    if split.targets.device.type != "cpu":
+        return BATCH
+    return max(1, min(BATCH, MOST_NUMBERS // sum(math.prod(field.shape) for field in split.inputs.fields)))
 
 
 def _judged(scores: dict[str, float], predicted: Tensor, split: Split, metric: Metric) -> Judged:
@@ -144,7 +153,8 @@ def evaluate_one(
 @torch.no_grad()
 def predictions(net: nn.Module, split: Split, precision: str, group: Group = ALONE) -> Tensor:
     """The class that a net in eval mode gives each example, [N]."""
-    return torch.cat([logits_of(net, batch, precision, group).argmax(1) for batch in split.in_order(BATCH)])
+    batches = split.in_order(batch_size(split))
+    return torch.cat([logits_of(net, batch, precision, group).argmax(1) for batch in batches])
 
 
 def logits_of(net: nn.Module, batch: Batch, precision: str, group: Group = ALONE) -> Tensor:

@@ -1,7 +1,13 @@
-"""One picture file as 8-bit RGB, as a person sees it: upright, in its own range of values, white where it is clear."""
+"""One picture file as 8-bit RGB, as a person sees it: upright, in its own range of values, white where it is clear.
 
+By Pillow, which lets other threads work meanwhile. torchvision's `decode_jpeg` gives the same bits and takes 0.3 ms of
+1.8 less for a JPEG of 500 x 375 that is brought to 224, but is deprecated since torchvision 0.29 and will be removed.
+"""
+
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from io import BytesIO
 from pathlib import Path
 
 import numpy as np
@@ -14,22 +20,41 @@ class TooLarge(Exception):
     """A picture with more pixels than allowed; it is not decoded."""
 
 
+class _OwnLimit:
+    """How many are within `own_limit` just now, and Pillow's limit before."""
+
+    lock = threading.Lock()
+    inside = 0
+    before: int | None = None
+
+
 @contextmanager
 def own_limit() -> Iterator[None]:
-    """Without Pillow's limit on pixels: `decode` has one of its own."""
-    before, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
+    """Without Pillow's limit on pixels, in all threads: `decode` has one of its own."""
+    with _OwnLimit.lock:
+        if not _OwnLimit.inside:
+            _OwnLimit.before, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
+        _OwnLimit.inside += 1
     try:
         yield
     finally:
-        Image.MAX_IMAGE_PIXELS = before
+        with _OwnLimit.lock:
+            _OwnLimit.inside -= 1
+            if not _OwnLimit.inside:
+                Image.MAX_IMAGE_PIXELS = _OwnLimit.before
 
 
 def decode(path: Path, size: int, megapixels: float | None = None) -> np.ndarray:
+    """As `decoded`, of a file."""
+    return decoded(path.read_bytes(), size, megapixels)
+
+
+def decoded(content: bytes, size: int, megapixels: float | None = None) -> np.ndarray:
     """[size, size, 3] uint8: the shorter side is resized, the middle is cut out.
 
-    Raises TooLarge, and whatever Pillow does for a file that is no picture.
+    Raises TooLarge, and whatever Pillow does for what is no picture.
     """
-    with Image.open(path) as picture:
+    with Image.open(BytesIO(content)) as picture:
         most, has = MEGAPIXELS if megapixels is None else megapixels, picture.width * picture.height / 1e6
         if has > most:
             raise TooLarge(f"{has:.1f} megapixels; the limit is {most:g} (the data set's `max_megapixels`)")

@@ -7,17 +7,16 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Literal
 
-import numpy as np
-import psutil
 from pydantic import Field
 
 from kdbench.data import Splits, register_dataset
 from kdbench.digest import digest_of_files
 from kdbench.errors import UserError
 from kdbench.method.contract import Task
-from kdbench.vision.batches import AUGMENTS, Images, picture_task
-from kdbench.vision.builtin import images
-from kdbench.vision.decode import TooLarge, decode, own_limit
+from kdbench.vision.batches import AUGMENTS, picture_task
+from kdbench.vision.holding import holding_of
+from kdbench.vision.parts import About, pictures_of
+from kdbench.vision.sources import Decoder, Files
 
 EXTENSIONS = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm"}
 Side = Annotated[int, Field(ge=4, le=1024)]
@@ -74,7 +73,16 @@ def prepare(size: int, **_: object) -> dict[str, object]:
     }
 
 
-@register_dataset("folder", info=info, digest=digest, augments=AUGMENTS, prepare=prepare)
+def held(data_dir: Path, path: str, size: int, broken: str, max_megapixels: float | None) -> str:
+    """Where its pixels will lie, in words; empty while they are not there."""
+    root = data_dir / Path(path).expanduser()
+    if not root.is_dir():
+        return ""
+    task = info(data_dir, path, size, broken, max_megapixels)
+    return holding_of(task.num_train + task.num_test, size).words
+
+
+@register_dataset("folder", info=info, digest=digest, augments=AUGMENTS, prepare=prepare, held=held)
 def folder(
     data_dir: Path,
     path: str,
@@ -84,15 +92,21 @@ def folder(
 ) -> Splits:
     """Pictures of any size, brought to `size` x `size`: the shorter side is resized, the middle is cut out.
 
-    `path` is relative to the data folder, or absolute. They are decoded once and kept in memory as uint8.
-    `broken`: pictures that can't be read end the run (`stop`, the default) or are left out (`skip`); either way they
-    are named. `max_megapixels`: a picture with more can't be read (default: 50). Hidden folders and files (`.name`)
-    are passed over.
+    `path` is relative to the data folder, or absolute. Up to 1 GiB of pixels is kept in memory; more is streamed, from
+    a pack on the disk where there is room (`kdbench plan` says which). `broken`: pictures that can't be read end the
+    run (`stop`, the default) or are left out (`skip`); either way they are named. `max_megapixels`: a picture with
+    more can't be read (default: 50). Hidden folders and files (`.name`) are passed over.
     """
-    train, test, classes = parts_of(data_dir / Path(path).expanduser())
-    skip = broken == "skip"
-    first, second = (_read(part, classes, size, skip, max_megapixels) for part in (train, test))
-    return Splits(first, second, len(classes), classes=tuple(classes))
+    root = data_dir / Path(path).expanduser()
+    train, test, classes = parts_of(root)
+    labelled = {part: _labelled(part, classes) for part in (train, test)}
+    holding = holding_of(sum(len(labels) for _, labels in labelled.values()), size)
+    data = digest(data_dir, path, size, broken, max_megapixels) if holding.where != "memory" else ""
+    parts = []
+    for part, (files, labels) in labelled.items():
+        about = About("folder", str(part), f"{data} {size} {max_megapixels}", holding)
+        parts.append(pictures_of(Decoder(files, size, max_megapixels), labels, about, broken == "skip"))
+    return Splits(parts[0], parts[1], len(classes), classes=tuple(classes))
 
 
 def parts_of(root: Path) -> tuple[Path, Path, list[str]]:
@@ -116,32 +130,12 @@ def folders(root: Path) -> list[str]:
     return sorted(entry.name for entry in root.iterdir() if entry.is_dir() and not entry.name.startswith("."))
 
 
-def _read(root: Path, classes: list[str], size: int, skip: bool, megapixels: float | None) -> Images:
-    files = [(path, label) for label, name in enumerate(classes) for path in pictures(root / name)]
-    if not files:
+def _labelled(root: Path, classes: list[str]) -> tuple[Files, list[int]]:
+    """The picture files of a part, class by class, and their labels."""
+    found = [(path, label) for label, name in enumerate(classes) for path in files_below(root / name)]
+    if not found:
         raise UserError(f"data set folder: no pictures below {root} (looked for {' '.join(sorted(EXTENSIONS))})")
-    needed = len(files) * size * size * 3 / 2**30
-    if needed > 0.6 * psutil.virtual_memory().available / 2**30:
-        what = f"{len(files)} pictures of {size} x {size} take {needed:.1f} GiB of memory"
-        raise UserError(f"data set folder: {what}; choose a smaller size")
-    pixels = np.empty((len(files), size, size, 3), dtype=np.uint8)
-    broken: dict[int, str] = {}
-    with own_limit():
-        for place, (path, _) in enumerate(files):
-            try:
-                pixels[place] = decode(path, size, megapixels)
-            except (TooLarge, ValueError) as error:
-                broken[place] = f"{path} ({error})"
-            except Exception:
-                broken[place] = str(path)
-    if broken:
-        shown = ", ".join(list(broken.values())[:5]) + (" ..." if len(broken) > 5 else "")
-        what = f"data set folder: {len(broken)} of {len(files)} pictures below {root} can't be read: {shown}"
-        if not skip:
-            raise UserError(f"{what}; remove them, or give the data set `broken: skip`")
-        print(f"{what}; they are left out", file=sys.stderr)
-    whole = [place for place in range(len(files)) if place not in broken]
-    return images(pixels[whole], [files[place][1] for place in whole])
+    return Files([path for path, _ in found]), [label for _, label in found]
 
 
 def pictures(root: Path) -> list[Path]:

@@ -1,0 +1,140 @@
+"""A pack: pictures decoded once to one size and kept in a file, for several seeds, suites and processes.
+
+It lies in the user's cache under a name made of the data's digest, so other data have another pack. Every picture has
+its checksum, looked at whenever it is read; a damaged one is decoded anew. It is read piece by piece, not mapped: pages
+of a mapped file would count as memory of this process.
+"""
+
+import json
+import os
+import zlib
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from kdbench.files import write_atomic
+from kdbench.locks import hold
+from kdbench.vision.holding import packs
+from kdbench.vision.sources import Decoder
+
+VERSION = 1  # one more whenever a picture is decoded to other pixels
+
+
+@dataclass(frozen=True)
+class Name:
+    """Of a pack or survey: `place`: what lies where (a part of a data set, a side); `data`: the digest of it all."""
+
+    place: str
+    data: str
+
+    def file(self, ending: str) -> Path:
+        return packs() / f"{self.place}-{self.data[:16]}-{VERSION}{ending}"
+
+    def remove_older(self) -> None:
+        """Packs of what lay there before."""
+        for path in packs().glob(f"{self.place}-*"):
+            if path.suffix in (".json", ".pixels", ".new") and not path.name.startswith(self.file("").name):
+                path.unlink(missing_ok=True)
+
+
+@dataclass(frozen=True)
+class Survey:
+    """What became known when all pictures were decoded: which are broken; with a pack, the others' checksums."""
+
+    broken: dict[int, str]
+    checksums: np.ndarray  # [N] uint32, or none where no pack was made
+
+    @staticmethod
+    def read(name: Name, count: int) -> "Survey | None":
+        """None where there is none, or a damaged one."""
+        with suppress(OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError):
+            about = json.loads(name.file(".json").read_bytes())
+            broken = {int(place): str(why) for place, why in about["broken"].items()}
+            checksums = np.array(about["checksums"], np.uint32)
+            if len(checksums) in (0, count) and all(0 <= place < count for place in broken):
+                return Survey(broken, checksums)
+        return None
+
+    def write(self, name: Name) -> None:
+        about: dict[str, Any] = {"broken": self.broken, "checksums": self.checksums.tolist()}
+        write_atomic(name.file(".json"), json.dumps(about, separators=(",", ":")).encode())
+
+
+class Pack:
+    """The pixels of a decoder's pictures, read from a file. `damaged`: how many had to be decoded anew."""
+
+    def __init__(self, path: Path, checksums: np.ndarray, decoder: Decoder) -> None:
+        self.path, self.checksums, self.decoder = path, checksums, decoder
+        self.damaged = 0
+
+    @property
+    def side(self) -> int:
+        return self.decoder.side
+
+    def fill(self, places: Sequence[int], rows: np.ndarray) -> None:
+        """The pictures `places` into rows [M, side, side, 3] uint8."""
+        file = os.open(self.path, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            for row, place in zip(rows, places, strict=True):
+                got = os.preadv(file, [row.data.cast("B")], place * row.nbytes)
+                if got != row.nbytes or zlib.crc32(row) != self.checksums[place]:
+                    self.damaged += 1
+                    self.decoder.fill([place], row[None])
+        finally:
+            os.close(file)
+
+
+def obtain(
+    decoder: Decoder, name: Name, keep: bool, waiting: Callable[[str], None] = lambda owner: None
+) -> tuple[Pack | Decoder, dict[int, str]]:
+    """The pack called `name`, made if it is not there and `keep` says so, else the decoder; and what is broken.
+
+    A disk that fills up meanwhile is no mistake: then there is no pack. `waiting(owner)`: while another makes it.
+    """
+    with hold(name.file(".lock"), waiting):
+        survey = Survey.read(name, len(decoder))
+        if survey is None or (keep and not pack_is_whole(name, survey, decoder)):
+            survey = make(decoder, name, keep)
+        if pack_is_whole(name, survey, decoder):
+            return Pack(name.file(".pixels"), survey.checksums, decoder), survey.broken
+        return decoder, survey.broken
+
+
+def pack_is_whole(name: Name, survey: Survey, decoder: Decoder) -> bool:
+    with suppress(OSError):
+        size = name.file(".pixels").stat().st_size
+        return len(survey.checksums) > 0 and size == len(decoder) * decoder.side**2 * 3
+    return False
+
+
+def make(decoder: Decoder, name: Name, keep: bool) -> Survey:
+    """Decode every picture once; with `keep` into a pack."""
+    name.remove_older()
+    survey = _packed(decoder, name) if keep else None
+    survey = survey or Survey(decoder.survey(lambda first, rows: None), np.empty(0, np.uint32))
+    with suppress(OSError):  # else they are decoded again the next time
+        survey.write(name)
+    return survey
+
+
+def _packed(decoder: Decoder, name: Name) -> Survey | None:
+    """None when it can't be written."""
+    new = name.file(".new")
+    checksums: list[int] = []
+    try:
+        with open(new, "wb") as file:
+
+            def keep(first: int, rows: np.ndarray) -> None:
+                file.write(rows.tobytes())
+                checksums.extend(zlib.crc32(row) for row in rows)
+
+            broken = decoder.survey(keep)
+        os.replace(new, name.file(".pixels"))
+    except OSError:
+        new.unlink(missing_ok=True)
+        return None
+    return Survey(broken, np.array(checksums, np.uint32))

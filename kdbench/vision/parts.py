@@ -1,0 +1,65 @@
+"""One part of a data set, from picture files with labels: in memory, from a pack or decoded as it goes."""
+
+import hashlib
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from kdbench.errors import UserError
+from kdbench.vision.batches import Images, Pictures
+from kdbench.vision.builtin import images
+from kdbench.vision.holding import Holding
+from kdbench.vision.packed import Name, obtain
+from kdbench.vision.sources import Decoder
+from kdbench.vision.streamed import Streamed
+
+
+@dataclass(frozen=True)
+class About:
+    """Of a part of a data set: its name, where it is, what tells its pictures from others, where pixels shall lie."""
+
+    dataset: str
+    root: str
+    data: str
+    holding: Holding
+
+    def name(self, side: int) -> Name:
+        return Name(f"{_short(self.root)}-{side}", _short(self.data))
+
+
+def _short(text: str) -> str:
+    return hashlib.sha256(text.encode("utf-8", "surrogateescape")).hexdigest()[:16]
+
+
+def pictures_of(decoder: Decoder, labels: Sequence[int], about: About, skip: bool) -> Pictures:
+    """The pictures with their labels [N]. What can't be read is named, and left out with `skip`, else a UserError."""
+    if about.holding.where == "memory":
+        return in_memory(decoder, labels, about, skip)
+    pixels, broken = obtain(decoder, about.name(decoder.side), about.holding.where == "pack")
+    whole = torch.tensor(whole_ones(len(decoder), broken, about, skip))
+    return Streamed(pixels, whole, torch.tensor(labels)[whole])
+
+
+def in_memory(decoder: Decoder, labels: Sequence[int], about: About, skip: bool) -> Images:
+    pixels = np.empty((len(decoder), decoder.side, decoder.side, 3), dtype=np.uint8)
+
+    def keep(first: int, rows: np.ndarray) -> None:
+        pixels[first : first + len(rows)] = rows
+
+    broken = decoder.survey(keep)
+    whole = whole_ones(len(decoder), broken, about, skip)
+    return images(pixels[whole] if broken else pixels, [labels[place] for place in whole])
+
+
+def whole_ones(count: int, broken: dict[int, str], about: About, skip: bool) -> list[int]:
+    """The pictures that can be read. Raises UserError where some can't, unless they are to be left out."""
+    if broken:
+        shown = ", ".join(list(broken.values())[:5]) + (" ..." if len(broken) > 5 else "")
+        what = f"data set {about.dataset}: {len(broken)} of {count} pictures below {about.root} can't be read: {shown}"
+        if not skip:
+            raise UserError(f"{what}; remove them, or give the data set `broken: skip`")
+        print(f"{what}; they are left out", file=sys.stderr)
+    return [place for place in range(count) if place not in broken]

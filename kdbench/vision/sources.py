@@ -1,0 +1,118 @@
+"""Picture files, wherever they lie, and their pixels: decoded by several threads when they are asked for."""
+
+import threading
+from collections import deque
+from collections.abc import Callable, Generator, Iterable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol, TypeVar
+
+import numpy as np
+import torch
+
+from kdbench.errors import UserError
+from kdbench.vision.decode import TooLarge, decoded, own_limit
+
+Given = TypeVar("Given")
+Made = TypeVar("Made")
+
+MOST_WORKERS = 16
+CHUNK = 8  # pictures that a thread decodes in one go
+
+
+def workers() -> int:
+    """As many threads as this process computes with: its share of the machine, where several train on it."""
+    return max(1, min(MOST_WORKERS, torch.get_num_threads()))
+
+
+def in_turn(make: Callable[[Given], Made], of: Iterable[Given], threads: int, most: int) -> Generator[Made, None, None]:
+    """make(x) for each x, by so many threads, in the order of `of`; at most `most` are begun ahead of their turn."""
+    pool, begun = ThreadPoolExecutor(threads, "pictures"), deque[Future[Made]]()
+    try:
+        for given in of:
+            begun.append(pool.submit(make, given))
+            if len(begun) > most:
+                yield begun.popleft().result()
+        while begun:
+            yield begun.popleft().result()
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+class Source(Protocol):
+    """Picture files by number. Several threads ask at once."""
+
+    def __len__(self) -> int: ...
+
+    def name(self, place: int) -> str:
+        """As people find it."""
+        ...
+
+    def content(self, place: int) -> bytes: ...
+
+
+@dataclass(frozen=True)
+class Files:
+    """Files on a disk. `paths` as text: of a million, each `Path` would take a kilobyte."""
+
+    paths: Sequence[str]
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def name(self, place: int) -> str:
+        return self.paths[place]
+
+    def content(self, place: int) -> bytes:
+        return Path(self.paths[place]).read_bytes()
+
+
+class Decoder:
+    """The pixels of a source, decoded anew whenever they are asked for. `pictures`: how many were decoded so far."""
+
+    def __init__(self, source: Source, side: int, megapixels: float | None = None) -> None:
+        self.source, self.side, self.megapixels = source, side, megapixels
+        self.pictures = 0
+        self._lock = threading.Lock()
+
+    def __len__(self) -> int:
+        return len(self.source)
+
+    def fill(self, places: Sequence[int], rows: np.ndarray) -> None:
+        """The pictures `places` into rows [M, side, side, 3] uint8. Raises UserError for one that can't be read."""
+        if broken := self.try_to_fill(places, rows):
+            shown = ", ".join(broken.values())
+            raise UserError(f"pictures can't be read any more: {shown}")
+
+    def try_to_fill(self, places: Sequence[int], rows: np.ndarray) -> dict[int, str]:
+        """As `fill`, but tells which can't be read: place -> its name, and why if there is something to say."""
+        broken: dict[int, str] = {}
+        with own_limit():
+            for row, place in enumerate(places):
+                try:
+                    rows[row] = decoded(self.source.content(place), self.side, self.megapixels)
+                except (TooLarge, ValueError) as error:
+                    broken[place] = f"{self.source.name(place)} ({error})"
+                except Exception:
+                    broken[place] = self.source.name(place)
+        with self._lock:
+            self.pictures += len(places)
+        return broken
+
+    def survey(self, keep: Callable[[int, np.ndarray], None]) -> dict[int, str]:
+        """Decode every picture once; `keep(first, rows)` gets them in order, a few at a time.
+
+        Gives those that can't be read, whose rows are zero, as `try_to_fill` does.
+        """
+
+        def make(first: int) -> tuple[int, np.ndarray, dict[int, str]]:
+            places = range(first, min(first + CHUNK, len(self)))
+            rows = np.zeros((len(places), self.side, self.side, 3), np.uint8)
+            return first, rows, self.try_to_fill(places, rows)
+
+        found: dict[int, str] = {}
+        for first, rows, broken in in_turn(make, range(0, len(self), CHUNK), workers(), 4 * workers()):
+            keep(first, rows)
+            found |= broken
+        return found

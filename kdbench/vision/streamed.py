@@ -1,0 +1,74 @@
+"""Pictures that do not lie in memory: each batch is made while the one before is trained on.
+
+The order is drawn for the whole epoch as for pictures in memory, and so is the augmentation: the same batches to the
+bit, however many threads make them, and from whatever step they start. What is past is not decoded.
+"""
+
+from collections.abc import Generator, Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Protocol, Self
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from kdbench.vision.batches import Pictures
+from kdbench.vision.sources import CHUNK, in_turn, workers
+
+AHEAD = 2  # batches that are made before they are asked for
+
+Job = tuple[Sequence[int], Tensor, Tensor | None]  # pictures, the rows for them, the batch if it is then whole
+
+
+class Pixels(Protocol):
+    """The pixels of pictures by number: a decoder, or a pack."""
+
+    @property
+    def side(self) -> int: ...
+
+    def fill(self, places: Sequence[int], rows: np.ndarray) -> None:
+        """The pictures `places` into rows [M, side, side, 3] uint8; several threads ask at once."""
+        ...
+
+
+@dataclass(frozen=True)
+class Streamed(Pictures):
+    """Of the pictures of `pixels` those at `places`, in this order. A batch is read once for all that train on it.
+
+    In memory are at most `AHEAD` batches beside the current one, and a picture per thread while it is decoded.
+    """
+
+    pixels: Pixels
+    places: Tensor  # [N] int64, on the CPU
+    targets: Tensor  # [N] int64
+    workers: int | None = None  # threads; None: as many as this process computes with
+
+    @property
+    def size(self) -> tuple[int, int]:
+        return self.pixels.side, self.pixels.side
+
+    def to(self, device: torch.device) -> Self:
+        return replace(self, targets=self.targets.to(device))
+
+    def __getitem__(self, index: Tensor) -> Self:
+        return replace(self, places=self.places[index.cpu()], targets=self.targets[index])
+
+    def read(self, parts: Sequence[Tensor]) -> Generator[Tensor, None, None]:
+        threads = self.workers or workers()
+        most = max([2 * threads, *(AHEAD * -(-len(part) // CHUNK) for part in parts[:1])])
+        for batch in in_turn(self._make, self._jobs(parts), threads, most):
+            if batch is not None:
+                yield batch.to(self.targets.device, non_blocking=True)
+
+    def _jobs(self, parts: Sequence[Tensor]) -> Iterator[Job]:
+        for part in parts:
+            places = self.places[part].tolist()
+            batch = torch.empty(len(part), *self.size, 3, dtype=torch.uint8, pin_memory=self.targets.is_cuda)
+            for start in range(0, len(part), CHUNK):
+                chunk = slice(start, start + CHUNK)
+                yield places[chunk], batch[chunk], batch if start + CHUNK >= len(part) else None
+
+    def _make(self, job: Job) -> Tensor | None:
+        places, rows, batch = job
+        self.pixels.fill(places, rows.numpy())
+        return batch

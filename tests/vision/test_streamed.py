@@ -1,0 +1,307 @@
+"""Pictures that do not lie in memory give the same batches as those that do; each is decoded once for all members."""
+
+import json
+import os
+import signal
+import threading
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from conftest import TINY, batches_of
+from PIL import Image
+
+from kdbench.data import Split, load_splits
+from kdbench.errors import UserError
+from kdbench.grid.progress import Bar
+from kdbench.method.contract import VIEWS
+from kdbench.vision import holding
+from kdbench.vision.batches import AUGMENTS, Images
+from kdbench.vision.packed import Pack
+from kdbench.vision.sources import Decoder, in_turn
+from kdbench.vision.streamed import Streamed
+
+SETTINGS = {"size": 16}
+CLASSES = ("ape", "bee", "cat")
+
+
+def save_noise(path: Path, number: int) -> None:
+    """A JPEG of its own size, some of them turned and some grey."""
+    draw = np.random.default_rng(number)
+    height, width = draw.integers(17, 60, 2)
+    pixels = draw.integers(0, 256, (height, width, 3), dtype=np.uint8)
+    exif = Image.Exif()
+    exif[0x0112] = 1 + number % 8
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(pixels).convert("L" if number % 5 == 0 else "RGB").save(path, exif=exif)
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory) -> Path:
+    """45 + 12 JPEGs in three classes."""
+    root = tmp_path_factory.mktemp("photos")
+    for part, count in (("train", 15), ("val", 4)):
+        for label, name in enumerate(CLASSES):
+            for place in range(count):
+                save_noise(root / part / name / f"{place}.jpg", 100 * label + place)
+    return root
+
+
+@pytest.fixture(autouse=True)
+def _own_cache(monkeypatch, tmp_path) -> None:
+    monkeypatch.setenv("KDBENCH_CACHE", str(tmp_path / "cache"))
+
+
+@pytest.fixture
+def held(monkeypatch):
+    """Has pixels lie in a place: `held("pack")`."""
+
+    def choose(where: str) -> None:
+        monkeypatch.setattr(holding, "MOST_IN_MEMORY", 2**30 if where == "memory" else 0)
+        monkeypatch.setattr(holding, "OF_FREE_DISK", 0.0 if where == "stream" else 1.0)
+
+    return choose
+
+
+@pytest.fixture
+def decoded(monkeypatch) -> list[str]:
+    """The names of all pictures that are decoded from now on."""
+    names: list[str] = []
+    fill = Decoder.try_to_fill
+
+    def noted(self, places, rows):
+        names.extend(self.source.name(place) for place in places)
+        return fill(self, places, rows)
+
+    monkeypatch.setattr(Decoder, "try_to_fill", noted)
+    return names
+
+
+def loaded(root: Path, **settings) -> tuple[Split, Split]:
+    given = {"path": str(root), "broken": "stop", "max_megapixels": None, **SETTINGS, **settings}
+    splits = load_splits("folder", given, root)
+    return splits.train, splits.test
+
+
+def assert_same(batches, others) -> None:
+    assert len(batches) == len(others)
+    for batch, other in zip(batches, others, strict=True):
+        assert torch.equal(batch.inputs, other.inputs)
+        assert batch.inputs.stride() == other.inputs.stride()
+        assert torch.equal(batch.target, other.target)
+        assert torch.equal(batch.index, other.index)
+        assert batch.views.keys() == other.views.keys()
+        assert all(torch.equal(view, other.views[name]) for name, view in batch.views.items())
+
+
+@pytest.mark.parametrize("where", ["pack", "stream"])
+def test_the_same_batches_as_in_memory(photos, held, where):
+    held("memory")
+    train, test = loaded(photos)
+    held(where)
+    streamed, streamed_test = loaded(photos)
+    assert isinstance(train, Images)
+    assert isinstance(streamed, Streamed)
+    assert isinstance(streamed.pixels, Pack if where == "pack" else Decoder)
+    assert streamed.inputs == train.inputs
+    for threads in (1, 4):
+        some = Streamed(streamed.pixels, streamed.places, streamed.targets, threads)
+        for augment in AUGMENTS:
+            assert_same(batches_of(train, 10, augment, 3, 7, VIEWS), batches_of(some, 10, augment, 3, 7, VIEWS))
+    assert_same(list(test.in_order(5)), list(streamed_test.in_order(5)))
+    part = torch.tensor([40, 3, 3, 7])
+    assert_same(list(train[part].in_order(3)), list(streamed[part].in_order(3)))
+
+
+def test_what_is_past_is_not_decoded(photos, held, decoded):
+    held("stream")
+    train, _ = loaded(photos)
+    whole = batches_of(train, 10, "crop_flip")
+    decoded.clear()
+    how = type("How", (), {"batch_size": 10, "augment": "crop_flip"})
+    assert_same(list(train.epoch(how, 0, 0, start=3)), whole[3:])
+    assert len(decoded) == 15
+
+
+def test_an_epoch_that_is_left_ends_its_threads_and_has_decoded_little(photos, held, decoded):
+    held("stream")
+    train, _ = loaded(photos)
+    decoded.clear()
+    how = type("How", (), {"batch_size": 4, "augment": "none"})
+    epoch = train.epoch(how, 0, 0)
+    next(epoch)
+    epoch.close()
+    assert len(decoded) <= 4 + 4 * 4 + 4  # the batch, what is ahead of it (4 chunks for two threads), one just begun
+    assert in_turn_threads() == 0
+
+
+def in_turn_threads() -> int:
+    return sum(thread.name.startswith("pictures") for thread in threading.enumerate())
+
+
+def test_in_turn_is_in_order_and_bounded():
+    begun: list[int] = []
+    turns = in_turn(lambda x: x * x, (begun.append(x) or x for x in range(100)), 3, 5)
+    assert next(turns) == 0
+    assert len(begun) == 6
+    assert [0, *turns] == [x * x for x in range(100)]
+
+
+def test_what_breaks_in_a_thread_reaches_who_asks(photos, held, tmp_path):
+    held("stream")
+    root = tmp_path / "photos"
+    for part in ("train", "val"):
+        for number, name in enumerate(CLASSES):
+            save_noise(root / part / name / "0.jpg", number)
+    train, _ = loaded(root)
+    (root / "train" / "bee" / "0.jpg").unlink()
+    with pytest.raises(UserError, match=r"pictures can't be read any more: .*bee/0.jpg"):
+        list(train.in_order(2))
+
+
+@pytest.mark.parametrize("where", ["memory", "pack", "stream"])
+def test_broken_pictures_are_named_before_training_and_remembered(photos, held, where, tmp_path, capsys, decoded):
+    held(where)
+    root = tmp_path / "photos"
+    for part in ("train", "val"):
+        for number, name in enumerate(CLASSES):
+            save_noise(root / part / name / "0.jpg", number)
+            save_noise(root / part / name / "1.jpg", 10 + number)
+    whole = (root / "train" / "bee" / "1.jpg").read_bytes()
+    (root / "train" / "bee" / "1.jpg").write_bytes(whole[: len(whole) // 2])
+    (root / "train" / "cat" / "0.jpg").write_bytes(b"no picture")
+    named = r"2 of 6 pictures below .*train can't be read: .*bee/1.jpg, .*cat/0.jpg; remove them, or give"
+    with pytest.raises(UserError, match=named):
+        loaded(root)
+    train, _ = loaded(root, broken="skip")
+    assert len(train) == 4
+    assert train.targets.tolist() == [0, 0, 1, 2]
+    assert "2 of 6 pictures" in capsys.readouterr().err
+    decoded.clear()
+    loaded(root, broken="skip")
+    assert len(decoded) == (12 if where == "memory" else 0)
+
+
+def test_a_pack_is_made_once_and_is_decoded_anew_where_it_is_damaged(photos, held, decoded):
+    held("pack")
+    train, test = loaded(photos)
+    assert len(decoded) == 57
+    first = batches_of(train, 10)
+    again, _ = loaded(photos)
+    assert_same(batches_of(again, 10), first)
+    assert len(decoded) == 57
+    with open(again.pixels.path, "r+b") as file:
+        file.seek(7 * 16 * 16 * 3 + 5)
+        byte = file.read(1)
+        file.seek(-1, os.SEEK_CUR)
+        file.write(bytes([byte[0] ^ 1]))
+    assert_same(batches_of(again, 10), first)
+    assert again.pixels.damaged == 1
+    assert len(decoded) == 58
+    os.truncate(again.pixels.path, 1000)
+    whole, _ = loaded(photos)
+    assert_same(batches_of(whole, 10), first)
+    assert len(decoded) == 58 + 45
+    assert isinstance(test.pixels, Pack)
+
+
+def test_other_pictures_have_another_pack_and_the_old_one_goes(photos, held, tmp_path, decoded):
+    held("pack")
+    root = tmp_path / "photos"
+    for part in ("train", "val"):
+        for number, name in enumerate(CLASSES):
+            save_noise(root / part / name / "0.jpg", number)
+    before, _ = loaded(root)
+    save_noise(root / "train" / "ape" / "0.jpg", 77)
+    after, _ = loaded(root)
+    assert len(decoded) == 12
+    assert not before.pixels.path.exists()
+    held("memory")
+    assert_same(list(loaded(root)[0].in_order(3)), list(after.in_order(3)))
+
+
+def test_a_full_disk_means_no_pack(photos, held, monkeypatch):
+    held("pack")
+
+    def full(source, target):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("kdbench.vision.packed.os.replace", full)
+    train, _ = loaded(photos)
+    assert isinstance(train.pixels, Decoder)
+    assert len(batches_of(train, 10)) == 5
+    assert not list(holding.packs().glob("*.new"))
+
+
+def test_the_rule(monkeypatch):
+    monkeypatch.setattr(holding.psutil, "virtual_memory", lambda: type("Memory", (), {"available": 2**40}))
+    monkeypatch.setattr(holding, "free_disk", lambda place: 4e9)
+    assert holding.holding_of(50_000, 32).where == "memory"
+    assert holding.holding_of(12_500, 224).where == "pack"  # 1.9 GB
+    assert holding.holding_of(1_300_000, 224).where == "stream"  # 196 GB
+    monkeypatch.setattr(holding.psutil, "virtual_memory", lambda: type("Memory", (), {"available": 4e8}))
+    assert holding.holding_of(50_000, 32).where == "pack"  # 154 MB, but the machine is full
+
+
+NINE = {"student": {"ce": 1}} | {f"ce{n}": {"ce": 1 - n / 10} for n in range(1, 9)}
+
+
+def suite_of(photos: Path, folder: Path, **changes) -> Path:
+    datasets = [{"name": "folder", "path": str(photos), **SETTINGS}]
+    train = {"epochs": 2, "batch_size": 16, "lr": 0.05, "augment": "crop_flip"}
+    suite = folder / "suite.yaml"
+    suite.write_text(yaml.safe_dump({**TINY, "datasets": datasets, "train": train, **changes}))
+    return suite
+
+
+def outcome(results: Path):
+    records = [json.loads(path.read_bytes()) for path in (results / "tiny" / "records").glob("*.json")]
+    return {r["key"]: (r["status"], r["scores"], r["curves"]) for r in records}
+
+
+def test_nine_members_decode_a_picture_once(kdbench, photos, held, decoded, tmp_path):
+    held("stream")
+    assert kdbench("run", suite_of(photos, tmp_path, methods=NINE, teacher_train={"epochs": 1}))[0] == 0
+    trained = [name for name in decoded if "/train/" in name]
+    tested = [name for name in decoded if "/val/" in name]
+    survey, teacher, students = 45, 45, 2 * 45
+    assert len(trained) == survey + teacher + students
+    # The survey; the teacher after its epoch and at its end; what it predicts; all members after each epoch and at the
+    # end of all.
+    assert len(tested) == 12 * (1 + 2 + 1 + 2 + 1)
+
+
+def test_killed_in_mid_epoch_and_resumed(kdbench, photos, held, tmp_path, monkeypatch):
+    held("memory")
+    assert kdbench("run", suite_of(photos, tmp_path), results=tmp_path / "whole")[0] == 0
+    held("stream")
+    steps, advance = [0], Bar.advance
+
+    def interrupted(self, *arguments):
+        advance(self, *arguments)
+        steps[0] += 1
+        if steps[0] in (2, 8):  # the teacher's second step of six, the students' second
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    monkeypatch.setattr(Bar, "advance", interrupted)
+    suite = suite_of(photos, tmp_path)
+    assert [kdbench("run", suite)[0] for _ in range(3)] == [143, 143, 0]
+    assert steps[0] == 12
+    assert outcome(tmp_path / "results") == outcome(tmp_path / "whole")
+
+
+@pytest.mark.parametrize(
+    ("where", "words"),
+    [
+        ("memory", "4.4e-05 GB of pixels, held in memory"),
+        ("pack", "4.4e-05 GB of pixels, streamed from a pack of their pixels in "),
+        ("stream", "4.4e-05 GB of pixels, decoded whenever they are needed"),
+    ],
+)
+def test_plan_tells_where_pixels_lie(kdbench, photos, held, tmp_path, where, words):
+    held(where)
+    code, out, _ = kdbench("plan", suite_of(photos, tmp_path))
+    assert code == 0
+    assert f"folder: {words}" in out
