@@ -75,13 +75,13 @@ def break_forward(monkeypatch: pytest.MonkeyPatch, after: int) -> None:
     """The teacher's forward in training raises from its `after`-th call on, where it is OTHER."""
     whole, calls = loop.forward_teacher, 0
 
-    def broken(teacher: Any, *arguments: Any) -> Any:
+    def broken(teacher: Any, *arguments: Any, **named: Any) -> Any:
         nonlocal calls
         if is_other(teacher):
             calls += 1
             if calls > after:
                 raise RuntimeError("the teacher stumbled")
-        return whole(teacher, *arguments)
+        return whole(teacher, *arguments, **named)
 
     monkeypatch.setattr(loop, "forward_teacher", broken)
 
@@ -182,11 +182,11 @@ def out_of_memory_with_several(monkeypatch: pytest.MonkeyPatch) -> list[frozense
     """The teacher's forward runs out of memory while kd and sp both need it; returns what was needed of it."""
     whole, seen = loop.forward_teacher, []
 
-    def short(teacher: Any, batch: Any, needs: frozenset[str], *arguments: Any) -> Any:
+    def short(teacher: Any, batch: Any, needs: frozenset[str], *arguments: Any, **named: Any) -> Any:
         seen.append(needs)
         if len(needs) > 1:
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
-        return whole(teacher, batch, needs, *arguments)
+        return whole(teacher, batch, needs, *arguments, **named)
 
     monkeypatch.setattr(loop, "forward_teacher", short)
     return seen
