@@ -4,6 +4,7 @@ A domain (`vision/`, a plugin) gives a data set as `Splits` of things that are a
 depends on (seed, epoch) alone. Nothing here knows what an example looks like.
 """
 
+import math
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -181,7 +182,7 @@ def register_dataset(
     digest: Digest | None = None,
     augments: Collection[str] | None = None,
     prepare: Callable[..., dict[str, Any]] | None = None,
-    held: Callable[..., str] | None = None,
+    held: Callable[..., "Held"] | None = None,
 ) -> Callable[[Function], Function]:
     """Decorator that puts a function `(data_dir: Path, **settings) -> Splits` under `name`.
 
@@ -198,7 +199,7 @@ def register_dataset(
     `prepare` has the settings as arguments and says what is done to an example before it is an input, as plain data: an
     exported student carries it.
 
-    `held` has the same arguments and says where the examples will lie while nets train, for `plan`; "": it can't say.
+    `held` has the same arguments and says where the examples will lie while nets train, for `plan`.
     """
 
     def register(function: Function) -> Function:
@@ -224,10 +225,17 @@ def task_of(name: str, settings: dict[str, Any], data_dir: Path) -> Task:
     return info(data_dir, **settings) if info is not None else load_splits(name, settings, data_dir).task
 
 
-def held_words(name: str, settings: dict[str, Any], data_dir: Path) -> str:
-    """Where the examples of the data set `name` will lie, in words; "" where it does not say."""
+@dataclass(frozen=True)
+class Held:
+    """Where examples lie while nets train, in words ("": nothing to say), and how many a second come from there."""
+
+    words: str = ""
+    rate: float = math.inf
+
+
+def held_of(name: str, settings: dict[str, Any], data_dir: Path) -> Held:
     held = DATASETS[name].held
-    return held(data_dir, **settings) if held is not None else ""
+    return held(data_dir, **settings) if held is not None else Held()
 
 
 def digest_of(name: str, settings: dict[str, Any], data_dir: Path) -> str:

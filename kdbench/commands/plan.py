@@ -1,6 +1,7 @@
 """`kdbench plan`: cells, what is done, what does not apply and why, the time."""
 
 import argparse
+import json
 import shlex
 from collections.abc import Sequence
 from pathlib import Path
@@ -9,7 +10,7 @@ from kdbench.api import choose_device
 from kdbench.api import plan as make
 from kdbench.commands.console import console, table
 from kdbench.commands.given import options_of
-from kdbench.data import held_words
+from kdbench.data import Held, held_of
 from kdbench.grid.estimate import estimate
 from kdbench.grid.plan import Plan
 from kdbench.grid.progress import clock
@@ -39,13 +40,18 @@ def run(given: argparse.Namespace) -> int:
         out.print(cohorts)
     if len(made.cohorts) > 40:
         out.print(f"... and {len(made.cohorts) - 40} cohorts more")
-    for line in [*where_data_lie(made, options.data), *why_not(made)]:
+    held = held_by(made, options.data)
+    places = [f"{json.loads(spec)['name']}: {what.words}" for spec, what in held.items() if what.words]
+    for line in [*places, *why_not(made)]:
         out.print(line, soft_wrap=True, markup=False)
     if todo:
         device = choose_device(options.device)
         if slow := slow_precision(device, (c.train.precision for c in todo)):
             out.print(slow, soft_wrap=True)
-        out.print(f"roughly {clock(estimate(made, device))} on {device} (from its speed at a convolution just now)")
+        seconds, loading = estimate(made, device), loading_seconds(made, held)
+        share = f", {100 * loading / (loading + seconds):.0f}% of it for loading" if loading else ""
+        about = f"from its speed at a convolution just now{share}"
+        out.print(f"roughly {clock(seconds + loading)} on {device} ({about})", soft_wrap=True)
     return 0
 
 
@@ -55,11 +61,18 @@ def shell_lines(made: Plan, words: Sequence[str]) -> list[str]:
     return [shlex.join(["kdbench", "run", *same, "--only", cohort[0].cohort, "--jobs", "1"]) for cohort in made.cohorts]
 
 
-def where_data_lie(made: Plan, data_dir: Path) -> list[str]:
-    """One line per data set that is to be trained on and says where its examples will lie."""
-    specs = {cell.dataset.model_dump_json(): cell.dataset for cell in made.todo}.values()
-    told = ((spec.name, held_words(spec.name, spec.settings, data_dir)) for spec in specs)
-    return [f"{name}: {words}" for name, words in told if words]
+def held_by(made: Plan, data_dir: Path) -> dict[str, Held]:
+    """Of each data set that is to be trained on: where its examples will lie."""
+    specs = {cell.dataset.model_dump_json(): cell.dataset for cell in made.todo}
+    return {name: held_of(spec.name, spec.settings, data_dir) for name, spec in specs.items()}
+
+
+def loading_seconds(made: Plan, held: dict[str, Held]) -> float:
+    """What it takes to load each cohort's examples, all epochs."""
+    firsts = [cohort[0] for cohort in made.cohorts]
+    rates = [held[first.dataset.model_dump_json()].rate for first in firsts]
+    counts = [made.shapes.task(first.dataset).num_train * first.train.epochs for first in firsts]
+    return sum(count / rate for count, rate in zip(counts, rates, strict=True))
 
 
 def why_not(made: Plan) -> list[str]:

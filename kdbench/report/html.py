@@ -80,6 +80,7 @@ def _row_data(row: Row, pair: Pair, runs: list[Any]) -> dict[str, Any]:
         "ece": row.scores.test_ece, "agree": row.scores.teacher_agreement, "memory": row.cost.peak_memory_mb,
         "adapters": row.cost.adapter_params, "params": row.size.params, "macs": row.size.macs,
         "ms": row.size.cpu_ms_b1, "gpu_ms": row.size.gpu_ms_b1, "step_ms": pair.cost_ratio(row, "step_ms"),
+        "data_share": row.cost.data_share,
         "alone_seconds": pair.cost_ratio(row, "alone_seconds"),
     }  # fmt: skip
     return {

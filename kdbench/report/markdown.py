@@ -106,6 +106,7 @@ def cost(row: Row, pair: Pair) -> dict[str, str]:
         "seeds agree %": number(row.between_seeds, 1),
         "copied %": number(row.copied, 1),
         "step": f"{step:.2f}x" if math.isfinite(step) else "–",
+        "data": f"{row.cost.data_share:.0f}%" if math.isfinite(row.cost.data_share) else "–",
         "run": duration(row.cost.alone_seconds),
         "MiB": number(row.cost.peak_memory_mb, 0),
         "adapters": human(row.cost.adapter_params),

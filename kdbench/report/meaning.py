@@ -116,7 +116,7 @@ epoch*: the best test accuracy of any epoch, which is what much of the literatur
 and decides nothing here. *NLL*, *ECE*: of the last epoch. *agree*: share of test examples on which student and \
 teacher give the same class. *seeds agree*: the same of two students of the row. *copied*: share of the teacher's \
 errors that the student makes too, with the same wrong class. *step*: one training step against the student alone's, \
-without the teacher. *run*: time \
+without the teacher. *data*: share of a step, as it is alone, that waited for its batch. *run*: time \
 of training alone on the device named above, teacher's forward included. *MiB*: the most memory of the process until \
 then. *adapters*: parameters that the method adds while training. *params*, *MACs* (FLOPs = 2 x MACs), *CPU ms* (one \
 example, one thread): the student's at inference."""

@@ -40,9 +40,16 @@ class Cost(Means):
     """Of training."""
 
     step_ms: float = NAN  # one step, without the teacher
+    teacher_ms: float = NAN  # the teacher's forward in it
+    data_ms: float = NAN  # waiting for its batch
     alone_seconds: float = NAN  # of a run by itself, the teacher's forward included
     adapter_params: float = NAN
     peak_memory_mb: float = NAN
+
+    @property
+    def data_share(self) -> float:
+        """Percent of a step, as it would be alone, that went into waiting for its batch; NaN for older records."""
+        return 100 * self.data_ms / ((self.step_ms + self.teacher_ms + self.data_ms) or NAN)
 
 
 @dataclass(frozen=True)

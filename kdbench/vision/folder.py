@@ -9,14 +9,13 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from kdbench.data import Splits, register_dataset
+from kdbench.data import Held, Splits, register_dataset
 from kdbench.digest import digest_of_files
 from kdbench.errors import UserError
 from kdbench.method.contract import Task
 from kdbench.vision.batches import AUGMENTS, picture_task
-from kdbench.vision.holding import holding_of
-from kdbench.vision.parts import About, pictures_of
-from kdbench.vision.sources import Decoder, Files
+from kdbench.vision.parts import Labelled, held_as, splits_of
+from kdbench.vision.sources import Files
 
 EXTENSIONS = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm"}
 Side = Annotated[int, Field(ge=4, le=1024)]
@@ -73,13 +72,12 @@ def prepare(size: int, **_: object) -> dict[str, object]:
     }
 
 
-def held(data_dir: Path, path: str, size: int, broken: str, max_megapixels: float | None) -> str:
-    """Where its pixels will lie, in words; empty while they are not there."""
+def held(data_dir: Path, path: str, size: int, broken: str, max_megapixels: float | None) -> Held:
     root = data_dir / Path(path).expanduser()
     if not root.is_dir():
-        return ""
-    task = info(data_dir, path, size, broken, max_megapixels)
-    return holding_of(task.num_train + task.num_test, size).words
+        return Held()
+    train, test, classes = parts_of(root)
+    return held_as([_labelled(part, classes) for part in (train, test)], size, max_megapixels)
 
 
 @register_dataset("folder", info=info, digest=digest, augments=AUGMENTS, prepare=prepare, held=held)
@@ -97,16 +95,10 @@ def folder(
     run (`stop`, the default) or are left out (`skip`); either way they are named. `max_megapixels`: a picture with
     more can't be read (default: 50). Hidden folders and files (`.name`) are passed over.
     """
-    root = data_dir / Path(path).expanduser()
-    train, test, classes = parts_of(root)
-    labelled = {part: _labelled(part, classes) for part in (train, test)}
-    holding = holding_of(sum(len(labels) for _, labels in labelled.values()), size)
-    data = digest(data_dir, path, size, broken, max_megapixels) if holding.where != "memory" else ""
-    parts = []
-    for part, (files, labels) in labelled.items():
-        about = About("folder", str(part), f"{data} {size} {max_megapixels}", holding)
-        parts.append(pictures_of(Decoder(files, size, max_megapixels), labels, about, broken == "skip"))
-    return Splits(parts[0], parts[1], len(classes), classes=tuple(classes))
+    train, test, classes = parts_of(data_dir / Path(path).expanduser())
+    data = digest(data_dir, path, size, broken, max_megapixels) or ""
+    labelled = [_labelled(part, classes) for part in (train, test)]
+    return splits_of("folder", labelled, classes, (size, max_megapixels, broken == "skip"), data)
 
 
 def parts_of(root: Path) -> tuple[Path, Path, list[str]]:
@@ -130,12 +122,12 @@ def folders(root: Path) -> list[str]:
     return sorted(entry.name for entry in root.iterdir() if entry.is_dir() and not entry.name.startswith("."))
 
 
-def _labelled(root: Path, classes: list[str]) -> tuple[Files, list[int]]:
+def _labelled(root: Path, classes: list[str]) -> Labelled:
     """The picture files of a part, class by class, and their labels."""
     found = [(path, label) for label, name in enumerate(classes) for path in files_below(root / name)]
     if not found:
         raise UserError(f"data set folder: no pictures below {root} (looked for {' '.join(sorted(EXTENSIONS))})")
-    return Files([path for path, _ in found]), [label for _, label in found]
+    return Labelled(str(root), Files([path for path, _ in found]), [label for _, label in found])
 
 
 def pictures(root: Path) -> list[Path]:

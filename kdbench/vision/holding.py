@@ -25,12 +25,12 @@ class Holding:
     where: Literal["memory", "pack", "stream"]
     bytes: int
 
-    @property
-    def words(self) -> str:
+    def words(self, rate: float) -> str:
+        """`rate`: pictures that are decoded in a second."""
         told = {
             "memory": "held in memory",
-            "pack": f"streamed from a pack of their pixels in {packs()}, which the first run makes",
-            "stream": f"decoded whenever they are needed ({packs()} has no room for a pack of their pixels)",
+            "pack": f"streamed from a pack of them in {packs()}, which the first run makes ({rate:.0f} pictures/s)",
+            "stream": f"decoded whenever they are needed, {rate:.0f} pictures/s ({packs()} has no room for a pack)",
         }
         return f"{self.bytes / 1e9:.2g} GB of pixels, {told[self.where]}"
 

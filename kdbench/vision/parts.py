@@ -1,20 +1,25 @@
-"""One part of a data set, from picture files with labels: in memory, from a pack or decoded as it goes."""
+"""A data set from picture files with labels: in memory, from a pack or decoded as it goes."""
 
 import hashlib
+import math
 import sys
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 
+from kdbench.data import Held, Splits
 from kdbench.errors import UserError
 from kdbench.vision.batches import Images, Pictures
 from kdbench.vision.builtin import images
-from kdbench.vision.holding import Holding
+from kdbench.vision.holding import Holding, holding_of
 from kdbench.vision.packed import Name, obtain
-from kdbench.vision.sources import Decoder
+from kdbench.vision.sources import Decoder, Source, in_turn, workers
 from kdbench.vision.streamed import Streamed
+
+SOME = 64  # pictures that are decoded to see how fast that goes
 
 
 @dataclass(frozen=True)
@@ -28,6 +33,50 @@ class About:
 
     def name(self, side: int) -> Name:
         return Name(f"{_short(self.root)}-{side}", _short(self.data))
+
+
+@dataclass(frozen=True)
+class Labelled:
+    """One part of a data set: where it is found, its picture files, and their labels [N]."""
+
+    root: str
+    source: Source
+    labels: Sequence[int]
+
+
+def splits_of(
+    dataset: str, parts: Sequence[Labelled], classes: Sequence[str], how: tuple[int, float | None, bool], data: str
+) -> Splits:
+    """Training and test pictures. `how`: side, megapixels and whether broken ones are left out; `data`: the digest."""
+    side, megapixels, skip = how
+    holding = holding_of(sum(len(part.labels) for part in parts), side)
+    made = []
+    for part in parts:
+        about = About(dataset, part.root, f"{data} {side} {megapixels}", holding)
+        made.append(pictures_of(Decoder(part.source, side, megapixels), part.labels, about, skip))
+    return Splits(made[0], made[1], len(classes), classes=tuple(classes))
+
+
+def held_as(parts: Sequence[Labelled], side: int, megapixels: float | None) -> Held:
+    """Where the pixels will lie, and how fast some of them are decoded just now, if that matters."""
+    holding = holding_of(sum(len(part.labels) for part in parts), side)
+    if holding.where == "memory":
+        return Held(holding.words(math.inf))
+    rate = decode_rate(Decoder(parts[0].source, side, megapixels))
+    return Held(holding.words(rate), rate if holding.where == "stream" else math.inf)
+
+
+def decode_rate(decoder: Decoder) -> float:
+    """Pictures a second, of some that are evenly chosen."""
+    chosen = range(0, len(decoder), -(-len(decoder) // SOME))
+
+    def decode(group: Sequence[int]) -> None:
+        decoder.try_to_fill(group, np.empty((len(group), decoder.side, decoder.side, 3), np.uint8))
+
+    start = time.perf_counter()
+    for _ in in_turn(decode, (chosen[place :: workers()] for place in range(workers())), workers(), workers()):
+        pass
+    return len(chosen) / (time.perf_counter() - start)
 
 
 def _short(text: str) -> str:

@@ -296,7 +296,7 @@ def test_killed_in_mid_epoch_and_resumed(kdbench, photos, held, tmp_path, monkey
     ("where", "words"),
     [
         ("memory", "4.4e-05 GB of pixels, held in memory"),
-        ("pack", "4.4e-05 GB of pixels, streamed from a pack of their pixels in "),
+        ("pack", "4.4e-05 GB of pixels, streamed from a pack of them in "),
         ("stream", "4.4e-05 GB of pixels, decoded whenever they are needed"),
     ],
 )
@@ -305,3 +305,4 @@ def test_plan_tells_where_pixels_lie(kdbench, photos, held, tmp_path, where, wor
     code, out, _ = kdbench("plan", suite_of(photos, tmp_path))
     assert code == 0
     assert f"folder: {words}" in out
+    assert ("% of it for loading)" in out) == (where == "stream")
