@@ -53,6 +53,7 @@ INSIDE = {
     ("train/load.py", "mlflow"): START,
     ("vision/others.py", "transformers"): EXTRA,
     ("vision/others.py", "transformers.models.auto.modeling_auto"): EXTRA,
+    ("vision/hub.py", "timm.data.readers.reader_hfds"): EXTRA,
     ("data.py", "sklearn.model_selection"): START,
     ("method/metric.py", "sklearn.metrics"): START,
     ("vision/builtin.py", "sklearn.datasets"): START,

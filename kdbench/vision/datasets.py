@@ -1,10 +1,10 @@
 """Importing this registers the data sets of pictures, and says where their nets are found."""
 
 from kdbench.nets import FAMILIES
-from kdbench.vision import builtin, folder, tars
+from kdbench.vision import builtin, folder, hub, tars
 
 FAMILIES["timm"] = "kdbench.vision.nets:FAMILY"
 FAMILIES["torchvision"] = "kdbench.vision.others:TORCHVISION"
 FAMILIES["transformers"] = "kdbench.vision.others:TRANSFORMERS"
 
-__all__ = ["builtin", "folder", "tars"]
+__all__ = ["builtin", "folder", "hub", "tars"]
