@@ -10,6 +10,7 @@ A net comes from a family (timm's models are one, see `vision/nets.py`), or is r
 
 from collections.abc import Callable, Collection, Sequence
 from contextlib import ExitStack
+from dataclasses import replace
 from functools import lru_cache
 from importlib import import_module
 from pathlib import Path
@@ -22,7 +23,7 @@ from kdbench.method.contract import Inapplicable, Inputs, Outputs, Task, map_inp
 from kdbench.parts import Normalise, OutputTap, Tap, frozen_parts, modules_named, names_within
 from kdbench.registry import Registry
 from kdbench.seeding import seeded
-from kdbench.weights import load_weights
+from kdbench.weights import Chosen, load_weights
 
 Make = TypeVar("Make", bound=Callable[..., nn.Module])
 
@@ -38,6 +39,7 @@ class Spec(Protocol):
     img_size: int | None
     feature_modules: tuple[str, ...] | None
     freeze: tuple[str, ...] | None
+    num_classes: int | None
     normalise: Any  # with `mean` and `std`, or None
 
     @property
@@ -204,6 +206,7 @@ def build_net(spec: Spec, task: Task, *seed: object, expected: str | None = None
     `expected`: the SHA-256 of its checkpoint, where that is known. Raises UserError when it is unknown or cannot be
     built, or its weights cannot be had, are others or do not fit.
     """
+    task = task if spec.num_classes is None else replace(task, num_classes=spec.num_classes)
     try:
         with seeded(*seed):
             net = _build(spec, task)
@@ -217,7 +220,7 @@ def build_net(spec: Spec, task: Task, *seed: object, expected: str | None = None
     if spec.feature_modules is not None:
         net.tap_features(spec.feature_modules)
     if spec.checkpoint:
-        digest = load_weights(net.model, Path(spec.checkpoint), spec.checkpoint_entry, kept_by(net, spec))
+        digest = load_weights(net.model, Path(spec.checkpoint), chosen_by(net, spec))
         if expected not in (None, digest):
             raise UserError(f"checkpoint {spec.checkpoint} is another file than when the run was planned; plan it anew")
     if spec.freeze is not None:
@@ -226,9 +229,10 @@ def build_net(spec: Spec, task: Task, *seed: object, expected: str | None = None
     return net
 
 
-def kept_by(net: Net, spec: Spec) -> list[str]:
-    """The names of those tensors of the model that a checkpoint does not replace: of the head, where it is new."""
-    return names_within(net.model, net.head) if spec.head else []
+def chosen_by(net: Net, spec: Spec) -> Chosen:
+    """What the net takes of its checkpoint: not the head, where it is new, and none where it has no classes."""
+    own = names_within(net.model, net.head) if spec.head else []
+    return Chosen(spec.checkpoint_entry, tuple(own), beyond=spec.num_classes == 0)
 
 
 def _build(spec: Spec, task: Task) -> Net:

@@ -3,6 +3,7 @@
 import hashlib
 from argparse import Namespace  # many checkpoints hold their script's arguments: plain data
 from collections.abc import Collection
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -24,17 +25,29 @@ NUMPY_SCALAR: list[Any] = [
 NO_WEIGHTS = ("optimizer", "scheduler", "lr_scheduler", "scaler", "amp")  # entries of a checkpoint that hold none
 
 
-def load_weights(model: nn.Module, path: Path, entry: str | None = None, own: Collection[str] = ()) -> str:
+@dataclass(frozen=True)
+class Chosen:
+    """What of a file is taken. `entry`: which of its tables of weights, where it has several. `own`: the names of
+    tensors that the model keeps as they are. `beyond`: the file may hold more than the model has (its classifier).
+    """
+
+    entry: str | None = None
+    own: tuple[str, ...] = ()
+    beyond: bool = False
+
+
+ALL = Chosen()
+
+
+def load_weights(model: nn.Module, path: Path, chosen: Chosen = ALL) -> str:
     """Load a .safetensors file, or a .pth read with `weights_only` (nothing in it is executed).
 
     Names with `module.` before them (data-parallel training) fit too, and the CIFAR nets take those of the CRD
-    benchmark's public checkpoints. `entry`: which of the file's tables of weights, where it has several. `own`: names
-    of tensors that the model keeps as they are, whatever the file has. Raises UserError when the file is missing, is
-    not such a file, or does not fit the model; then it says what fits and what does not. Returns the SHA-256 of what
-    was loaded.
+    benchmark's public checkpoints. Raises UserError when the file is missing, is not such a file, or does not fit the
+    model; then it says what fits and what does not. Returns the SHA-256 of what was loaded.
     """
     before = _stamp(path)
-    state = fitting_weights(model, path, entry, own)
+    state = fitting_weights(model, path, chosen)
     with path.open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
     if _stamp(path) != before:
@@ -52,15 +65,14 @@ def _stamp(path: Path) -> tuple[int, ...]:
     return about.st_ino, about.st_size, about.st_mtime_ns, about.st_ctime_ns
 
 
-def fitting_weights(
-    model: nn.Module, path: Path, entry: str | None = None, own: Collection[str] = ()
-) -> dict[str, Tensor]:
+def fitting_weights(model: nn.Module, path: Path, chosen: Chosen = ALL) -> dict[str, Tensor]:
     """What `load_weights` loads. `model` may lie on the meta device. Raises UserError."""
-    state, here = read_weights(path, entry), model.state_dict()
+    state, here = read_weights(path, chosen.entry), model.state_dict()
     ours: Any = getattr(model, "published_name", str)
     state = {ours(name): value for name, value in without_common_part(state, here).items()}
+    state = {name: value for name, value in state.items() if name in here or not chosen.beyond}
     counters = {k: torch.zeros_like(v, device="cpu") for k, v in here.items() if k.endswith("num_batches_tracked")}
-    state = counters | {k: v for k, v in state.items() if k not in own} | {k: here[k] for k in own}  # old files: none
+    state = counters | state | {name: here[name] for name in chosen.own}  # older files have no counters
     if wrong := mismatch(here, state):
         raise UserError(f"checkpoint {path} {wrong}")
     return state

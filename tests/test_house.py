@@ -51,6 +51,7 @@ INSIDE = {
     ("results/mlflow_runs.py", "mlflow.entities"): START,
     ("results/mlflow_runs.py", "mlflow.store.tracking.sqlalchemy_store"): START,
     ("train/load.py", "mlflow"): START,
+    ("train/probe.py", "sklearn.linear_model"): START,
     ("vision/others.py", "transformers"): EXTRA,
     ("vision/others.py", "transformers.models.auto.modeling_auto"): EXTRA,
     ("vision/hub.py", "timm.data.readers.reader_hfds"): EXTRA,

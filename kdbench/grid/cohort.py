@@ -132,7 +132,7 @@ class Worker:
             return []
         first = members[0][0]
         shared = (teacher.net, splits, first.train.batches, first.seed)
-        cohort = Cohort(*shared, self.hooks(members), self.cache(first, teacher), self.group)
+        cohort = Cohort(*shared, self.hooks(members), self.cache(first, teacher), self.group, teacher.judged)
         try:
             if not train_cohort(cohort, [trial for _, trial in members]):
                 raise Stopped

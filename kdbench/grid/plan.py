@@ -13,7 +13,7 @@ import torch
 from kdbench.data import task_of
 from kdbench.errors import UserError, first_line
 from kdbench.method.contract import NEEDS, Inapplicable, Outputs, Task
-from kdbench.nets import Net, build_net, kept_by
+from kdbench.nets import Net, build_net, chosen_by
 from kdbench.results.records import Records, is_final
 from kdbench.results.schema import Record
 from kdbench.suite.cells import Cell, cohorts_of
@@ -116,7 +116,7 @@ class Shapes:
             steps, noise = steps_of(spec.transforms or ()), stand_ins(task.inputs, task.num_classes)
             net = transformed(net, steps, task.inputs, noise).to("meta").eval()
             if spec.checkpoint and not spec.transforms:
-                fitting_weights(net.model, Path(spec.checkpoint), spec.checkpoint_entry, kept_by(net, spec))
+                fitting_weights(net.model, Path(spec.checkpoint), chosen_by(net, spec))
             self._nets[name] = net
         return self._nets[name]
 

@@ -122,7 +122,8 @@ class Cell:
     def teacher_is_trained(self) -> bool:
         """By its recipe; else it is taken as it is, from a file or untrained."""
         learns = not self.control or CONTROLS[self.control].relabel is not None
-        return learns and (bool(self.control) or self.teacher.checkpoint is None)
+        taken = self.teacher.checkpoint is not None or self.teacher.num_classes is not None
+        return learns and (bool(self.control) or not taken)
 
     @cached_property
     def teacher_identity(self) -> dict[str, Any]:

@@ -104,6 +104,8 @@ def _check_teacher(document: Document, spec: Any, place: Place) -> Iterator[tupl
     yield from _check_model(document, spec, place, TeacherSpec)
     if not isinstance(spec, dict):
         return
+    if spec.get("num_classes") is not None:
+        yield from _check_foreign(spec, (*place, "num_classes"))
     if spec.get("taught_by") is not None:
         yield from _check_teacher(document, spec["taught_by"], (*place, "taught_by"))
     if isinstance(spec.get("objective"), dict):
@@ -116,6 +118,14 @@ def _check_teacher(document: Document, spec: Any, place: Place) -> Iterator[tupl
         for name in methods:
             if METHODS[name].infer is not Method.infer:
                 yield (*place, "objective"), f"{name}'s adapter stays at inference; a teacher must be a plain net"
+
+
+def _check_foreign(spec: dict[str, Any], place: Place) -> Iterator[tuple[Place, str]]:
+    """A teacher of other classes than the data's, or of none."""
+    if spec.get("taught_by") is not None:
+        yield place, "a teacher that is taught learns the classes of the data; leave num_classes out"
+    elif not spec.get("pretrained") and spec.get("checkpoint") is None:
+        yield place, "a teacher of other classes is taken as it is: give `pretrained: true` or a `checkpoint`"
 
 
 def _epochs(data: dict[str, Any], *tables: str) -> int | None:
@@ -131,6 +141,8 @@ def _check_model(
     for option in spec if isinstance(spec, dict) else ():
         if kind is ModelSpec and option in ("taught_by", "objective"):
             yield (*place, option), "only a teacher can be taught"
+        elif kind is ModelSpec and option == "num_classes":
+            yield (*place, option), "a student has the classes of its data; only a teacher may have others"
         elif kind is TeacherSpec and option in ("from", "transforms"):
             yield (*place, option), "only a student has transforms, or begins with another row's student"
         elif option == "transforms" and spec[option] is not None:

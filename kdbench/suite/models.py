@@ -60,6 +60,7 @@ class ModelSpec(ByName):
     img_size: Annotated[int, Field(ge=8, le=1024)] | None = None
     normalise: Normalisation | None = None  # instead of the net's own
     feature_modules: Names | None = None  # whose outputs are the feature maps
+    num_classes: Annotated[int, Field(ge=0)] | None = None  # of a teacher of other classes; 0: none
     freeze: Names | None = None  # modules; `backbone`: all but the head
     # Of a student: the trained one it begins with, and what is done to it before it trains (`steps.py`).
     start: StartSpec | None = Field(default=None, alias="from")
@@ -73,7 +74,7 @@ class ModelSpec(ByName):
     def short(self) -> str:
         """`resnet18`, or `cifar_resnet8(widths=[4, 8])` when options tell it from its plain form."""
         extra = {k: v for k, v in {"img_size": self.img_size, **self.options}.items() if v is not None}
-        extra |= {"head": self.head} if self.head else {}
+        extra |= {k: v for k, v in {"head": self.head, "num_classes": self.num_classes}.items() if v is not None}
         extra |= {"freeze": "+".join(self.freeze)} if self.freeze else {}
         own = self.model + (f"({', '.join(f'{k}={v}' for k, v in sorted(extra.items()))})" if extra else "")
         own += f" + {words(self.transforms)}" if self.transforms else ""

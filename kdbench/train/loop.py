@@ -17,13 +17,14 @@ from functools import partial
 from itertools import count
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from kdbench.data import Splits
 from kdbench.method.contract import Batch, Outputs
 from kdbench.method.metric import metric_named
 from kdbench.nets import Net
 from kdbench.suite.spec import Batches
+from kdbench.train.clock import Clock
 from kdbench.train.digests import note_start, note_state
 from kdbench.train.evaluation import Judged, evaluate, predictions
 from kdbench.train.group import ALONE, Group
@@ -77,6 +78,7 @@ class Cohort:
     hooks: Hooks = field(default_factory=Hooks)
     cache: TeacherCache | None = None
     group: Group = ALONE
+    judged: nn.Module | None = None  # what gives the teacher's logits for the classes of the data, if not it itself
     known: Tensor | None = None  # the teacher's predictions on the test set [N], once training has begun
 
     @property
@@ -113,7 +115,7 @@ def train(cohort: Cohort, trials: Sequence[Trial]) -> bool:
     splits, hooks, precision = cohort.splits, cohort.hooks, cohort.batches.precision
     if cohort.teacher is not None:
         with shared():
-            cohort.known = predictions(cohort.teacher, splits.test, precision, cohort.group)
+            cohort.known = predictions(cohort.judged or cohort.teacher, splits.test, precision, cohort.group)
     note_start(trials)
     running = [t for t in trials if t.status == "running"]
     for number in range(min((t.evaluated for t in running), default=0), cohort.batches.epochs):
@@ -174,7 +176,7 @@ def lock_step(
     members: Sequence[Trial],
     batch: Batch,
     place: tuple[int, int],
-    clock: "Clock",
+    clock: Clock,
     thorough: bool = False,
 ) -> None:
     """One batch for all members; `place`: epoch and step. One that raises leaves the cohort; the others go on.
@@ -287,14 +289,3 @@ def with_progress(cohort: Cohort, batch: Batch, place: tuple[int, int]) -> Batch
 
 def is_out_of_memory(error: Exception) -> bool:
     return isinstance(error, torch.OutOfMemoryError | MemoryError) or "DefaultCPUAllocator" in str(error)
-
-
-@dataclass
-class Clock:
-    """Seconds between laps. On a GPU it does not wait for the device: laps there are the time to issue the work."""
-
-    at: float = field(default_factory=time.perf_counter)
-
-    def lap(self) -> float:
-        before, self.at = self.at, time.perf_counter()
-        return self.at - before

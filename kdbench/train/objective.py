@@ -21,6 +21,9 @@ from kdbench.train.lent import without_weights
 BATCH_NORMS = "batch_norms"  # the view of the teacher with its batch norms in train mode
 
 
+OF_CLASSES = {"logits", "token_logits", "classifier", *VIEWS}  # what of a teacher is of its own classes
+
+
 class Term(nn.Module):
     """One method with its weight, its schedules and its view of the logits."""
 
@@ -113,6 +116,7 @@ class Objective(nn.Module):
                 raise Inapplicable(f"{term.name} needs an optimizer step for each batch (train.accumulate)")
             try:
                 takes_features(term.method, student, teacher)
+                takes_classes(term.method, teacher, task)
                 with seeded("adapters", term.name, *seed):
                     term.method.build(student, teacher, task)
             except Inapplicable as reason:
@@ -176,6 +180,13 @@ def needs_of(methods: Iterable[str]) -> frozenset[str]:
 def student_needs_of(methods: Iterable[str]) -> frozenset[str]:
     """What the student must deliver for `methods`; its logits where a method names nothing."""
     return frozenset(need for name in methods for need in METHODS[name].student_needs or ("logits",))
+
+
+def takes_classes(method: Method, teacher: Outputs, task: Task) -> None:
+    """Raises Inapplicable where the method reads logits of a teacher that has other classes than the data, or none."""
+    known = teacher.logits.shape[1]
+    if known != task.num_classes and OF_CLASSES & set(method.needs):
+        raise Inapplicable(f"needs a teacher of the data's {task.num_classes} classes; this one has {known or 'none'}")
 
 
 def takes_features(method: Method, student: Outputs, teacher: Outputs) -> None:

@@ -30,15 +30,20 @@ from kdbench.train.group import ALONE, Group
 from kdbench.train.loop import Cohort, Hooks, Stopped, train_cohort
 from kdbench.train.objective import Objective
 from kdbench.train.one_writer import Shelf
+from kdbench.train.probe import Probed, layer_of, linear_probe
 from kdbench.train.start import start_trial
 from kdbench.train.trial import Misfit, Trial
 
 
 @dataclass
 class Teacher:
-    """A frozen net in eval mode, and its scores on the test set."""
+    """A frozen net in eval mode, and its scores on the test set.
+
+    `judged`: what gives logits for the classes of the data: the net, or a linear probe on it where it has others.
+    """
 
     net: Net
+    judged: nn.Module
     scores: dict[str, float]
     seconds: float = 0.0
     key: str = ""
@@ -102,9 +107,12 @@ def _load(cell: Cell, splits: Splits, shelf: Shelf, device: torch.device) -> Tea
         scores, seconds, settings = dict(about["scores"]), float(about["seconds"]), dict(about["settings"])
         if about.get("sha256", _digest(content)) != _digest(content) or not isinstance(scores[splits.metric], float):
             return None
-        net = _build(cell, splits)
-        net.model.load_state_dict(load(content))
-        return Teacher(freeze(net, device), scores, seconds, cell.teacher_key, settings)
+        net, weights = _build(cell, splits), load(content)
+        probe = {name: weights.pop(name) for name in list(weights) if name.startswith("probe.")}
+        net.model.load_state_dict(weights)
+        freeze(net, device)
+        judged = Probed(net, layer_of(probe).to(device)) if probe else net
+        return Teacher(net, judged, scores, seconds, cell.teacher_key, settings)
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RuntimeError, SafetensorError, UserError):
         return None  # not there, or damaged: it is made again, with the same bits
 
@@ -152,13 +160,18 @@ def _make(
     freeze(net, device)
     if cell.control and not cell.teacher_is_trained:
         settle_norms(net, splits.train, recipe, cell.teacher_seed)
-    scores = evaluate_one(net, splits.test, recipe.precision, metric=metric_named(splits.metric)).scores
     weights = {name: value.cpu().contiguous() for name, value in net.model.state_dict().items()}
+    judged: nn.Module = net
+    if cell.teacher.num_classes is not None:
+        probe = linear_probe(net, splits.train, splits.num_classes, recipe.precision)
+        judged = Probed(net, probe)
+        weights |= {f"probe.{name}": value.cpu() for name, value in probe.state_dict().items()}
+    scores = evaluate_one(judged, splits.test, recipe.precision, metric=metric_named(splits.metric)).scores
     content = save(weights)
     about = {"key": cell.teacher_key, "settings": cell.teacher_identity, "scores": scores, "seconds": seconds}
     about |= {"curves": curves, "digests": digests, "sha256": _digest(content)}
     shelf.write(cell.teacher_key, about, content)
-    return Teacher(net, scores, seconds, cell.teacher_key, cell.teacher_identity)
+    return Teacher(net, judged, scores, seconds, cell.teacher_key, cell.teacher_identity)
 
 
 def _train(
@@ -186,7 +199,8 @@ def _train(
         trial = start_trial(cell.teacher_cell, net, splits, above.net, device, state, group=group)
     trial.key = cell.teacher_key
     own = hooks(cell, trial, checkpoints)
-    cohort = Cohort(above.net if above else None, splits, recipe.batches, cell.teacher_seed, own, group=group)
+    teaching = (above.net, above.judged) if above else (None, None)
+    cohort = Cohort(teaching[0], splits, recipe.batches, cell.teacher_seed, own, None, group, teaching[1])
     if not train_cohort(cohort, [trial]):
         raise Stopped
     if trial.status != "done":

@@ -73,9 +73,12 @@ class TimmNet(Net):
                 x = self.model.forward_features(x)
             logits = self.model.forward_head(x)
         logits = logits[0] if isinstance(logits, tuple) else logits
+        embedding = self._embedding.last().flatten(1) if "embedding" in needs else None
+        if isinstance(self.head[0], nn.Identity):  # without classes the model gives what a classifier would read
+            embedding, logits = logits.flatten(1) if "embedding" in needs else None, logits.flatten(1)[:, :0]
         return Outputs(
             logits=logits,
-            embedding=self._embedding.last().flatten(1) if "embedding" in needs else None,
+            embedding=embedding,
             features=tuple(features),
             preacts=self.tap("preacts").all() if "preacts" in needs else (),
             attention=self.attention("attention", needs, images),

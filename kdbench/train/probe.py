@@ -1,0 +1,85 @@
+"""What a net's embedding is worth: a linear probe on labelled examples, for nets that have no classes or others.
+
+The probe is a multinomial logistic regression (L-BFGS, L2 with C = 1) on standardised embeddings of the training set,
+without augmentation, as is usual for pretrained nets (Kornblith et al. 2019, https://arxiv.org/abs/1805.08974). An
+example whose label is below 0 has none and is left out.
+"""
+
+import warnings
+from collections.abc import Collection
+from dataclasses import replace
+
+import torch
+from torch import Tensor, nn
+
+from kdbench.data import Split
+from kdbench.method.contract import Inputs, Outputs
+from kdbench.train.evaluation import BATCH, autocast
+
+MOST_ITERATIONS = 1000
+
+
+class Probed(nn.Module):
+    """A net whose logits are what a probe makes of its embedding."""
+
+    def __init__(self, net: nn.Module, probe: nn.Module) -> None:
+        super().__init__()
+        self.net, self.probe = net, probe
+
+    def forward(self, inputs: Inputs, needs: Collection[str] = ("logits",)) -> Outputs:
+        outputs: Outputs = self.net(inputs, {*needs, "embedding"})
+        assert outputs.embedding is not None
+        return replace(outputs, logits=self.probe(outputs.embedding.float()))
+
+
+@torch.no_grad()
+def embeddings(net: nn.Module, split: Split, precision: str) -> Tensor:
+    """Of all examples in their order, [N, D] fp32 on the CPU. The net stays in the mode that it is in."""
+    found, mode = [], net.training
+    net.eval()
+    for batch in split.in_order(BATCH):
+        with autocast(batch.target.device, precision):
+            outputs: Outputs = net(batch.inputs, ("embedding",))
+        assert outputs.embedding is not None
+        found.append(outputs.embedding.float().cpu())
+    net.train(mode)
+    return torch.cat(found)
+
+
+def fit_linear(x: Tensor, targets: Tensor, num_classes: int) -> nn.Linear:
+    """The probe of embeddings [N, D] and labels [N] on the CPU: a layer [D] -> [K] without gradients.
+
+    A class that has no example gets logits of -1e4. Raises ValueError where fewer than two classes have some.
+    """
+    from sklearn.linear_model import LogisticRegression
+
+    labelled = targets >= 0
+    x, targets = x[labelled].double(), targets[labelled]
+    mean, std = x.mean(0), x.std(0).clamp(min=1e-8)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # that the iterations were used up
+        found = LogisticRegression(max_iter=MOST_ITERATIONS).fit(((x - mean) / std).numpy(), targets.numpy())
+    coefficients, offsets = torch.from_numpy(found.coef_), torch.from_numpy(found.intercept_)
+    if len(coefficients) == 1:  # of two classes scikit-learn gives the odds of the second
+        coefficients, offsets = torch.cat([-coefficients, coefficients]) / 2, torch.cat([-offsets, offsets]) / 2
+    layer = nn.utils.skip_init(nn.Linear, x.shape[1], num_classes).requires_grad_(False)
+    layer.weight.zero_()
+    layer.bias.fill_(-1e4)
+    classes = torch.from_numpy(found.classes_)
+    layer.weight[classes] = (coefficients / std).float()
+    layer.bias[classes] = (offsets - (coefficients / std) @ mean).float()
+    return layer
+
+
+def layer_of(weights: dict[str, Tensor]) -> nn.Linear:
+    """A probe from a file: `probe.weight` [K, D] and `probe.bias` [K]."""
+    weight, bias = weights["probe.weight"], weights["probe.bias"]
+    layer = nn.utils.skip_init(nn.Linear, weight.shape[1], weight.shape[0]).requires_grad_(False)
+    layer.load_state_dict({"weight": weight, "bias": bias})
+    return layer
+
+
+def linear_probe(net: nn.Module, split: Split, num_classes: int, precision: str) -> nn.Linear:
+    """Fitted to the net's embeddings of `split`, on the device where the split's labels lie."""
+    device = split.targets.device
+    return fit_linear(embeddings(net, split, precision), split.targets.cpu(), num_classes).to(device)

@@ -1,0 +1,142 @@
+"""Teachers of other classes than the data's, or of none: methods that read no logits work; a probe judges them."""
+
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from conftest import STUDENT, TEACHER, batches_of, few_digits
+from torch import nn
+
+from kdbench.data import load_splits
+from kdbench.errors import UserError
+from kdbench.method.contract import Inapplicable
+from kdbench.method.register import METHODS
+from kdbench.nets import build_net
+from kdbench.suite.load import load_suite
+from kdbench.suite.models import ModelSpec, TeacherSpec
+from kdbench.suite.objectives import objective
+from kdbench.train.objective import built_objective
+from kdbench.train.probe import fit_linear
+from kdbench.train.trial import all_views, forward_teacher, views_of
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+Run = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture(scope="session")
+def knowing(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The weights of a net of TEACHER's make that learnt the digits."""
+    digits = load_splits("digits", {}, Path())
+    net = build_net(ModelSpec(**TEACHER), digits.task, 0)
+    optimizer = torch.optim.SGD(net.parameters(), 0.1, momentum=0.9)
+    for epoch in range(6):
+        for batch in batches_of(digits.train, 64, number=epoch):
+            optimizer.zero_grad()
+            nn.functional.cross_entropy(net(batch.inputs).logits, batch.target).backward()
+            optimizer.step()
+    path = tmp_path_factory.mktemp("knowing") / "teacher.pth"
+    torch.save(net.model.state_dict(), path)
+    return path
+
+
+def records(results: Path) -> dict[str, Any]:
+    """By label."""
+    found = [json.loads(path.read_text()) for path in results.glob("*/records/*.json")]
+    return {record["label"]: record for record in found}
+
+
+def test_a_teacher_without_classes(
+    knowing: Path, suite_file: Callable[..., Path], kdbench: Run, tmp_path: Path
+) -> None:
+    rows = {"student": {"ce": 1}, "pkt": {"ce": 1, "pkt": 1000}, "fitnet": {"ce": 1, "fitnet": 1},
+            "kd": {"ce": 1, "kd": 1}, "simkd": {"simkd": 1}}  # fmt: skip
+    pair = {"teacher": {**TEACHER, "checkpoint": str(knowing), "num_classes": 0}, "student": STUDENT}
+    code, out, err = kdbench("run", suite_file(pairs=[pair], methods=rows))
+    assert code == 0, err
+    found = records(tmp_path / "results")
+    assert {label: found[label]["status"] for label in ("student", "pkt", "fitnet")} == dict.fromkeys(
+        ("student", "pkt", "fitnet"), "done"
+    )
+    assert "kd needs a teacher of the data's 10 classes; this one has none" in out
+    assert "simkd: 1 of 1 cells skipped" in out
+    assert found["pkt"]["scores"]["teacher_top1"] > 85  # by the probe: it has no classes of its own
+    assert found["pkt"]["scores"]["teacher_agreement"] > 0
+    assert found["pkt"]["profile"]["teacher"]["params"] > 0
+    again = kdbench("run", suite_file(pairs=[pair], methods={**rows, "rkd": {"ce": 1, "rkd": 1}}))
+    assert again[0] == 0, again[2]  # the teacher and its probe are read from disk
+    assert records(tmp_path / "results")["rkd"]["scores"]["teacher_top1"] == found["pkt"]["scores"]["teacher_top1"]
+
+
+def test_a_teacher_of_other_classes_is_judged_by_a_probe(
+    tmp_path: Path, suite_file: Callable[..., Path], kdbench: Run
+) -> None:
+    """An untrained net of 7 classes: its embedding alone is worth something."""
+    task = replace(load_splits("digits", {}, Path()).task, num_classes=7)
+    torch.save(build_net(ModelSpec(**TEACHER), task, 0).model.state_dict(), tmp_path / "seven.pth")
+    teacher = {**TEACHER, "checkpoint": str(tmp_path / "seven.pth"), "num_classes": 7}
+    pair = {"teacher": teacher, "student": STUDENT}
+    code, out, err = kdbench("run", suite_file(pairs=[pair], methods={"pkt": {"ce": 1, "pkt": 1}, "kd": {"kd": 1}}))
+    assert code == 0, err
+    assert "kd needs a teacher of the data's 10 classes; this one has 7" in out
+    assert records(tmp_path / "results")["pkt"]["scores"]["teacher_top1"] > 20
+
+
+def test_methods_that_apply_read_no_logits() -> None:
+    """Every method without a teacher's logits in its needs works beside a teacher that has none."""
+    applying = sum(works_without_classes(name) for name in METHODS if "peer" not in METHODS[name].student_needs)
+    assert applying >= 20
+
+
+def works_without_classes(name: str) -> bool:
+    """Does it apply to a convolutional pair, or to one of transformers? Fails where it applies and does not work."""
+    applies = False
+    splits = few_digits(Path())
+    task = replace(splits.task, targets=splits.train.targets, batch_size=64)
+    vit = {"patch_size": 4, "depth": 2, "embed_dim": 24, "num_heads": 2, "img_size": 8}
+    pairs = [(TEACHER, STUDENT), ({"model": "vit_tiny_patch16_224", **vit},) * 2]
+    for teacher_spec, student_spec in pairs:
+        teacher = build_net(TeacherSpec(**teacher_spec, num_classes=0), task, 1).eval()
+        student = build_net(ModelSpec(**student_spec), task, 2)
+        try:
+            made = built_objective(objective({name: 1.0}), student, teacher, task, "cpu", 0)
+        except Inapplicable:
+            continue
+        needs = made.needs | made.student_needs
+        batch = batches_of(splits.train, 64, views=views_of(needs))[0]
+        said = forward_teacher(teacher, batch, made.needs, "fp32")
+        assert said.logits.shape[1] == 0
+        task_loss, distilled, _ = made(all_views(student, batch, made.student_needs), said, batch)
+        assert (task_loss + distilled).isfinite(), name
+        applies = True
+    return applies
+
+
+def test_mistakes_in_a_suite(suite_file: Callable[..., Path]) -> None:
+    pairs = [
+        {"teacher": {**TEACHER, "num_classes": 0}, "student": {**STUDENT, "num_classes": 5}},
+        {"teacher": {"model": "resnet18", "num_classes": 3, "taught_by": "resnet34", "objective": {"kd": 1}},
+         "student": STUDENT},
+    ]  # fmt: skip
+    with pytest.raises(UserError) as caught:
+        load_suite(suite_file(pairs=pairs))
+    text = str(caught.value)
+    assert "pairs[0].teacher.num_classes: a teacher of other classes is taken as it is: give `pretrained: true`" in text
+    assert "pairs[0].student.num_classes: a student has the classes of its data" in text
+    assert "pairs[1].teacher.num_classes: a teacher that is taught learns the classes of the data" in text
+
+
+@pytest.mark.parametrize("classes", [2, 3])
+def test_the_linear_probe_finds_what_is_linear(classes: int) -> None:
+    draw = torch.Generator().manual_seed(0)
+    targets = torch.arange(300) % classes
+    x = torch.randn(300, 5, generator=draw) + 8 * nn.functional.one_hot(targets, 5)
+    targets[:30] = -1  # no labels: not looked at
+    probe = fit_linear(x * torch.tensor([1, 100, 0.01, 1, 1]) + 7, targets, classes + 1)
+    logits = probe(x * torch.tensor([1, 100, 0.01, 1, 1]) + 7)
+    assert logits.shape == (300, classes + 1)
+    assert (logits.argmax(1) == torch.arange(300) % classes).double().mean() > 0.98
+    assert float(logits[:, classes].max()) < -1000  # of a class without examples
