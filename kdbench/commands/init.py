@@ -15,7 +15,7 @@ import yaml
 from kdbench.api import Options, choose_device
 from kdbench.commands.console import show_markdown
 from kdbench.commands.given import options_of, seconds_of
-from kdbench.data import Splits
+from kdbench.data import Held, Splits, held_of
 from kdbench.errors import UserError
 from kdbench.layout import is_reserved
 from kdbench.method.contract import Inapplicable
@@ -44,6 +44,11 @@ class Costs:
     test: float = 0.0
     steps: dict[tuple[str, str], float] = field(default_factory=dict)  # (student, row) -> a student's step
     inapplicable: dict[tuple[str, str], str] = field(default_factory=dict)
+
+    def load(self, rate: float) -> None:
+        """Pictures come at so many a second; what was measured had them in memory."""
+        self.data += BATCH / rate
+        self.test += 1 / rate
 
     def seconds(self, folder: Folder, rows: Sequence[str], seeds: int, epochs: int) -> float:
         """What a suite takes: one teacher, then per student and seed one pass of the teacher for all rows."""
@@ -78,7 +83,8 @@ def propose(teacher: str, students: Sequence[str], budget: str, output: Path, fo
     output.parent.mkdir(parents=True, exist_ok=True)
     output.write_text(text, encoding="utf-8")
     try:
-        costs = measure(output, folder, device)
+        costs, held = measure(output, folder, device), where_pixels_lie(folder)
+        costs.load(held.rate)
         chosen, seeds, epochs = fit(costs, folder, list(rows), limit)
     except BaseException:
         output.unlink()
@@ -88,11 +94,20 @@ def propose(teacher: str, students: Sequence[str], budget: str, output: Path, fo
     text = suite_text(folder, teacher, students, {n: rows[n] for n in chosen}, seeds, epochs, comment)
     output.write_text(text, encoding="utf-8")
     load_suite(output)
-    lines = [*about(folder), f"{output}: {len(chosen)} objectives, {seeds} seeds, {epochs} epochs: {comment}"]
+    lines = [
+        *about(folder),
+        held.words,
+        f"{output}: {len(chosen)} objectives, {seeds} seeds, {epochs} epochs: {comment}",
+    ]
     lines += [f"left out for the budget: {', '.join(n for n in rows if n not in chosen)}"] * (len(chosen) < len(rows))
     lines += [f"{row} won't apply to {student}: {why}" for (student, row), why in costs.inapplicable.items()]
     run = f"kdbench run {output}\nkdbench recommend {output}"
     return "\n".join(f"- {line}" for line in lines) + f"\n\nNext:\n\n```\n{run}\n```"
+
+
+def where_pixels_lie(folder: Folder) -> Held:
+    settings = {"path": str(folder.root), "size": folder.size, "broken": "skip", "max_megapixels": None}
+    return held_of("folder", settings, folder.root)
 
 
 def spoken(seconds: float) -> str:

@@ -1,6 +1,7 @@
 """From a folder of pictures to an exported student in three commands; and what is said on the way."""
 
 import json
+import math
 import re
 import runpy
 from pathlib import Path
@@ -15,12 +16,13 @@ from PIL import Image
 from sklearn.datasets import load_digits
 
 from kdbench.api import Options
-from kdbench.commands.init import Costs, fit, proposed_rows, seconds_of, suite_text
+from kdbench.commands.init import Costs, fit, proposed_rows, seconds_of, suite_text, where_pixels_lie
 from kdbench.commands.recommend import recommendation
 from kdbench.errors import UserError
 from kdbench.files import write_json
 from kdbench.suite.load import load_suite, objective
 from kdbench.train.load import load_deployed
+from kdbench.vision import holding
 from kdbench.vision.decode import decode
 from kdbench.vision.inspect import Folder, about, inspect
 
@@ -143,6 +145,18 @@ def test_holds_out_only_where_every_class_can_be():
 
 def test_budgets():
     assert [seconds_of(text) for text in ("90s", "30m", "1.5h", "1d")] == [90, 1800, 5400, 86400]
+
+
+def test_pictures_that_are_decoded_as_they_are_needed_cost_time(tmp_path, monkeypatch):
+    monkeypatch.setattr(holding, "MOST_IN_MEMORY", 0)
+    monkeypatch.setattr(holding, "OF_FREE_DISK", 0.0)
+    held, costs = where_pixels_lie(inspect(photos(tmp_path, 40))), Costs(data=0.5, test=0.25)
+    assert "decoded whenever they are needed" in held.words
+    assert 0 < held.rate < math.inf
+    costs.load(128.0)
+    assert (costs.data, costs.test) == (1.0, 0.25 + 1 / 128)
+    costs.load(math.inf)
+    assert (costs.data, costs.test) == (1.0, 0.25 + 1 / 128)
 
 
 def test_what_a_suite_costs_by_hand():

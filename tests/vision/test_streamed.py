@@ -5,12 +5,15 @@ import os
 import signal
 import threading
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
+import psutil
 import pytest
 import torch
 import yaml
 from conftest import TINY, batches_of
+from jpegs import folder_of_jpegs
 from PIL import Image
 
 from kdbench.data import Split, load_splits
@@ -120,7 +123,7 @@ def test_what_is_past_is_not_decoded(photos, held, decoded):
     train, _ = loaded(photos)
     whole = batches_of(train, 10, "crop_flip")
     decoded.clear()
-    how = type("How", (), {"batch_size": 10, "augment": "crop_flip"})
+    how = SimpleNamespace(batch_size=10, augment="crop_flip")
     assert_same(list(train.epoch(how, 0, 0, start=3)), whole[3:])
     assert len(decoded) == 15
 
@@ -129,12 +132,25 @@ def test_an_epoch_that_is_left_ends_its_threads_and_has_decoded_little(photos, h
     held("stream")
     train, _ = loaded(photos)
     decoded.clear()
-    how = type("How", (), {"batch_size": 4, "augment": "none"})
+    how = SimpleNamespace(batch_size=4, augment="none")
     epoch = train.epoch(how, 0, 0)
     next(epoch)
     epoch.close()
     assert len(decoded) <= 4 + 4 * 4 + 4  # the batch, what is ahead of it (4 chunks for two threads), one just begun
     assert in_turn_threads() == 0
+
+
+@pytest.mark.parametrize("where", ["pack", "stream"])
+def test_memory_is_flat_over_epochs(held, tmp_path, where):
+    """96 pictures at 224 pixels are 14 MB a pass, 58 MB as floats."""
+    held(where)
+    train, _ = loaded(folder_of_jpegs(tmp_path / "photos", 96, 6, 3, (225, 260)), size=224)
+    how, after = SimpleNamespace(batch_size=16, augment="crop_flip"), []
+    for number in range(6):
+        for batch in train.epoch(how, 0, number):
+            del batch
+        after.append(psutil.Process().memory_info().rss / 2**20)
+    assert after[5] - after[2] < 8
 
 
 def in_turn_threads() -> int:
