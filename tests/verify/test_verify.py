@@ -14,11 +14,19 @@ from typing import Any
 import pytest
 import yaml
 from conftest import TINY
+from pydantic import create_model
 from safetensors.torch import load_file, save_file
 
 from kdbench.cli import main
+from kdbench.method.register import METHODS
+from kdbench.options import Options
 from kdbench.results.seal import sealed
 from kdbench.train.digests import digest_of
+from kdbench.verify.folder import judge_folder, suite_of_folder
+from kdbench.verify.judge import Asked
+from kdbench.verify.quiet import Quiet
+
+ROOT = Path(__file__).parents[2]
 
 Record = dict[str, Any]
 
@@ -221,6 +229,26 @@ def test_a_row_whose_key_changed_must_be_made_anew(kdbench: Any, folder: Folder,
     code, out, _ = kdbench("verify", path, "--sample", 0, results=folder.results)
     assert code == 1
     assert "· kd: its key changed (objective.kd.temperature was 4.0, is 3.0), and it was not made anew" in out
+
+
+def test_a_row_whose_default_changed_must_be_made_anew(
+    kdbench: Any, folder: Folder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    form = create_model("kd", __base__=METHODS.form("kd"), added=(float, 1.0))
+    monkeypatch.setitem(METHODS._settings, "kd", form)
+    code, out, _ = kdbench("verify", folder.suite, "--sample", 0, results=folder.results)
+    assert code == 1
+    assert "· kd: its key changed (objective.kd.added was None, is 1.0), and it was not made anew" in out
+
+
+def test_what_is_committed_holds(finished: Folder) -> None:
+    """Tables from their records, keys and code as they now are; no data and no student is needed for that."""
+    published = [path.parent for path in sorted((ROOT / "results").glob("published-*/records"))]
+    for place in [*published, finished.place]:  # the last one, so that the test never stands empty
+        options = Options(results=place.parent, data=Path("nowhere"), device="cpu")
+        verdict = judge_folder(suite_of_folder(place), options, Asked(0, 0.0, 0), Quiet())
+        assert verdict.good, "\n".join(verdict.lines())
+        assert verdict.findings
 
 
 def test_what_is_no_folder_of_results_is_said(kdbench: Any, tmp_path: Path) -> None:
