@@ -183,6 +183,7 @@ def register_dataset(
     augments: Collection[str] | None = None,
     prepare: Callable[..., dict[str, Any]] | None = None,
     held: Callable[..., "Held"] | None = None,
+    beside: Callable[..., dict[str, bytes]] | None = None,
 ) -> Callable[[Function], Function]:
     """Decorator that puts a function `(data_dir: Path, **settings) -> Splits` under `name`.
 
@@ -200,6 +201,9 @@ def register_dataset(
     exported student carries it.
 
     `held` has the same arguments and says where the examples will lie while nets train, for `plan`.
+
+    `beside` has the same arguments as the function and gives files, by name, without which nobody can use a net that
+    learnt these data (what turns a text into numbers). They are written beside an exported student.
     """
 
     def register(function: Function) -> Function:
@@ -208,6 +212,7 @@ def register_dataset(
         function.augments = augments  # type: ignore[attr-defined]
         function.prepare = prepare  # type: ignore[attr-defined]
         function.held = held  # type: ignore[attr-defined]
+        function.beside = beside  # type: ignore[attr-defined]
         DATASETS.add(name, function, function)
         return function
 
@@ -249,3 +254,16 @@ def digest_of(name: str, settings: dict[str, Any], data_dir: Path) -> str:
         raise
     except Exception as error:
         raise UserError(f"data set {name}: its digest can't be made: {first_line(error)}") from error
+
+
+def files_beside(name: str, settings: dict[str, Any], data_dir: Path, digest: str) -> dict[str, bytes]:
+    """What stands beside an exported student, by name. `digest`: of the data that it learnt.
+
+    Raises UserError where these are others by now.
+    """
+    make = DATASETS[name].beside if name in DATASETS else None
+    if make is None:
+        return {}
+    if digest_of(name, settings, data_dir) != digest:
+        raise UserError(f"data set {name}: the data in {data_dir} are not those that the student learnt")
+    return make(data_dir, **settings)

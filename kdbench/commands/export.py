@@ -5,20 +5,23 @@ import json
 import tempfile
 import warnings
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from safetensors.torch import save
 from torch import Tensor
 
+from kdbench.data import DATASETS, files_beside
 from kdbench.errors import UserError
 from kdbench.files import write_atomic, write_json
 from kdbench.layout import RESULTS
-from kdbench.method.contract import Inputs, num_inputs
+from kdbench.method.contract import Inputs, InputSpec, num_inputs
 from kdbench.method.metric import metric_of
 from kdbench.results.card import as_metadata, card
 from kdbench.results.schema import Record
-from kdbench.suite.plugins import load_plugin
+from kdbench.suite.cells import DATA
+from kdbench.suite.plugins import load_methods, load_plugin
 from kdbench.train.load import find, load_weights_of
 from kdbench.train.student import Student
 
@@ -29,12 +32,17 @@ FORMATS = ("safetensors", "onnx")
 def run(given: argparse.Namespace) -> int:
     for path in given.plugin:
         load_plugin(path)
-    print(export(given.key, given.format, given.output, given.results, given.force)[1])
+    print(export(given.key, given.format, given.output, given.results, given.force, given.data)[1])
     return 0
 
 
 def export(
-    key: str | Path, format: str, output: Path | None = None, results: Path = RESULTS, force: bool = False
+    key: str | Path,
+    format: str,
+    output: Path | None = None,
+    results: Path = RESULTS,
+    force: bool = False,
+    data: Path = DATA,
 ) -> tuple[Path, str]:
     """Write the student of a cell as one file, what its user must know as JSON beside it, and compare its logits.
 
@@ -44,7 +52,8 @@ def export(
     record, weights = find(key, results)
     path = output or Path(f"{record['key']}.{format}")
     beside = path.with_suffix(".json")
-    for file in (path, beside):
+    others = {path.with_name(f"{path.stem}.{name}"): content for name, content in needed_beside(record, data).items()}
+    for file in (path, beside, *others):
         if file.exists() and (not force or file.is_dir()):
             what = "it is a folder" if file.is_dir() else "--force replaces it"
             raise UserError(f"{file} is there already; {what}")
@@ -61,13 +70,26 @@ def export(
             raise UserError(f"{path}: its logits differ from the student's by {difference:.2g}; not written")
         aside.replace(path)
     write_json(beside, card(record))
+    for file, content in others.items():
+        write_atomic(file, content)
     takes = str(student.inputs)
     bare = format == "safetensors" and student.delivered.method is None and student.delivered.net.about()
     what = (
         "takes normalised inputs, as its bare model does" if bare else student.inputs.about or "takes them as they are"
     )
     line = f"{path}: {record['student']} ({record['label']}, {metric_of(record).says(record)}), {takes}, {what}"
-    return path, f"{line}; logits differ from the student's by {difference:.1g}; {beside} has classes, sizes and scores"
+    more = "".join(f"; {file} belongs to it" for file in others)
+    line += f"; logits differ from the student's by {difference:.1g}; {beside} has classes, sizes and scores{more}"
+    return path, line
+
+
+def needed_beside(record: Record, data: Path) -> dict[str, bytes]:
+    """Files of the data set without which the student can't be used. Raises UserError where they can't be had."""
+    load_methods()
+    given = dict(record["settings"]["dataset"])
+    name = given.pop("name")
+    settings = DATASETS.settings(name, given)[0] if name in DATASETS else {}
+    return files_beside(name, settings, data, record["settings"].get("data", ""))
 
 
 def write_safetensors(student: Student, record: Record, path: Path, inputs: Inputs, expected: Tensor) -> float:
@@ -100,12 +122,12 @@ def write_onnx(student: Student, record: Record, path: Path, inputs: Inputs, exp
     named = dict(zip(names, [inputs] if isinstance(inputs, Tensor) else inputs.values(), strict=True))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # torch's exporter warns about itself
-        batch = torch.export.Dim("batch", min=1)
-        shapes = {name: {0: batch} for name in names}
-        dynamic = (shapes[names[0]] if isinstance(inputs, Tensor) else shapes,)
+        shapes = free_dimensions(student.inputs)
+        dynamic = {"inputs": shapes[names[0]] if isinstance(inputs, Tensor) else shapes}
         with torch.inference_mode(False), torch.no_grad():
-            program = torch.onnx.export(student, (inputs,), input_names=names, output_names=["logits"],
-                                        dynamo=True, dynamic_shapes=dynamic, optimize=True, verbose=False)  # fmt: skip
+            program = torch.onnx.export(student, (), kwargs={"inputs": inputs}, input_names=names,
+                                        output_names=["logits"], dynamo=True, dynamic_shapes=dynamic, optimize=True,
+                                        verbose=False)  # fmt: skip
     assert program is not None
     model = program.model_proto
     onnx.helper.set_model_props(model, as_metadata(card(record)))
@@ -117,4 +139,24 @@ def write_onnx(student: Student, record: Record, path: Path, inputs: Inputs, exp
         given = {name: x[:count].numpy() for name, x in named.items()}
         [logits] = session.run(["logits"], given)
         differences.append(float(np.abs(logits - expected[:count].numpy()).max()))
+    for other in student.inputs.others:
+        drawn: Any = other.random(2, generator=torch.Generator().manual_seed(0))
+        with torch.inference_mode():
+            wanted = student(drawn).numpy()
+        [logits] = session.run(["logits"], {name: x.numpy() for name, x in drawn.items()})
+        differences.append(float(np.abs(logits - wanted).max()))
     return max(differences)
+
+
+def free_dimensions(inputs: InputSpec) -> dict[str, dict[int, Any]]:
+    """Of each field: the batch, and what differs between the shapes that inputs come in (the length of a sequence)."""
+    batch = torch.export.Dim("batch", min=1)
+    lengths: dict[tuple[int, ...], Any] = {}
+    found: dict[str, dict[int, Any]] = {}
+    for name, varying in inputs.varying().items():
+        found[name] = {0: batch}
+        for place, sizes in varying.items():
+            if sizes not in lengths:
+                lengths[sizes] = torch.export.Dim(f"length_{len(lengths)}", min=2, max=max(sizes))
+            found[name][place + 1] = lengths[sizes]
+    return found

@@ -90,6 +90,15 @@ class InputSpec:
             return make(self.fields[0])
         return {field.name: make(field) for field in self.fields}
 
+    def varying(self) -> dict[str, dict[int, tuple[int, ...]]]:
+        """Field -> dimension (without the batch) -> its sizes in all shapes, of those that differ between shapes."""
+        found: dict[str, dict[int, tuple[int, ...]]] = {}
+        for place, one in enumerate(self.fields):
+            shapes = [spec.fields[place].shape for spec in (*self.others, self)]
+            sizes = {number: tuple(sizes) for number, sizes in enumerate(zip(*shapes, strict=True))}
+            found[one.name] = {number: of for number, of in sizes.items() if len(set(of)) > 1}
+        return found
+
     @property
     def shape(self) -> tuple[int, ...]:
         """Of the first field, without the batch."""

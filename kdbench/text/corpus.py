@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import torch
 from pydantic import Field
@@ -11,7 +11,7 @@ from pydantic import Field
 from kdbench.data import Splits
 from kdbench.method.contract import Task
 from kdbench.text.batches import Reading, Texts
-from kdbench.text.tokens import MADE, Text, read_as, size_of, tokenizer
+from kdbench.text.tokens import MADE, Text, file_of, read_as, size_of, tokenizer
 
 Length = Annotated[int, Field(ge=4, le=8192)]
 Vocabulary = Annotated[int, Field(ge=300, le=1_000_000)]
@@ -43,10 +43,25 @@ class Tokens:
         """(name, places) of each."""
         return [(self.tokenizer, self.length), *([(self.second, self.length + 8)] if self.second else [])]
 
+    def beside(self, texts: Sequence[Text]) -> dict[str, bytes]:
+        """What an exported net needs to read texts. `texts`: the training ones."""
+        names = ("tokenizer.json", "second_tokenizer.json")
+        both = zip(names, self.all, strict=False)
+        return {file: file_of(name, texts, self.vocabulary, length) for file, (name, length) in both}
+
     def files(self) -> dict[str, str]:
         """Name -> path of what is read from local folders: part of what tells these numbers from others."""
         paths = [Path(name).expanduser() / "tokenizer.json" for name, _ in self.all]
         return {f"tokenizer {number}": str(path) for number, path in enumerate(paths) if path.is_file()}
+
+
+def prepare(length: int, **_: Any) -> dict[str, Any]:
+    """What is done to a text before it is an input: a data set's `prepare`."""
+    return {
+        "by": "the file tokenizer.json that stands beside the net",
+        "length": length,
+        "mask": "1 where there is text",
+    }
 
 
 def splits_of(

@@ -26,7 +26,7 @@ from kdbench.errors import UserError
 from kdbench.files import cache_folder, write_atomic
 from kdbench.method.contract import Task
 from kdbench.text.batches import AUGMENTS
-from kdbench.text.corpus import Labelled, Length, Tokens, Vocabulary, splits_of, unread
+from kdbench.text.corpus import Labelled, Length, Tokens, Vocabulary, prepare, splits_of, unread
 from kdbench.text.tokens import MADE
 
 STDLIB = "python"
@@ -52,7 +52,14 @@ def digest(data_dir: Path, per_class: int, tokenizer: str, second: str | None, v
     return hashlib.sha256(json.dumps([texts_of_packages(per_class), files]).encode()).hexdigest()[:32]
 
 
-@register_dataset("docstrings", info=info, digest=digest, augments=AUGMENTS)
+def beside(
+    data_dir: Path, per_class: int, tokenizer: str, second: str | None, vocabulary: int, length: int
+) -> dict[str, bytes]:
+    texts = labelled(texts_of_packages(per_class)[0]).texts
+    return Tokens(tokenizer, second, vocabulary, length).beside(texts)
+
+
+@register_dataset("docstrings", info=info, digest=digest, augments=AUGMENTS, prepare=prepare, beside=beside)
 def docstrings(
     data_dir: Path,
     per_class: PerClass = 600,

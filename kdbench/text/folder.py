@@ -11,7 +11,7 @@ from kdbench.errors import UserError, unknown
 from kdbench.method.contract import Task
 from kdbench.method.metric import TOP1, metric_named
 from kdbench.text.batches import AUGMENTS
-from kdbench.text.corpus import Labelled, Length, Tokens, Vocabulary, splits_of, unread
+from kdbench.text.corpus import Labelled, Length, Tokens, Vocabulary, prepare, splits_of, unread
 from kdbench.text.tables import column, part_of, rows_of, rows_of_folder, text_files
 from kdbench.text.tokens import MADE, Text
 
@@ -49,7 +49,12 @@ def digest(data_dir: Path, path: str, **settings: Any) -> str | None:
     return digest_of_files(files)
 
 
-@register_dataset("text_folder", info=info, digest=digest, augments=AUGMENTS)
+def beside(data_dir: Path, path: str, **settings: Any) -> dict[str, bytes]:
+    train, _, _ = read(data_dir / Path(path).expanduser(), columns_of(settings))
+    return tokens_of(settings).beside(train.texts)
+
+
+@register_dataset("text_folder", info=info, digest=digest, augments=AUGMENTS, prepare=prepare, beside=beside)
 def text_folder(
     data_dir: Path,
     path: str,

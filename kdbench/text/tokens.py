@@ -87,6 +87,14 @@ def read_as(name: str, parts: Sequence[Sequence[Text]], vocabulary: int, length:
     return [replace(reading(own, text, part, length), vocabulary=size) for part in parts]
 
 
+def file_of(name: str, texts: Sequence[Text], vocabulary: int, length: int) -> bytes:
+    """tokenizer.json: texts become the same numbers by it as in training, cut to `length` places."""
+    own = tokenizer(name, texts, vocabulary)
+    own.no_padding()
+    own.enable_truncation(length)
+    return own.to_str(pretty=True).encode()
+
+
 def size_of(name: str, own: Any, vocabulary: int) -> int:
     """All ids are below it. Of few texts fewer entries can be made than were asked for; nets have room for all."""
     return vocabulary if name == MADE else int(own.get_vocab_size())

@@ -5,10 +5,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import onnxruntime
 import pytest
 import torch
 import yaml
+from tokenizers import Tokenizer
 
+from kdbench import load_deployed
 from kdbench.data import Splits, load_splits
 from kdbench.nets import Net, build_net
 from kdbench.suite.load import Train, objective
@@ -94,7 +97,7 @@ def test_an_interruption_changes_nothing(splits: Splits, teacher: Net, together:
     assert_same(second, together["minilm"])
 
 
-def test_a_run_and_what_does_not_apply(tmp_path: Path, kdbench: Callable[..., tuple[int, str, str]]) -> None:
+def test_a_run_and_its_export(tmp_path: Path, kdbench: Callable[..., tuple[int, str, str]]) -> None:
     suite = {
         "name": "texts",
         "datasets": [{"name": "docstrings", **DATA}],
@@ -115,7 +118,21 @@ def test_a_run_and_what_does_not_apply(tmp_path: Path, kdbench: Callable[..., tu
         assert found[label]["status"] == "done"
         assert found[label]["inputs"]["fields"][0]["name"] == "ids"
         assert found[label]["profile"]["student"]["macs"] > 0
-    from kdbench import load_deployed
-
     student = load_deployed(found["kd"]["key"], tmp_path / "results")
     assert student(student.inputs.random(3)).shape == (3, 7)
+
+    own = found["kd"]["profile"]["student"]
+    assert own["macs_at_4"] < own["macs_at_8"] < own["macs_at_12"] < own["macs"]
+    assert own["cpu_ms_b1_at_4"] > 0
+    output = tmp_path / "net.onnx"
+    code, out, err = kdbench("export", found["kd"]["key"], "--output", output)
+    assert code == 0, err
+    assert f"{tmp_path / 'net.tokenizer.json'} belongs to it" in out
+    session = onnxruntime.InferenceSession(output, providers=["CPUExecutionProvider"])
+    tokenizer = Tokenizer.from_file(str(tmp_path / "net.tokenizer.json"))
+    for text in ("A few words about arrays", "words " * 100):  # lengths that were never a bucket's
+        read = tokenizer.encode(text)
+        assert len(read.ids) <= DATA["length"]
+        given = {"ids": torch.tensor([read.ids]), "mask": torch.tensor([read.attention_mask])}
+        [logits] = session.run(["logits"], {name: x.numpy() for name, x in given.items()})
+        torch.testing.assert_close(torch.from_numpy(logits), student(given), rtol=1e-4, atol=1e-4)
