@@ -58,7 +58,7 @@ class Tokens:
 def prepare(length: int, **_: Any) -> dict[str, Any]:
     """What is done to a text before it is an input: a data set's `prepare`."""
     return {
-        "by": "the file tokenizer.json that stands beside the net",
+        "by": "tokenizer.json, which stands beside the net",
         "length": length,
         "mask": "1 where there is text",
     }
