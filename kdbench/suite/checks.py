@@ -138,7 +138,11 @@ def _epochs(data: dict[str, Any], *tables: str) -> int | None:
 def _check_model(
     document: Document, spec: Any, place: Place, kind: type[ModelSpec] = ModelSpec
 ) -> Iterator[tuple[Place, str]]:
+    name = spec.get("model") if isinstance(spec, dict) else None
+    own = NETS.form(name).model_fields if isinstance(name, str) and name in NETS else ()  # their own settings
     for option in spec if isinstance(spec, dict) else ():
+        if option in own:
+            continue
         if kind is ModelSpec and option in ("taught_by", "objective"):
             yield (*place, option), "only a teacher can be taught"
         elif kind is ModelSpec and option == "num_classes":
