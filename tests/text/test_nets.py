@@ -12,7 +12,7 @@ import torch
 from kdbench.errors import UserError
 from kdbench.method.contract import Inapplicable
 from kdbench.nets import build_net
-from kdbench.suite.cells import _model
+from kdbench.suite.identity import model_identity
 from kdbench.suite.plugins import load_methods
 from kdbench.suite.spec import ModelSpec
 from kdbench.text import extra
@@ -118,15 +118,15 @@ def test_mistakes_are_told(folder: Path) -> None:
 
 
 def test_what_is_in_the_files_is_in_the_key(folder: Path, tmp_path: Path) -> None:
-    plain = _model(ModelSpec(model="bert", **SMALL))
+    plain = model_identity(ModelSpec(model="bert", **SMALL))
     assert "files" not in plain
-    before = _model(ModelSpec(model="bert", weights=str(folder)))["files"]
+    before = model_identity(ModelSpec(model="bert", weights=str(folder)))["files"]
     for path in folder.iterdir():
         (tmp_path / path.name).write_bytes(path.read_bytes())
-    assert _model(ModelSpec(model="bert", weights=str(tmp_path)))["files"] == before
+    assert model_identity(ModelSpec(model="bert", weights=str(tmp_path)))["files"] == before
     config = tmp_path / "config.json"
     config.write_text(config.read_text(encoding="utf-8") + "\n", encoding="utf-8")
-    assert _model(ModelSpec(model="bert", weights=str(tmp_path)))["files"] != before
+    assert model_identity(ModelSpec(model="bert", weights=str(tmp_path)))["files"] != before
 
 
 def test_without_the_extra_one_line_names_it(monkeypatch: pytest.MonkeyPatch) -> None:
