@@ -7,6 +7,7 @@ of a mapped file would count as memory of this process.
 
 import json
 import os
+import sys
 import zlib
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -77,7 +78,11 @@ class Pack:
 
     def fill(self, places: Sequence[int], rows: np.ndarray) -> None:
         """The pictures `places` into rows [M, side, side, 3] uint8."""
-        file = os.open(self.path, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            file = os.open(self.path, os.O_RDONLY | os.O_CLOEXEC)
+        except FileNotFoundError:  # somebody cleared the cache
+            self.decoder.fill(places, rows)
+            return
         try:
             for row, place in zip(rows, places, strict=True):
                 got = os.preadv(file, [row.data.cast("B")], place * row.nbytes)
@@ -113,6 +118,7 @@ def pack_is_whole(name: Name, survey: Survey, decoder: Decoder) -> bool:
 
 def make(decoder: Decoder, name: Name, keep: bool) -> Survey:
     """Decode every picture once; with `keep` into a pack."""
+    print(f"{len(decoder)} pictures are decoded once" + f", into {name.file('.pixels')}" * keep, file=sys.stderr)
     name.remove_older()
     survey = _packed(decoder, name) if keep else None
     survey = survey or Survey(decoder.survey(lambda first, rows: None), np.empty(0, np.uint32))

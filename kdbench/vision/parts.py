@@ -2,6 +2,7 @@
 
 import hashlib
 import math
+import os
 import sys
 import time
 from collections.abc import Sequence
@@ -32,7 +33,8 @@ class About:
     holding: Holding
 
     def name(self, side: int) -> Name:
-        return Name(f"{_short(self.root)}-{side}", _short(self.data))
+        root = os.path.realpath(self.root) if os.path.exists(self.root) else self.root
+        return Name(f"{_short(root)}-{side}", _short(self.data))
 
 
 @dataclass(frozen=True)

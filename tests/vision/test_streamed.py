@@ -4,6 +4,7 @@ import json
 import os
 import signal
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -221,6 +222,23 @@ def test_a_pack_is_made_once_and_is_decoded_anew_where_it_is_damaged(photos, hel
     assert_same(batches_of(whole, 10), first)
     assert len(decoded) == 58 + 45
     assert isinstance(test.pixels, Pack)
+
+
+def test_a_pack_may_be_deleted_at_any_time(photos, held):
+    held("pack")
+    train, _ = loaded(photos)
+    whole = batches_of(train, 10)
+    train.pixels.path.unlink()
+    assert_same(batches_of(train, 10), whole)
+
+
+def test_who_come_together_make_one_pack(photos, held, decoded):
+    held("pack")
+    with ThreadPoolExecutor(3) as pool:
+        found = list(pool.map(lambda _: loaded(photos), range(3)))
+    assert len(decoded) == 57
+    for train, _ in found:
+        assert_same(batches_of(train, 10), batches_of(found[0][0], 10))
 
 
 def test_other_pictures_have_another_pack_and_the_old_one_goes(photos, held, tmp_path, decoded):
