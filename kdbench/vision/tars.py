@@ -2,7 +2,8 @@
 
 A picture's class is in its `.cls` file, as in WebDataset's shards; without one it is its folder in the tar, without
 a folder the tar's name (one tar per class, as ImageNet comes). Nothing is unpacked: where each picture lies is noted,
-and it is read from there, in any order and by several threads.
+and it is read from there, in any order and by several threads. (timm's readers of tars share one file among threads,
+and its reader of WebDataset's shards has no picture by number.)
 """
 
 import hashlib
