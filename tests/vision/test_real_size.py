@@ -50,7 +50,7 @@ def test_12000_jpegs_in_2_8_gb(tmp_path):
 
 @pytest.mark.slow
 def test_imagenet_yaml_takes_no_more_for_its_data_than_2_gib(tmp_path):
-    """Against the same run on pictures for two batches, which lie in memory."""
+    """Against the same run on a sixth of the pictures. In batches of 32: of 256 the nets alone take 14 GB."""
     weights = tmp_path / "resnet34.pt"
     torch.save(timm.create_model("resnet34", num_classes=10).state_dict(), weights)
     peaks = []
@@ -61,8 +61,8 @@ def test_imagenet_yaml_takes_no_more_for_its_data_than_2_gib(tmp_path):
             "name": f"imagenet-{count}",
             "datasets": [{"name": "folder", "path": str(photos), "size": 224}],
             "pairs": [{"teacher": {"model": "resnet34", "checkpoint": str(weights)}, "student": "resnet18"}],
-            "train": {"epochs": 1, "schedule": {"kind": "cosine"}},
+            "train": {"epochs": 1, "batch_size": 32, "schedule": {"kind": "cosine"}},
         }
-        peaks.append(peak(written(tmp_path / f"{count}.yaml", suite), tmp_path, "--only", "kd"))
-    print(f"imagenet.yaml, batch 256: {peaks[0]:.0f} MiB on 420 pictures, {peaks[1]:.0f} MiB on 2,000")
+        peaks.append(peak(written(tmp_path / f"{count}.yaml", suite), tmp_path, "--only", "dist"))
+    print(f"imagenet.yaml, batch 32: {peaks[0]:.0f} MiB on 420 pictures, {peaks[1]:.0f} MiB on 2,000")
     assert peaks[1] - peaks[0] <= 2048
