@@ -127,7 +127,7 @@ def _on_students(command: Command) -> None:
 
 def _on_models(command: Command) -> None:
     listing = command("list", "list what there is")
-    listing.add_argument("what", choices=["methods", "models", "datasets", "suites"])
+    listing.add_argument("what", choices=["methods", "models", "datasets", "suites", "recipes"])
     listing.add_argument("pattern", nargs="?", default="*", help="only names that match (* and ?)")
     listing.add_argument("--pair", nargs=2, metavar=("TEACHER", "STUDENT"),
                          help="methods: which apply to these two models, and why the others don't")  # fmt: skip

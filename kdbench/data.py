@@ -12,6 +12,7 @@ from typing import Any, Protocol, Self, TypeVar
 
 import numpy as np
 import torch
+from pydantic import BaseModel
 from torch import Tensor
 
 from kdbench.errors import UserError, first_line
@@ -29,7 +30,7 @@ class Batching(Protocol):
     @property
     def batch_size(self) -> int: ...
     @property
-    def augment(self) -> str: ...
+    def augment(self) -> str | dict[str, Any]: ...
 
 
 class Split(Protocol):
@@ -107,6 +108,8 @@ class InMemory:
     def epoch(
         self, how: Batching, seed: int, number: int, start: int = 0, views: Collection[str] = ()
     ) -> Iterator[Batch]:
+        if not isinstance(how.augment, str):
+            raise UserError("this data set knows no table of augmentations")
         if views:
             raise UserError(f"this data set has no other views of its examples: {', '.join(sorted(views))}")
         generator = torch.Generator().manual_seed(derive("batches", seed, number))
@@ -184,6 +187,8 @@ def register_dataset(
     prepare: Callable[..., dict[str, Any]] | None = None,
     held: Callable[..., "Held"] | None = None,
     beside: Callable[..., dict[str, bytes]] | None = None,
+    augment_table: type[BaseModel] | None = None,
+    corrupted: Callable[[Any], Iterator[tuple[str, Any]]] | None = None,
 ) -> Callable[[Function], Function]:
     """Decorator that puts a function `(data_dir: Path, **settings) -> Splits` under `name`.
 
@@ -195,7 +200,10 @@ def register_dataset(
     settings say it all, as of data that are downloaded and checked.
 
     `augments`: the words that a suite may give as `train.augment`, where the data set knows some; None: it is asked
-    only when it makes its batches.
+    only when it makes its batches. `augment_table`: what a table may say in their place; None: it knows none.
+
+    `corrupted(split)` gives (kind, split) for each way in which a test set's examples can be made worse; None: there is
+    none, and no suite can ask for it.
 
     `prepare` has the settings as arguments and says what is done to an example before it is an input, as plain data: an
     exported student carries it.
@@ -213,6 +221,8 @@ def register_dataset(
         function.prepare = prepare  # type: ignore[attr-defined]
         function.held = held  # type: ignore[attr-defined]
         function.beside = beside  # type: ignore[attr-defined]
+        function.augment_table = augment_table  # type: ignore[attr-defined]
+        function.corrupted = corrupted  # type: ignore[attr-defined]
         DATASETS.add(name, function, function)
         return function
 

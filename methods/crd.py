@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from kdbench import Batch, Method, Outputs, Task, register_method
-from kdbench.method.contract import Count, Positive, Share
+from kdbench.method.contract import Count, Positive, Share, one_label
 from kdbench.method.functional import unit
 from kdbench.method.stages import embeddings
 
@@ -42,6 +42,7 @@ class CRD(Method):
         self.negatives, self.momentum, self.temperature, self.dim = negatives, momentum, temperature, dim
 
     def build(self, student: Outputs, teacher: Outputs, task: Task) -> None:
+        one_label(task, "remembers each picture, and contrasts it with those of other classes")
         s, t = embeddings(student, teacher)
         self.embed_s, self.embed_t = nn.Linear(s.shape[1], self.dim), nn.Linear(t.shape[1], self.dim)
         bound = math.sqrt(3 / self.dim)  # rows of length 1 on average

@@ -47,4 +47,4 @@ class DeiT(Method):
             loss = F.cross_entropy(token, teacher.logits.argmax(1))
         else:
             loss = self.temperature**2 * soft_kl(token, teacher.logits, self.temperature).mean()
-        return {"deit_token": loss, "deit_class": self.label * F.cross_entropy(own, batch.target)}
+        return {"deit_token": loss, "deit_class": self.label * F.cross_entropy(own, batch.labels)}

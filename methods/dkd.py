@@ -13,7 +13,8 @@ class DKD(Method):
 
     TCKD: KL between the target's probability and the rest; NCKD: KL among the other classes. Weight 1 beside 1 CE;
     `beta` 8, but 2 for resnet56/110 and 6 for wide ResNets and vgg13; warm-up 20 of 240 epochs. `alpha` = 1 with
-    `beta` = 1 - p_y per picture would be KD.
+    `beta` = 1 - p_y per picture would be KD. The target of a mixed picture is the class of its larger share
+    (as in OFA-KD's code).
     """
 
     def __init__(

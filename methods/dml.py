@@ -28,5 +28,5 @@ class DML(Method):
         return {
             "dml": soft_kl(own, peer.detach()).mean(),
             "dml_peer": soft_kl(peer, own.detach()).mean(),
-            "dml_peer_ce": F.cross_entropy(peer, batch.target),
+            "dml_peer_ce": F.cross_entropy(peer, batch.labels),
         }

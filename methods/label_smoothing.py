@@ -15,6 +15,7 @@ class LabelSmoothing(Method):
 
     `over: all`: each of the K classes gets smoothing/K (Szegedy et al., section 7); `others`: each but the label gets
     smoothing/(K-1), as in Tf-KD's comparison.
+    Where pictures are mixed, so are their smoothed labels.
     """
 
     def __init__(self, smoothing: Share = 0.1, over: Literal["all", "others"] = "all") -> None:
@@ -25,5 +26,5 @@ class LabelSmoothing(Method):
         classes = student.logits.shape[-1]
         # eps/(K-1) on the others alone is eps K/(K-1) spread over all.
         share = self.smoothing * (classes / (classes - 1) if self.over == "others" else 1)
-        hard = F.cross_entropy(student.logits, batch.target)
+        hard = F.cross_entropy(student.logits, batch.labels)
         return {"label_smoothing": (1 - share) * hard - share * student.logits.log_softmax(-1).mean()}

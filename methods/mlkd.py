@@ -81,4 +81,4 @@ class SecondCrossEntropy(Method):
     """Mean cross-entropy on the second, strongly augmented view: a part of the objectives that train on two views."""
 
     def forward(self, student: Outputs, teacher: Outputs, batch: Batch) -> dict[str, Tensor]:
-        return {"ce_second": F.cross_entropy(student.views["second"].logits, batch.target)}
+        return {"ce_second": F.cross_entropy(student.views["second"].logits, batch.labels)}

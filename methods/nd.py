@@ -5,7 +5,7 @@ from torch import Tensor, nn
 
 from kdbench import Batch, Method, Outputs, Task, register_method
 from kdbench.method.adapters import BatchNorm
-from kdbench.method.contract import EpochOf, Share
+from kdbench.method.contract import EpochOf, Share, one_label
 from kdbench.method.functional import is_class, unit
 from kdbench.method.stages import embeddings
 
@@ -28,6 +28,7 @@ class NormAndDirection(Method):
         self.embed: nn.Module = nn.Identity()
 
     def build(self, student: Outputs, teacher: Outputs, task: Task) -> None:
+        one_label(task, "points at the mean of a picture's class")
         s, t = embeddings(student, teacher)
         self.register_buffer("centres", torch.zeros(task.num_classes, t.shape[1]))
         if s.shape[1] != t.shape[1]:

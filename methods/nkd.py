@@ -4,8 +4,8 @@ from typing import Literal
 
 from torch import Tensor
 
-from kdbench import Batch, Method, Outputs, register_method
-from kdbench.method.contract import NonNegative, Positive
+from kdbench import Batch, Method, Outputs, Task, register_method
+from kdbench.method.contract import NonNegative, Positive, one_label
 from kdbench.method.functional import normalised_ce
 
 
@@ -22,6 +22,9 @@ class NKD(Method):
     ) -> None:
         super().__init__()
         self.gamma, self.temperature, self.form = gamma, temperature, form
+
+    def build(self, student: Outputs, teacher: Outputs, task: Task) -> None:
+        one_label(task, "takes the target out of both softmaxes")
 
     def forward(self, student: Outputs, teacher: Outputs, batch: Batch) -> dict[str, Tensor]:
         rows = normalised_ce(

@@ -25,6 +25,7 @@ class OFA(Method):
     student's logits and, times `branches`, on the logits that a trained projector makes of each of `stages`
     (stages: []: the student's logits alone). Our projectors are separable convolutions that halve the grid, a mean
     and a linear layer, for transformers too. Weight 1 beside 1 CE; eps 1 to 1.5 per pair.
+    The label of a mixed picture is the class of its larger share, as in the authors' code.
     """
 
     def __init__(

@@ -2,8 +2,8 @@
 
 from torch import Tensor
 
-from kdbench import Batch, Method, Outputs, register_method
-from kdbench.method.contract import NonNegative, Positive, Share
+from kdbench import Batch, Method, Outputs, Task, register_method
+from kdbench.method.contract import NonNegative, Positive, Share, one_label
 from kdbench.method.functional import binary_kl, log_odds, soft_kl_over, warm_up
 
 
@@ -27,6 +27,9 @@ class RLD(Method):
         super().__init__()
         self.alpha, self.beta, self.warmup = alpha, beta, warmup
         self.temperature, self.alpha_temperature = temperature, alpha_temperature
+
+    def build(self, student: Outputs, teacher: Outputs, task: Task) -> None:
+        one_label(task, "keeps the classes below the label")
 
     def forward(self, student: Outputs, teacher: Outputs, batch: Batch) -> dict[str, Tensor]:
         s, t, y = student.logits, teacher.logits, batch.target

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from kdbench import Batch, Method, Outputs, Task, register_method
-from kdbench.method.contract import Count, NonNegative, Positive, Share
+from kdbench.method.contract import Count, NonNegative, Positive, Share, one_label
 from kdbench.method.functional import class_maps, decoupled_kl, normalised_ce, soft_kl, warm_up
 from kdbench.method.stages import needs_class_maps
 
@@ -39,6 +39,7 @@ class SDD(Method):
         self.alpha, self.beta, self.gamma = alpha, beta, gamma
 
     def build(self, student: Outputs, teacher: Outputs, task: Task) -> None:
+        one_label(task, "asks of each region whether its label is right")
         for side, outputs in (("student", student), ("teacher", teacher)):
             needs_class_maps(outputs, min(self.grids, default=1), side)
 

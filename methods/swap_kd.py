@@ -2,8 +2,8 @@
 
 from torch import Tensor
 
-from kdbench import Batch, Method, Outputs, register_method
-from kdbench.method.contract import Positive
+from kdbench import Batch, Method, Outputs, Task, register_method
+from kdbench.method.contract import Positive, one_label
 from kdbench.method.functional import soft_kl
 
 
@@ -17,6 +17,9 @@ class SwapKD(Method):
     def __init__(self, temperature: Positive = 4.0) -> None:
         super().__init__()
         self.temperature = temperature
+
+    def build(self, student: Outputs, teacher: Outputs, task: Task) -> None:
+        one_label(task, "exchanges the teacher's top class and the label")
 
     def forward(self, student: Outputs, teacher: Outputs, batch: Batch) -> dict[str, Tensor]:
         t, y = teacher.logits, batch.target[:, None]

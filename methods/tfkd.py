@@ -15,7 +15,7 @@ class TeacherFreeKD(Method):
 
     `form: code` (default, the published numbers'): mean over B*K and the student not tempered; `paper` (Yuan et al.):
     mean over B, student at T. The softmax of probabilities is the authors'. CIFAR-100: 0.9 CE + 0.1 * 100 of this, that
-    is weight 10.
+    is weight 10. Of pictures that are mixed, u is the mean of both labels' by their shares.
     """
 
     def __init__(
@@ -26,7 +26,7 @@ class TeacherFreeKD(Method):
 
     def forward(self, student: Outputs, teacher: Outputs, batch: Batch) -> dict[str, Tensor]:
         s = student.logits
-        hot = is_class(batch.target, s.shape[-1]).to(s.dtype)
+        hot = (is_class(batch.target, s.shape[-1]) if batch.soft is None else batch.soft).to(s.dtype)
         u = self.correct * hot + (1 - self.correct) / (s.shape[-1] - 1) * (1 - hot)
         log_v = (u / self.temperature).log_softmax(-1)
         log_q = (s if self.form == "code" else s / self.temperature).log_softmax(-1)

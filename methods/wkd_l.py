@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from kdbench import Batch, Method, Outputs, Task, register_method
-from kdbench.method.contract import Count, EpochOf, NonNegative, Positive, Share
+from kdbench.method.contract import Count, EpochOf, NonNegative, Positive, Share, one_label
 from kdbench.method.functional import cosine_decay, gram, is_class
 
 PAPER = "https://arxiv.org/abs/2412.08139"
@@ -38,6 +38,7 @@ class WKDL(Method):
         self.sharpness, self.decay_from = sharpness, decay_from
 
     def build(self, student: Outputs, teacher: Outputs, task: Task) -> None:
+        one_label(task, "takes the target out of both softmaxes")
         self.register_buffer("cost", self.cost_of(torch.eye(task.num_classes)))
 
     def prepare(self, epoch_of: EpochOf) -> None:

@@ -11,7 +11,8 @@ from kdbench.method.contract import Positive
 class WSLD(Method):
     """T^2 mean_b w_b (-sum_k p_k log q_k), w_b = 1 - exp(-CE_b(s) / CE_b(t)) without gradient (Zhou et al.).
 
-    p, q: softmaxes at T; the teacher's entropy is not taken off. Weight 2.5 beside 1 CE.
+    p, q: softmaxes at T; the teacher's entropy is not taken off. CE: with
+    mixed labels where pictures are mixed. Weight 2.5 beside 1 CE.
     """
 
     def __init__(self, temperature: Positive = 2.0) -> None:
@@ -19,7 +20,7 @@ class WSLD(Method):
         self.temperature = temperature
 
     def forward(self, student: Outputs, teacher: Outputs, batch: Batch) -> dict[str, Tensor]:
-        s_loss, t_loss = (F.cross_entropy(x.logits, batch.target, reduction="none") for x in (student, teacher))
+        s_loss, t_loss = (F.cross_entropy(x.logits, batch.labels, reduction="none") for x in (student, teacher))
         weight = (1 - (-s_loss / (t_loss + 1e-7)).exp()).detach()
         p = (teacher.logits / self.temperature).softmax(-1)
         soft = -(p * (student.logits / self.temperature).log_softmax(-1)).sum(-1)

@@ -1,4 +1,4 @@
-"""`kdbench list`: methods, models, data sets, suites."""
+"""`kdbench list`: methods, models, data sets, suites, recipes."""
 
 import argparse
 import inspect
@@ -20,6 +20,7 @@ from kdbench.nets import build_net, is_known, known_models, unknown_model
 from kdbench.report.text import human
 from kdbench.suite.objectives import objective
 from kdbench.suite.plugins import load_methods, load_plugin
+from kdbench.suite.recipes import recipes
 from kdbench.suite.shipped import local, shipped
 from kdbench.suite.spec import ModelSpec
 from kdbench.train.lent import Guard
@@ -43,9 +44,25 @@ def run(given: argparse.Namespace) -> int:
         out.print(datasets_table(pattern))
     elif what == "models":
         print("\n".join(name for name in sorted(known_models(pattern)) if fnmatchcase(name, pattern)))
+    elif what == "recipes":
+        show_recipes(out, pattern)
     else:
         show_suites(out, pattern)
     return 0
+
+
+def show_recipes(out: Console, pattern: str) -> None:
+    """A line a recipe; of one alone, the file: its source, what differs, and every setting."""
+    found = {name: path for name, path in recipes().items() if fnmatchcase(name, pattern)}
+    texts = {name: path.read_text(encoding="utf-8") for name, path in found.items()}
+    if len(texts) == 1:
+        out.print(next(iter(texts.values())), markup=False, highlight=False, soft_wrap=True)
+        return
+    made = table("recipe", "about")
+    for name, text in texts.items():
+        made.add_row(name, text.splitlines()[0].removeprefix("# "))
+    out.print(made)
+    out.print("`train: {recipe: NAME, epochs: 100}` in a suite; `kdbench list recipes NAME` shows one", soft_wrap=True)
 
 
 def show_suites(out: Console, pattern: str) -> None:

@@ -14,7 +14,9 @@ from kdbench.data import Held, held_of
 from kdbench.grid.estimate import estimate
 from kdbench.grid.plan import Plan
 from kdbench.grid.progress import clock
+from kdbench.grid.proof import precisions_of
 from kdbench.train.arithmetic import slow_precision
+from kdbench.train.evaluation import check_precision
 
 
 def run(given: argparse.Namespace) -> int:
@@ -46,6 +48,7 @@ def run(given: argparse.Namespace) -> int:
         out.print(line, soft_wrap=True, markup=False)
     if todo:
         device = choose_device(options.device)
+        check_precision(device, precisions_of(made))
         if slow := slow_precision(device, (c.train.precision for c in todo)):
             out.print(slow, soft_wrap=True)
         seconds, loading = estimate(made, device), loading_seconds(made, held)

@@ -10,7 +10,7 @@ from kdbench.grid.plan import Plan
 def estimate(made: Plan, device: torch.device) -> float:
     """Seconds, from the plan's multiply-adds and the rate of a typical convolution; small nets reach less of it."""
     precision = made.todo[0].train.precision
-    dtype = torch.bfloat16 if precision == "bf16" else torch.float32
+    dtype = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(precision, torch.float32)
     layer = torch.nn.Conv2d(64, 64, 3, padding=1, bias=False).to(device, dtype).to(memory_format=torch.channels_last)
     inputs = torch.rand(64, 64, 16, 16, device=device, dtype=dtype).to(memory_format=torch.channels_last)
     macs = 64 * 16 * 16 * 64 * 64 * 9 / 1e9

@@ -25,6 +25,7 @@ from kdbench.train.lent import Guard
 from kdbench.train.loop import Cohort
 from kdbench.train.memory import peak_memory_mb
 from kdbench.train.profiling import profile
+from kdbench.train.robustness import robustness
 from kdbench.train.teacher import Teacher
 from kdbench.train.trial import Trial
 
@@ -132,6 +133,8 @@ class Measure:
         if isinstance(judged, Exception):
             raise judged
         details |= {"scores": scores_of(trial, judged, teacher, metric_named(task.metric))}
+        if cell.evaluate.corruptions:
+            details["scores"] |= robustness(trial.deliver(), cell.dataset.name, splits.test, cell.train.precision)
         details |= {"profile": self.profile(cell, trial, teacher, splits)}
         if known is not None:
             outcomes = Outcomes(*(classes.cpu().numpy() for classes in (judged.predicted, known, splits.test.targets)))

@@ -11,7 +11,7 @@ from kdbench.grid.plan import Plan
 from kdbench.method.contract import Batch, InputSpec
 from kdbench.suite.cells import Cell
 from kdbench.train.arithmetic import NONE, RIGHT, UNSTARTED, Verdicts, in_words, noting, trusted, verdicts
-from kdbench.train.evaluation import autocast
+from kdbench.train.evaluation import autocast, check_precision
 from kdbench.train.lent import Guard
 from kdbench.train.objective import Objective, needs_of, student_needs_of
 from kdbench.train.proof import Operation
@@ -21,7 +21,11 @@ CPU = torch.device("cpu")
 
 
 def prove(plan: Plan, device: torch.device, say: Callable[[str], None]) -> None:
-    """Say what is off on this CPU and led around. Raises UserError where no way is right. A GPU is not proven."""
+    """Say what is off on this CPU and led around. Raises UserError where no way is right, or for fp16 on a CPU.
+
+    A GPU is not proven.
+    """
+    check_precision(device, precisions_of(plan))
     if device.type != "cpu" or not plan.todo:
         return
     known = verdicts()
@@ -33,6 +37,11 @@ def prove(plan: Plan, device: torch.device, say: Callable[[str], None]) -> None:
         raise UserError("\n".join(hopeless))
     for name, verdict in off.items():
         say(in_words(name, verdict))
+
+
+def precisions_of(plan: Plan) -> set[str]:
+    """In which its cells and their teachers are to be trained."""
+    return {train.precision for cell in plan.todo for train in (cell.train, cell.teacher_train)}
 
 
 def proven(plan: Plan, known: Verdicts) -> list[str]:

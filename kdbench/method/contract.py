@@ -190,14 +190,31 @@ NO_PROGRESS = torch.zeros((), dtype=torch.float64)
 
 
 @dataclass(frozen=True)
+class Blend:
+    """Inputs that are mixed with one another (mixup, CutMix): the i-th is `share[i]` of itself, the rest of another."""
+
+    partner: Tensor  # [B], int64, the other's place in the batch
+    share: Tensor  # [B], 0..1
+
+
+@dataclass(frozen=True)
 class Batch:
     """One training batch, the same for every member of a cohort."""
 
     inputs: Inputs  # each [B, ...], augmented
-    target: Tensor  # [B], int64
+    target: Tensor  # [B], int64; of inputs that are mixed the class of the larger share
     index: Tensor  # [B], int64, place in the training set
     progress: Tensor = NO_PROGRESS  # [], float64: the share of the training that is done, 0..1
     views: dict[str, Inputs] = field(default_factory=dict)  # other views of the same examples, by name (`VIEWS`)
+    # [B, K], rows sum to 1: what the labels are where inputs are mixed or labels smoothed; else None. `labels` has
+    # either. The view `second` is mixed as the inputs are, `plain` is not.
+    soft: Tensor | None = None
+    blend: Blend | None = None  # how the inputs were mixed, for who makes `soft`
+
+    @property
+    def labels(self) -> Tensor:
+        """What `F.cross_entropy` takes: classes [B], or their mixture [B, K]."""
+        return self.target if self.soft is None else self.soft
 
     @property
     def images(self) -> Any:
@@ -212,7 +229,7 @@ class Batch:
 class Task:
     """What is to be learnt: all that a net, a method or a table must know of a data set.
 
-    The last four say how it is trained; they are filled in where a method is built.
+    The last five say how it is trained; they are filled in where a method is built.
     """
 
     num_classes: int
@@ -225,6 +242,7 @@ class Task:
     targets: Tensor | None = None  # [num_train], the training labels (CRD draws its negatives from other classes)
     momentum: float = 0.9  # of the optimizer's SGD; 0 for an optimizer of another kind
     accumulate: int = 1  # batches whose gradients make one optimizer step
+    mixed: bool = False  # are inputs mixed with one another, so that they have two labels?
 
 
 EpochOf = Callable[[int], Iterator[tuple[Outputs, Batch]]]
@@ -276,6 +294,12 @@ class Method(nn.Module):
     def forward(self, student: Outputs, teacher: Outputs, batch: Batch) -> dict[str, Tensor]:
         """Named scalar losses; the objective adds them up. Gradients must never reach `teacher`."""
         raise NotImplementedError
+
+
+def one_label(task: Task, why: str) -> None:
+    """For `build`. Raises Inapplicable where inputs are mixed, with what the method does with a label."""
+    if task.mixed:
+        raise Inapplicable(f"{why}: pictures that are mixed (mixup, cutmix) have two labels")
 
 
 def is_rule(method: type[Method]) -> bool:

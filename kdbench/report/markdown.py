@@ -102,6 +102,7 @@ def cost(row: Row, pair: Pair) -> dict[str, str]:
         "best epoch": number(row.best),
         "NLL": number(row.scores.test_nll, 3),
         "ECE": number(row.scores.test_ece, 3),
+        "corrupted": number(row.scores.test_corrupted_top1),
         "agree %": number(row.scores.teacher_agreement, 1),
         "seeds agree %": number(row.between_seeds, 1),
         "copied %": number(row.copied, 1),

@@ -96,9 +96,13 @@ def _spreads(pair: Pair) -> list[str]:
 
 
 def legend(board: Board) -> str:
-    text = LEGEND.replace("REFERENCE", board.reference)
+    asked = any(math.isfinite(row.scores.test_corrupted_top1) for row in board.rows)
+    text = (LEGEND + CORRUPTED * asked).replace("REFERENCE", board.reference)
     return text.replace("SCORE", board.metric.title).replace("WORDS", board.metric.words)
 
+
+CORRUPTED = """ *corrupted*: the mean accuracy on the test examples made worse in the ways that their data set \
+states, at every strength; by kind in leaderboard.csv (`corrupted_...`)."""
 
 LEGEND = """\
 **How to read it.** *SCORE*: WORDS on the test set after the last epoch, mean ± standard deviation over `n` seeds. \

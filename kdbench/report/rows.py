@@ -59,6 +59,7 @@ class Scores(Means):
     test_nll: float = NAN
     test_ece: float = NAN
     teacher_agreement: float = NAN
+    test_corrupted_top1: float = NAN  # mean over kinds and strengths of corruption, where a suite asks for it
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,7 @@ from kdbench.errors import UserError
 from kdbench.method.register import METHODS
 from kdbench.method.transform import TRANSFORMS
 from kdbench.suite.controls import CONTROLS
+from kdbench.suite.evaluation import SCORE_ALONE, Evaluate
 from kdbench.suite.identity import (
     alone,
     code_of,
@@ -52,6 +53,7 @@ class Cell:
     data: str = ""  # a digest of the data; "" where the name and the settings say which they are
     control: str = ""  # what stands in its teacher's place, one of CONTROLS; "" for the teacher itself
     start: "Cell | None" = None  # whose trained student its own begins with
+    evaluate: Evaluate = SCORE_ALONE  # what its student is asked beyond its score
     then: tuple[Step, ...] = ()  # conversions: it trains nothing itself, but is the file made of `before`
 
     @property
@@ -65,6 +67,7 @@ class Cell:
             "train": dump(self.train),
             "objective": objective_identity(self.phases),
             "seed": self.seed,
+            **self.evaluate.identity,
             **({"start": self.start.key} if self.start else {}),
             **({"then": list(self.then)} if self.then else {}),
             **code_of("code", METHODS, self.methods),
@@ -241,6 +244,7 @@ def _cell(suite: Suite, number: int, label: str, dataset: DatasetSpec, data: str
         *(suite.name, label, dataset, *pair, suite.teacher_train, phases, seed, suite.validation, place, data),
         control=suite.controls.get(label, ""),
         start=start,
+        evaluate=suite.evaluate,
         then=suite.then.get(label, ()),
     )
 

@@ -29,14 +29,35 @@ def tables(data: dict[str, Any]) -> Iterator[tuple[Place, dict[str, Any]]]:
 
 
 def check_augment(data: dict[str, Any]) -> Iterator[tuple[Place, str]]:
-    """Words that one of the data sets does not know."""
-    names = [spec.get("name") if isinstance(spec, dict) else spec for spec in listed(data, "datasets")]
-    known = [DATASETS[name].augments for name in names if isinstance(name, str) and name in DATASETS]
+    """Words that one of the data sets does not know, and mistakes in tables."""
     for place, table in tables(data):
-        word = table.get("augment")
-        for words in known:
-            if isinstance(word, str) and words is not None and word not in words:
-                yield (*place, "augment"), unknown("augmentation", word, words)
+        for name in _names(data):
+            yield from _check_augment(table.get("augment"), name, (*place, "augment"))
+
+
+def _check_augment(given: Any, name: str, place: Place) -> Iterator[tuple[Place, str]]:
+    words, model = DATASETS[name].augments, DATASETS[name].augment_table
+    if isinstance(given, str) and words is not None and given not in words:
+        yield place, unknown("augmentation", given, words)
+    if isinstance(given, dict) and model is None:
+        yield place, f"data set {name} knows no table of augmentations"
+    elif isinstance(given, dict):
+        yield from mistakes(model, given, place)
+
+
+def check_evaluate(data: dict[str, Any]) -> Iterator[tuple[Place, str]]:
+    """Data sets whose examples can't be made worse, where a suite asks for that."""
+    asked = data.get("evaluate")
+    if isinstance(asked, dict) and asked.get("corruptions") is True:
+        for name in _names(data):
+            if DATASETS[name].corrupted is None:
+                yield ("evaluate", "corruptions"), f"data set {name} knows no corruptions"
+
+
+def _names(data: dict[str, Any]) -> list[str]:
+    """Of the data sets that there are."""
+    names = [spec.get("name") if isinstance(spec, dict) else spec for spec in listed(data, "datasets")]
+    return [name for name in names if isinstance(name, str) and name in DATASETS]
 
 
 def check_optimizers(data: dict[str, Any]) -> Iterator[tuple[Place, str]]:

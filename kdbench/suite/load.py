@@ -13,8 +13,10 @@ from typing import Any
 
 from kdbench.errors import UserError
 from kdbench.suite.checks import check, check_models
+from kdbench.suite.evaluation import SCORE_ALONE, Evaluate
 from kdbench.suite.objectives import ByPair, by_pair, is_reference, objective
 from kdbench.suite.plugins import load_methods, load_plugin
+from kdbench.suite.recipes import expand, kept
 from kdbench.suite.shipped import nearest, shipped, suite_path
 from kdbench.suite.spec import DatasetSpec, ModelSpec, SuiteFile, TeacherSpec, TeacherTrain, Train, parse
 from kdbench.suite.steps import Step, start_of, steps_of
@@ -41,6 +43,7 @@ class Suite:
     teacher_train: TeacherTrain
     starts: tuple[int | None, ...]  # of each pair: the one whose students its own begin with
     then: dict[str, tuple[Step, ...]]  # of the rows whose students are converted
+    evaluate: Evaluate = SCORE_ALONE
     plugins: tuple[Path, ...] = ()  # the files that hold methods, data sets and nets of its own
 
 
@@ -54,6 +57,7 @@ def load_suite(path: Path | str, plugins: tuple[Path, ...] = (), models: bool = 
     document = read_with_bases(path)
     load_methods()
     problems, files = _load_plugins(document, plugins)
+    problems += expand(document)
     problems += list(check(document))
     problems += list(check_models(document)) if models else []
     if problems:
@@ -80,6 +84,7 @@ def load_suite(path: Path | str, plugins: tuple[Path, ...] = (), models: bool = 
             start_of(n, document.data["pairs"]) if p.student.start else None for n, p in enumerate(file.pairs)
         ),
         then={label: steps_of(row["then"]) for label, row in file.methods.items() if row.get("then")},
+        evaluate=file.evaluate,
         plugins=files,
     )
 
@@ -120,7 +125,7 @@ def _merge(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
     merged = {**base, **over}
     for name in ("train", "teacher_train", "methods"):
         if isinstance(base.get(name), dict) and isinstance(over.get(name), dict):
-            both = {**base[name], **over[name]}
+            both = {**kept(base[name], over[name]), **over[name]}
             merged[name] = {k: v for k, v in both.items() if v is not None or k not in base[name]}  # null drops a row
     return merged
 

@@ -5,6 +5,7 @@ from typing import Any
 from kdbench.method.register import METHODS
 from kdbench.suite.controls import CONTROLS
 from kdbench.suite.plugins import load_methods
+from kdbench.suite.recipes import recipes
 from kdbench.suite.spec import Common, Ramp, SuiteFile
 
 
@@ -44,6 +45,7 @@ def schema() -> dict[str, Any]:
         full = {**definitions[name], "required": [short], "additionalProperties": True}
         definitions[name] = {"anyOf": [{"type": "string"}, full]}
     definitions["Schedule"] = {"anyOf": [{"enum": ["cosine", "constant", "step"]}, *_schedules(definitions)]}
+    definitions["Train"]["properties"]["recipe"] = {"anyOf": [{"enum": list(recipes())}, {"type": "string"}]}
     train = dict(definitions["Train"]["properties"])
     root["properties"]["teacher_train"] = {
         "type": "object",

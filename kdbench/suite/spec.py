@@ -10,6 +10,7 @@ from kdbench.data import DATASETS
 from kdbench.layout import is_reserved
 from kdbench.registry import message_of
 from kdbench.suite.controls import CONTROLS
+from kdbench.suite.evaluation import SCORE_ALONE, Evaluate
 from kdbench.suite.frozen import Above0, ByName, Frozen, Seed
 from kdbench.suite.models import ModelSpec, Steps, TeacherSpec, title_of
 from kdbench.suite.training import Batches, Recipe, Schedule, TeacherTrain, TimmSchedule, Train
@@ -88,6 +89,7 @@ class SuiteFile(Frozen):
         Field(description="of the student alone and of `kd`, which all rows are compared with; without it `seeds`"),
     ] = ()
     validation: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    evaluate: Evaluate = SCORE_ALONE
     train: Train
     teacher_train: dict[str, Any] = Field(default_factory=dict)
 
@@ -119,7 +121,14 @@ def mistakes(model: type[BaseModel], data: Any, place: Place) -> Iterator[tuple[
 
 def _fields_at(model: type[BaseModel], loc: Place) -> list[str]:
     """The entries that the table at `loc` may have, aliases of short forms included."""
-    nested: dict[str, type[BaseModel]] = {"train": Train, "schedule": Schedule, "timm": TimmSchedule, "pairs": Pair}
+    nested: dict[str, type[BaseModel]]
+    nested = {
+        "train": Train,
+        "schedule": Schedule,
+        "timm": TimmSchedule,
+        "evaluate": Evaluate,
+        "pairs": Pair,
+    }
     for part in reversed(loc):
         if isinstance(part, str):
             return list(nested.get(part, model).model_fields)

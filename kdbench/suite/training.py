@@ -3,9 +3,18 @@
 from itertools import pairwise
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from kdbench.suite.frozen import Above0, Between, Count, Frozen, Number, Seed
+
+
+def plain(value: Any) -> Any:
+    """Tables without what is None; 1.0 is written 1."""
+    if isinstance(value, dict):
+        return {name: plain(part) for name, part in value.items() if part is not None}
+    if isinstance(value, list | tuple):
+        return [plain(part) for part in value]
+    return int(value) if isinstance(value, float) and value == int(value) else value
 
 
 class TimmSchedule(Frozen):
@@ -60,8 +69,23 @@ class Batches(Frozen):
 
     epochs: Count = 240
     batch_size: Annotated[int, Field(ge=2)] = 64
-    augment: str = "crop_flip"  # a word of the data set's (`register_dataset`)
-    precision: Literal["fp32", "bf16"] = "fp32"
+    augment: str | dict[str, Any] = "crop_flip"  # a word of the data set's, or a table (`register_dataset`)
+    precision: Literal["fp32", "bf16", "fp16"] = "fp32"  # fp16: with scaled gradients, on a GPU alone
+    label_smoothing: Between | None = None  # this share of every label is spread over all classes
+
+    @field_validator("augment")
+    @classmethod
+    def _one_spelling(cls, value: Any) -> Any:
+        """What is off is not there, and 1.0 is 1: a key must not depend on how a table is written."""
+        return value if isinstance(value, str) else plain(value)
+
+    def __hash__(self) -> int:  # a table of augmentations has none
+        return hash(self.model_dump_json())
+
+    @property
+    def mixes(self) -> bool:
+        """Are inputs mixed with one another?"""
+        return isinstance(self.augment, dict) and bool({"mixup", "cutmix"} & self.augment.keys())
 
 
 class Recipe(Frozen):
@@ -88,6 +112,8 @@ class Recipe(Frozen):
 
 class Train(Recipe, Batches):
     """How a student is trained: a suite's `train`."""
+
+    __hash__ = Batches.__hash__
 
     @property
     def batches(self) -> Batches:

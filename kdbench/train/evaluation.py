@@ -4,7 +4,7 @@ All members of a cohort are evaluated in one pass; sums stay on the device and a
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from kdbench.data import Split
+from kdbench.errors import UserError
 from kdbench.method.contract import Batch, Outputs
 from kdbench.method.metric import TOP1, Metric
 from kdbench.train.group import ALONE, Group
@@ -169,4 +170,11 @@ def logits_of(net: nn.Module, batch: Batch, precision: str, group: Group = ALONE
 
 def autocast(device: torch.device, precision: str) -> torch.autocast:
     """Mixed precision for the networks; losses are computed outside of it, in fp32."""
-    return torch.autocast(device.type, dtype=torch.bfloat16, enabled=precision == "bf16")
+    half = torch.float16 if precision == "fp16" else torch.bfloat16
+    return torch.autocast(device.type, dtype=half, enabled=precision != "fp32")
+
+
+def check_precision(device: torch.device, precisions: Iterable[str]) -> None:
+    """Raises UserError for fp16 on a CPU, whose kernels of it are slow or missing."""
+    if device.type == "cpu" and "fp16" in precisions:
+        raise UserError("precision: fp16 needs a GPU; on a CPU there are bf16 and fp32")

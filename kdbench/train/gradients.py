@@ -5,7 +5,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from kdbench.method.contract import Method
+from kdbench.method.contract import Inapplicable, Method, is_rule
+from kdbench.suite.training import Train
+from kdbench.train.objective import Objective
 
 Gradients = Sequence[Tensor | None]  # one for each parameter; None where the loss does not reach it
 
@@ -40,3 +42,14 @@ def set_gradients(params: Sequence[nn.Parameter], given: Gradients) -> None:
     """Give each parameter the gradient that it had when the state was saved."""
     for parameter, gradient in zip(params, given, strict=True):
         parameter.grad = None if gradient is None else gradient.to(parameter.device, copy=True)
+
+
+def scaler_of(train: Train, objective: Objective, device: torch.device) -> torch.amp.GradScaler:
+    """What keeps gradients of fp16 from vanishing; in any other precision it is the identity.
+
+    Raises Inapplicable for a rule on gradients, which compares them with what it saw unscaled.
+    """
+    scaled = train.precision == "fp16"
+    if scaled and any(is_rule(type(term.method)) for term in objective.all_terms()):
+        raise Inapplicable("a rule on gradients takes no scaled ones (precision: fp16)")
+    return torch.amp.GradScaler(device.type, enabled=scaled)

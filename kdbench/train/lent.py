@@ -19,7 +19,7 @@ from torch import Tensor
 from torch.utils import _device
 
 from kdbench.errors import Escaped, Interrupted, in_words
-from kdbench.method.contract import Batch, Outputs
+from kdbench.method.contract import Batch, Blend, Outputs
 from kdbench.train.threads import Started
 
 THOROUGH = 50  # steps
@@ -62,7 +62,7 @@ class Lent:
         if isinstance(value, Tensor):
             self.names.append(name)
             self.tensors.append(value)
-        elif isinstance(value, Batch | Outputs):
+        elif isinstance(value, Batch | Outputs | Blend):
             for field in fields(value):
                 self._note(f"{name} {field.name}", getattr(value, field.name))
         elif isinstance(value, dict):

@@ -28,6 +28,7 @@ from kdbench.train.clock import Clock
 from kdbench.train.digests import note_start, note_state
 from kdbench.train.evaluation import Judged, evaluate, predictions
 from kdbench.train.group import ALONE, Group
+from kdbench.train.labels import labelled
 from kdbench.train.lent import THOROUGH, Guard, Lent, Undermined
 from kdbench.train.objective import batch_norm_needs
 from kdbench.train.optim import learning_rate
@@ -283,6 +284,7 @@ def end_epoch(cohort: Cohort, trials: Sequence[Trial]) -> None:
 def with_progress(cohort: Cohort, batch: Batch, place: tuple[int, int]) -> Batch:
     """The batch of `place` (epoch and step) with the share of the training that is done, 0..1."""
     epoch, step = place
+    batch = labelled(batch, cohort.batches, cohort.splits.num_classes)
     share = (epoch * cohort.steps + step) / (cohort.batches.epochs * cohort.steps)
     return replace(batch, progress=torch.full((), share, dtype=torch.float64, device=batch.target.device))
 

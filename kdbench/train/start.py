@@ -16,6 +16,7 @@ from kdbench.suite.cells import Cell
 from kdbench.suite.spec import Train
 from kdbench.suite.steps import steps_of
 from kdbench.train.group import ALONE, Group
+from kdbench.train.labels import labelled
 from kdbench.train.objective import built_objective, needs_of, prepares, student_needs_of
 from kdbench.train.optim import momentum_of
 from kdbench.train.transforms import examples, transformed
@@ -64,6 +65,7 @@ def training_task(task: Task, train: Train, targets: Tensor) -> Task:
         targets=targets,
         momentum=momentum_of(train),
         accumulate=train.accumulate or 1,
+        mixed=train.mixes,
     )
 
 
@@ -79,5 +81,6 @@ def teacher_epoch(
 ) -> Iterator[tuple[Outputs, Batch]]:
     """A pass over the training set with the teacher's outputs, for `Method.prepare`."""
     for batch in splits.train.epoch(train, derive("prepare", seed), number, views=views_of(needs)):
+        batch = labelled(batch, train, splits.num_classes)
         yield forward_teacher(teacher, batch, needs, train.precision, group), batch
         between()

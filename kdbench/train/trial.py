@@ -16,7 +16,7 @@ from kdbench.suite.spec import Train
 from kdbench.train.arithmetic import trusted
 from kdbench.train.average import averaged
 from kdbench.train.evaluation import autocast
-from kdbench.train.gradients import combine, gradients, set_gradients
+from kdbench.train.gradients import combine, gradients, scaler_of, set_gradients
 from kdbench.train.group import ALONE, Group
 from kdbench.train.lent import without_weights
 from kdbench.train.objective import (
@@ -59,6 +59,7 @@ class Trial:
         narrow_adapters(objective, device, train.precision)
         self.params = [p for p in [*net.parameters(), *objective.parameters()] if p.requires_grad]
         self.optimizer = make_optimizer(self.params, train, net.model)
+        self.scaler = scaler_of(train, objective, device)
         # Two streams: what a method draws must not change the student's drop-out masks, which all objectives share.
         self.student_random = RandomState(device, "student", seed)
         self.method_random = RandomState(device, "method", seed)
@@ -119,10 +120,13 @@ class Trial:
 
     def update(self, lr: Tensor) -> None:
         """The optimizer's step with the gradients that there are, at the rate `lr` []."""
+        if self.scaler.is_enabled():
+            self.scaler.unscale_(self.optimizer)
         if self.train_spec.clip_grad is not None:
             nn.utils.clip_grad_norm_(self.params, self.train_spec.clip_grad)
         set_rate(self.optimizer, lr)
-        self.optimizer.step()
+        self.scaler.step(self.optimizer)  # but where a gradient overflowed in half precision
+        self.scaler.update()
         if self.average is not None:
             self.average.update(self.delivered)
 
@@ -152,7 +156,7 @@ class Trial:
         rule = self.objective.rule()
         if rule is None:
             loss = task + distilled
-            (loss if batches == 1 else loss / batches).backward()
+            self.scaler.scale(loss if batches == 1 else loss / batches).backward()
             for parameter, gradient in zip(self.params, self.group.mean([p.grad for p in self.params]), strict=True):
                 parameter.grad = gradient
             return
@@ -189,6 +193,7 @@ class Trial:
         return {
             **average,
             **added,
+            **({"scaler": self.scaler.state_dict()} if self.scaler.is_enabled() else {}),
             "net": self.net.state_dict(),
             "objective": self.objective.state_dict(),
             "optimizer": self.optimizer.state_dict(),
@@ -212,6 +217,8 @@ class Trial:
         self.optimizer.load_state_dict(state["optimizer"])
         if self.average is not None:
             self.average.load_state(state["average"])
+        if self.scaler.is_enabled():
+            self.scaler.load_state_dict(state["scaler"])
         if self.train_spec.accumulate:
             set_gradients(self.params, state["gradients"])
         self.student_random.state, self.method_random.state = state["random"]

@@ -12,13 +12,15 @@ from dataclasses import dataclass, replace
 from typing import Self
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from kdbench.data import Batching, parts, steps_per_epoch
 from kdbench.errors import UserError, unknown
 from kdbench.method.contract import Batch, Field, Inputs, InputSpec, Task
 from kdbench.seeding import derive
+from kdbench.vision.augment import Augment, table_of
+from kdbench.vision.crops import shifted, to_float
+from kdbench.vision.mixing import with_neighbours
 
 AUGMENTS = ("none", "flip", "crop", "crop_flip")
 
@@ -85,19 +87,39 @@ class Pictures(ABC):
     def epoch(
         self, how: Batching, seed: int, number: int, start: int = 0, views: Collection[str] = ()
     ) -> Iterator[Batch]:
+        table = table_of(how.augment)
+        if table is not None:
+            return self._by_table(table, how.batch_size, (seed, number), start, views)
         if how.augment not in AUGMENTS:
             raise UserError(unknown("augmentation", how.augment, AUGMENTS))
-        draws = self.draw(how.augment, seed, number)
-        batches = list(parts(draws.order, how.batch_size, start))
+        return self._by_word(str(how.augment), how.batch_size, (seed, number), start, views)
+
+    def _by_word(
+        self, augment: str, size: int, place: tuple[int, int], start: int, views: Collection[str]
+    ) -> Iterator[Batch]:
+        draws = self.draw(augment, *place)
+        for step, index, pixels in self._pixels(draws.order, size, start):
+            part = slice(step * size, step * size + len(index))
+            images = self._cut(pixels, draws.shift[part], draws.flip[part], augment)
+            others: dict[str, Inputs] = {
+                view: self._view(view, augment, (*place, step), pixels, images) for view in sorted(views)
+            }
+            yield Batch(images, self.targets[index], index, views=others)
+
+    def _by_table(
+        self, table: Augment, size: int, place: tuple[int, int], start: int, views: Collection[str]
+    ) -> Iterator[Batch]:
+        order = table.order(len(self), torch.Generator().manual_seed(derive("batches", *place)))
+        for step, index, pixels in self._pixels(order, size, start):
+            images, others, blend = table.inputs(pixels, (*place, step), views)
+            yield Batch(images, self.targets[index], index, views=others, blend=blend)
+
+    def _pixels(self, order: Tensor, size: int, start: int) -> Generator[tuple[int, Tensor, Tensor], None, None]:
+        """(number of the batch, its pictures' places, their pixels) from batch `start` on, on the device."""
+        batches = list(parts(order, size, start))
         with closing(self.read([index for _, index in batches])) as read:
             for (step, index), pixels in zip(batches, read, strict=True):
-                part = slice(step * how.batch_size, step * how.batch_size + len(index))
-                images = self._cut(pixels, draws.shift[part], draws.flip[part], how.augment)
-                others: dict[str, Inputs] = {
-                    view: self._view(view, how.augment, (seed, number, step), pixels, images) for view in sorted(views)
-                }
-                places = index.to(self.targets.device)
-                yield Batch(images, self.targets[places], places, views=others)
+                yield step, index.to(self.targets.device), pixels
 
     def draw(self, augment: str, seed: int, number: int) -> Draws:
         """Order, shifts and flips of epoch `number`."""
@@ -118,8 +140,8 @@ class Pictures(ABC):
         if view == "plain":  # without augmentation
             return to_float(pixels)
         generator = torch.Generator().manual_seed(derive(f"{view} view", *place))
-        if view == "mixed":  # each picture with its neighbour (a batch is in random order), all in one share
-            return images.lerp(images.roll(1, 0), float(torch.rand((), generator=generator)))
+        if view == "mixed":
+            return with_neighbours(images, generator)
         return self._second(pixels, augment, generator)
 
     def _second(self, pixels: Tensor, augment: str, generator: torch.Generator) -> Tensor:
@@ -138,16 +160,7 @@ class Pictures(ABC):
         return images.masked_fill(hole, 0.5)
 
     def _cut(self, pixels: Tensor, shift: Tensor, flip: Tensor, augment: str) -> Tensor:
-        """A batch of pixels [B, H, W, C], each with its own shift [B, 2] and flip [B]: [B, 3, H, W]."""
-        count, height, width, _ = pixels.shape
-        device, pad = pixels.device, self._pad(augment)
-        rows = torch.arange(height, device=device)[None] + shift[:, :1]  # [B, H]
-        columns = torch.arange(width, device=device)[None].expand(count, -1)  # [B, W]
-        columns = torch.where(flip[:, None], width - 1 - columns, columns) + shift[:, 1:]
-        source = F.pad(pixels, (0, 0, pad, pad, pad, pad)) if pad else pixels
-        first = torch.arange(count, device=device)[:, None, None] * source.shape[1]
-        places = (first + rows[:, :, None]) * source.shape[2] + columns[:, None, :]  # among all pixels: [B, H, W]
-        return to_float(source.flatten(0, 2).index_select(0, places.flatten()).view(pixels.shape))
+        return to_float(shifted(pixels, shift, flip, self._pad(augment)))
 
 
 @dataclass(frozen=True)
@@ -170,11 +183,3 @@ class Images(Pictures):
 
     def __getitem__(self, index: Tensor) -> Self:
         return replace(self, pixels=self.pixels[index], targets=self.targets[index])
-
-
-def to_float(pixels: Tensor) -> Tensor:
-    """[B, H, W, C] uint8 -> [B, 3, H, W] float in 0..1, in channels_last memory."""
-    images = pixels.permute(0, 3, 1, 2).to(torch.float32).div_(255)
-    if images.shape[1] == 3:
-        return images
-    return images.expand(-1, 3, -1, -1).contiguous(memory_format=torch.channels_last)

@@ -18,7 +18,11 @@ from kdbench.data import Splits, register_dataset
 from kdbench.errors import UserError, first_line
 from kdbench.locks import hold
 from kdbench.method.contract import Task
+from kdbench.vision.augment import Augment
 from kdbench.vision.batches import AUGMENTS, Images, picture_task
+from kdbench.vision.corruptions import corrupted
+
+AUGMENTED: dict[str, Any] = {"augments": AUGMENTS, "augment_table": Augment, "corrupted": corrupted}
 
 
 def fixed(num_classes: int, side: int, num_train: int, num_test: int) -> Callable[[Path], Task]:
@@ -32,7 +36,7 @@ def images(pixels: Any, targets: Any) -> Images:
     return Images(torch.from_numpy(pixels), torch.as_tensor(np.asarray(targets), dtype=torch.int64))
 
 
-@register_dataset("digits", info=lambda data_dir, size: picture_task(10, size, 1200, 597), augments=AUGMENTS)
+@register_dataset("digits", info=lambda data_dir, size: picture_task(10, size, 1200, 597), **AUGMENTED)
 def digits(data_dir: Path, size: Annotated[int, Field(ge=8, le=224)] = 8) -> Splits:
     """scikit-learn's 1,797 handwritten digits, 8 x 8, 10 classes: 1,200 to train, 597 to test (a fixed split).
 
@@ -50,19 +54,19 @@ def digits(data_dir: Path, size: Annotated[int, Field(ge=8, le=224)] = 8) -> Spl
     return Splits(images(train_x, train_y), images(test_x, test_y), 10)
 
 
-@register_dataset("cifar10", info=fixed(10, 32, 50_000, 10_000), augments=AUGMENTS)
+@register_dataset("cifar10", info=fixed(10, 32, 50_000, 10_000), **AUGMENTED)
 def cifar10(data_dir: Path) -> Splits:
     """50,000 + 10,000 pictures, 32 x 32, 10 classes (Krizhevsky 2009)."""
     return _torchvision("CIFAR10", data_dir, 10, "cifar-10-batches-py/ (from cifar-10-python.tar.gz)")
 
 
-@register_dataset("cifar100", info=fixed(100, 32, 50_000, 10_000), augments=AUGMENTS)
+@register_dataset("cifar100", info=fixed(100, 32, 50_000, 10_000), **AUGMENTED)
 def cifar100(data_dir: Path) -> Splits:
     """50,000 + 10,000 pictures, 32 x 32, 100 classes (Krizhevsky 2009)."""
     return _torchvision("CIFAR100", data_dir, 100, "cifar-100-python/ (from cifar-100-python.tar.gz)")
 
 
-@register_dataset("fashion_mnist", info=fixed(10, 28, 60_000, 10_000), augments=AUGMENTS)
+@register_dataset("fashion_mnist", info=fixed(10, 28, 60_000, 10_000), **AUGMENTED)
 def fashion_mnist(data_dir: Path) -> Splits:
     """60,000 + 10,000 grey pictures of clothes, 28 x 28, 10 classes (Xiao et al. 2017)."""
     splits = _torchvision("FashionMNIST", data_dir, 10, "FashionMNIST/raw/ with the four *-ubyte.gz files")

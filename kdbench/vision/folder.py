@@ -13,7 +13,8 @@ from kdbench.data import Held, Splits, register_dataset
 from kdbench.digest import digest_of_files
 from kdbench.errors import UserError
 from kdbench.method.contract import Task
-from kdbench.vision.batches import AUGMENTS, picture_task
+from kdbench.vision.batches import picture_task
+from kdbench.vision.builtin import AUGMENTED
 from kdbench.vision.parts import Labelled, held_as, splits_of
 from kdbench.vision.sources import Files
 
@@ -80,7 +81,7 @@ def held(data_dir: Path, path: str, size: int, broken: str, max_megapixels: floa
     return held_as([_labelled(part, classes) for part in (train, test)], size, max_megapixels)
 
 
-@register_dataset("folder", info=info, digest=digest, augments=AUGMENTS, prepare=prepare, held=held)
+@register_dataset("folder", info=info, digest=digest, prepare=prepare, held=held, **AUGMENTED)
 def folder(
     data_dir: Path,
     path: str,

@@ -13,7 +13,8 @@ from kdbench.data import Held, Splits, register_dataset
 from kdbench.digest import digest_of_files
 from kdbench.errors import UserError, first_line
 from kdbench.method.contract import Task
-from kdbench.vision.batches import AUGMENTS, picture_task
+from kdbench.vision.batches import picture_task
+from kdbench.vision.builtin import AUGMENTED
 from kdbench.vision.folder import Megapixels, Side, prepare
 from kdbench.vision.parts import Labelled, held_as, splits_of
 
@@ -108,7 +109,7 @@ def held(data_dir: Path, path: str, size: int, broken: str, max_megapixels: floa
     return held_as(read(data_dir, path, Columns(**columns))[0], size, max_megapixels)
 
 
-@register_dataset("hfds", info=info, digest=digest, augments=AUGMENTS, prepare=prepare, held=held)
+@register_dataset("hfds", info=info, digest=digest, **AUGMENTED, prepare=prepare, held=held)
 def hfds(
     data_dir: Path,
     path: str,

@@ -21,7 +21,8 @@ from kdbench.digest import digest_of_files
 from kdbench.errors import UserError, first_line
 from kdbench.files import cache_folder, write_atomic
 from kdbench.method.contract import Task
-from kdbench.vision.batches import AUGMENTS, picture_task
+from kdbench.vision.batches import picture_task
+from kdbench.vision.builtin import AUGMENTED
 from kdbench.vision.folder import EXTENSIONS, Megapixels, Side, prepare
 from kdbench.vision.parts import Labelled, held_as, splits_of
 
@@ -157,7 +158,7 @@ def held(data_dir: Path, path: str, size: int, broken: str, max_megapixels: floa
     return held_as(labelled_parts(data_dir / Path(path).expanduser())[0], size, max_megapixels)
 
 
-@register_dataset("tar", info=info, digest=digest, augments=AUGMENTS, prepare=prepare, held=held)
+@register_dataset("tar", info=info, digest=digest, **AUGMENTED, prepare=prepare, held=held)
 def tar(
     data_dir: Path,
     path: str,

@@ -141,3 +141,13 @@ def test_suites_are_found_by_name(kdbench, tmp_path, monkeypatch):
     (tmp_path / "mine.yaml").write_text("extends: quickstrat.yaml\nname: mine\n")
     assert "mine.yaml:1: extends: no such file" in (err := kdbench("plan", "mine.yaml")[2])
     assert "did you mean quickstart?" in err
+
+
+def test_list_recipes(kdbench):
+    code, out, _ = kdbench("list", "recipes")
+    assert code == 0
+    assert "rsb-a2" in out
+    code, out, _ = kdbench("list", "recipes", "deit")
+    assert code == 0
+    assert "2012.12877" in out
+    assert "drop_path: 0.1" in out

@@ -1,4 +1,5 @@
-"""What long recipes ask for: timm's optimizers and schedules, accumulated gradients, averaged weights, dropped paths.
+"""What long recipes ask for: timm's optimizers and schedules, accumulated gradients, averaged weights, dropped paths,
+augmentation by a table, mixed and smoothed labels.
 
 The invariants hold for all of it: a cohort equals its members alone, a resumed run an uninterrupted one, to the bit.
 """
@@ -29,8 +30,11 @@ TEACHER = ModelSpec(model="cifar_resnet14", widths=[4, 4, 8, 8])
 DROPPING = ModelSpec(model="resnet10t", channels=[4, 8, 8, 8], stem_width=4, drop_path_rate=0.2)
 VIT = ModelSpec(model="vit_tiny_patch16_224", img_size=8, patch_size=4, depth=2, embed_dim=12, num_heads=2)
 SHARED = {"epochs": 2, "batch_size": 64, "augment": "crop"}
+TABLE = {"resized_crop": [0.5, 1], "flip": 0.5, "rand_augment": {"magnitude": 9}, "mixup": 0.8, "cutmix": 1}
 LONG = Train(
-    **SHARED,
+    epochs=2,
+    batch_size=64,
+    augment=TABLE,
     optimizer="lamb",
     lr=0.005,
     weight_decay=0.02,
@@ -39,8 +43,9 @@ LONG = Train(
     warmup_epochs=0.5,
     accumulate=3,  # of 8 batches: the last update of an epoch has two
     ema=0.9,
+    label_smoothing=0.1,
 )
-ROWS = ("kd", "fitnet", "crd")
+ROWS = ("ce", "kd", "fitnet")
 
 
 @pytest.fixture(scope="module")

@@ -1,0 +1,26 @@
+"""What the labels of a batch are where its inputs are mixed or its labels smoothed."""
+
+from dataclasses import replace
+
+import torch
+import torch.nn.functional as F
+
+from kdbench.method.contract import Batch
+from kdbench.suite.training import Batches
+
+
+def labelled(batch: Batch, how: Batches, num_classes: int) -> Batch:
+    """With `soft` [B, K]: the labels mixed as the inputs are, and (1 - e) of that plus e / K for smoothing by e.
+
+    `target` is then the class of the larger share, the picture's own at a tie.
+    """
+    if batch.blend is None and how.label_smoothing is None:
+        return batch
+    soft, target = F.one_hot(batch.target, num_classes).float(), batch.target
+    if batch.blend is not None:
+        partner, share = batch.blend.partner, batch.blend.share
+        soft = share[:, None] * soft + (1 - share)[:, None] * soft[partner]
+        target = torch.where(share >= 0.5, target, target[partner])
+    if how.label_smoothing is not None:
+        soft = soft * (1 - how.label_smoothing) + how.label_smoothing / num_classes
+    return replace(batch, soft=soft, target=target)
