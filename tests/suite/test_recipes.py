@@ -8,6 +8,7 @@ import yaml
 from conftest import TINY
 
 from kdbench.errors import UserError
+from kdbench.results.records import Records
 from kdbench.suite.cells import cells_of
 from kdbench.suite.load import load_suite, read_with_bases
 from kdbench.suite.recipes import recipes
@@ -137,6 +138,30 @@ def test_a_recipe_of_one_s_own(suite_file: Any, tmp_path: Path) -> None:
     (tmp_path / "mine.yaml").write_text("epochs: 7\nlr: -1\n")
     with pytest.raises(UserError, match=r"mine\.yaml:2: train\.lr: should be greater than 0"):
         expanded(suite_file, recipe="mine.yaml")
+
+
+VIT = {"img_size": 8, "patch_size": 4, "depth": 2, "embed_dim": 12, "num_heads": 2}
+TINY_VITS = {
+    "teacher": {"model": "vit_tiny_patch16_224", **VIT, "depth": 3},
+    "student": {"model": "deit_tiny_distilled_patch16_224", **VIT},
+}
+
+
+def test_a_long_recipe_trains_through_the_commands(kdbench: Any, suite_file: Any, tmp_path: Path) -> None:
+    """DeiT's, with a moving average: the rows that need one label of each picture are skipped with their reason."""
+    rows = {"student": {"ce": 1}, "deit": {"deit": 0.5}, "crd": {"ce": 1, "crd": 0.8}, "kd": {"ce": 0.5, "kd": 0.5}}
+    train = {"recipe": "deit", "epochs": 2, "batch_size": 64, "warmup_epochs": 1, "accumulate": 2, "ema": 0.9}
+    path = suite_file(pairs=[TINY_VITS], methods=rows, train=train)
+    code, _, err = kdbench("run", path)
+    assert code == 0, err
+    found = {record["label"]: record for record in Records(tmp_path / "results", "tiny").read_all()}
+    assert {label: record["status"] for label, record in found.items()} == {
+        **dict.fromkeys(("student", "deit", "kd"), "done"),
+        "crd": "skipped",
+    }
+    assert "pictures that are mixed (mixup, cutmix) have two labels" in found["crd"]["reason"]
+    assert found["kd"]["settings"]["train"]["drop_path"] == 0.1
+    assert found["kd"]["settings"]["train"]["augment"]["repeats"] == 3
 
 
 def test_names_that_there_are_not(suite_file: Any) -> None:
