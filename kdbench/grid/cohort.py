@@ -133,6 +133,7 @@ class Worker:
         first = members[0][0]
         shared = (teacher.net, splits, first.train.batches, first.seed)
         cohort = Cohort(*shared, self.hooks(members), self.cache(first, teacher), self.group, teacher.judged)
+        cohort.at_end = first.at_end
         try:
             if not train_cohort(cohort, [trial for _, trial in members]):
                 raise Stopped

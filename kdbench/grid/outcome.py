@@ -24,6 +24,7 @@ from kdbench.train.evaluation import Judged, evaluate
 from kdbench.train.lent import Guard
 from kdbench.train.loop import Cohort
 from kdbench.train.memory import peak_memory_mb
+from kdbench.train.probe import give_head, linear_probe, neighbours_of
 from kdbench.train.profiling import profile
 from kdbench.train.robustness import robustness
 from kdbench.train.teacher import Teacher
@@ -97,6 +98,8 @@ class Measure:
         for trial in trials:
             try:
                 with Guard():
+                    if cohort.at_end:
+                        judge_by_probe(trial, cohort.splits)
                     nets[trial.key] = trial.deliver()
             except Exception as error:
                 found[trial.key] = error
@@ -135,6 +138,8 @@ class Measure:
         details |= {"scores": scores_of(trial, judged, teacher, metric_named(task.metric))}
         if cell.evaluate.corruptions:
             details["scores"] |= robustness(trial.deliver(), cell.dataset.name, splits.test, cell.train.precision)
+        if count := cell.evaluate.neighbours:
+            details["scores"] |= neighbours_of(trial.deliver(), splits, trial.train_spec.precision, count)
         details |= {"profile": self.profile(cell, trial, teacher, splits)}
         if known is not None:
             outcomes = Outcomes(*(classes.cpu().numpy() for classes in (judged.predicted, known, splits.test.targets)))
@@ -181,10 +186,10 @@ def scores_of(trial: Trial, judged: Judged, teacher: Teacher, metric: Metric = T
     `best` is what the literature reports; `chosen` was decided on held-out data.
     """
     curves, final = trial.curves, judged.scores
-    curve = curves[metric.test]
+    curve = curves.get(metric.test)  # none where it is judged at the end alone
     scores: dict[str, Any] = {
         metric.test: final[metric.name],
-        metric.best: max(curve),
+        metric.best: max(curve) if curve else None,
         metric.chosen: None,  # without a validation share nothing is chosen
         "test_top1": final["top1"],
         "test_top5": final["top5"],
@@ -193,10 +198,16 @@ def scores_of(trial: Trial, judged: Judged, teacher: Teacher, metric: Metric = T
         "teacher_agreement": final["agreement"],
         metric.teacher: teacher.scores[metric.name],
     }
-    if held_out := curves.get(metric.validation):
+    if curve and (held_out := curves.get(metric.validation)):
         epoch = held_out.index(max(held_out))
         scores |= {metric.chosen: curve[epoch], "chosen_epoch": epoch + 1, metric.validation: held_out[epoch]}
     return scores
+
+
+def judge_by_probe(trial: Trial, splits: Splits) -> None:
+    """Give the delivered student the classifier by which it is judged; its own may have learnt nothing."""
+    net = trial.deliver().net
+    give_head(net, linear_probe(net, splits.train, splits.num_classes, trial.train_spec.precision))
 
 
 def count_parameters(parameters: Iterable[nn.Parameter]) -> int:

@@ -21,6 +21,7 @@ from kdbench.suite.spec import DatasetSpec, ModelSpec, Train
 from kdbench.suite.steps import made, steps_of
 from kdbench.train.lent import Guard
 from kdbench.train.objective import Objective, blank_outputs, needs_of, student_needs_of
+from kdbench.train.probe import can_have_head
 from kdbench.train.profiling import count_macs
 from kdbench.train.start import training_task
 from kdbench.train.transforms import stand_ins, transformed
@@ -208,6 +209,10 @@ class Shapes:
             for step in cell.then:
                 made(step).check(self.net(cell.make, cell.dataset).model)
             built = Objective(cell.phases)
+            if cell.evaluate.probe:
+                can_have_head(self.net(cell.make, cell.dataset))
+                if (stays := built.inference()) is not None:
+                    raise Inapplicable(f"{stays.name} leaves layers in its student: no probe takes their place")
             student = self.outputs(cell.make, cell.dataset, student_needs_of(cell.methods))
             teacher = self.outputs(cell.teacher, cell.dataset, needs_of(cell.methods))
             with torch.device("meta"):

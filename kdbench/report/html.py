@@ -11,7 +11,7 @@ from kdbench.report.across import MeanGain
 from kdbench.report.frame import GROUP, title
 from kdbench.report.gains import Gain
 from kdbench.report.markdown import not_believed, remarks, rests_on, teacher_line
-from kdbench.report.meaning import controls_in_words, meaning
+from kdbench.report.meaning import notes_of
 from kdbench.report.rows import Pair, Row
 from kdbench.report.statistics import Ranking
 from kdbench.report.summary import headline, ties_in_words
@@ -53,7 +53,7 @@ def _pair_data(board: Board, pair: Pair, runs: Runs) -> dict[str, Any]:
         "teacher": first.teacher,
         "student": first.student,
         "about": teacher_line(pair),
-        "told": [*remarks(pair.rows), *controls_in_words(pair), *meaning(pair)],
+        "told": [*remarks(pair.rows), *notes_of(pair)],
         "ties": ties_in_words(pair),
         "teacher_score": _round(done.teacher_score) if done else None,
         "teacher_ms": _round(done.teacher_size.cpu_ms_b1) if done else None,

@@ -8,7 +8,7 @@ import pandas as pd
 from kdbench.report.across import MeanGain
 from kdbench.report.gains import STUDENT, Gain
 from kdbench.report.inert import inert_board
-from kdbench.report.meaning import controls_in_words, legend, meaning
+from kdbench.report.meaning import legend, notes_of
 from kdbench.report.rows import LOST, Pair, Row
 from kdbench.report.statistics import EQUAL, MOST_SEEDS, Ranking, wins_ties_losses
 from kdbench.report.summary import headline, mean, ties_in_words
@@ -42,8 +42,7 @@ def below(pair: Pair, board: Board) -> list[str]:
     """What stands below a pair's table: what is not in it first, then the verdicts, then what they hold for."""
     tied = ties_in_words(pair) if len(board.pairs) > 1 else []  # of one pair the headline has told it
     verdicts = in_words(pair.rows, board.reference)
-    notes = [*controls_in_words(pair), *meaning(pair)]
-    return [*remarks(pair.rows), *tied, *verdicts, *classes_in_words(pair, board), *notes]
+    return [*remarks(pair.rows), *tied, *verdicts, *classes_in_words(pair, board), *notes_of(pair)]
 
 
 def not_believed(board: Board) -> list[str]:
@@ -100,6 +99,7 @@ def cost(row: Row, pair: Pair) -> dict[str, str]:
     return {
         "objective": row.label,
         "best epoch": number(row.best),
+        "k-NN %": number(row.means.get("test_knn_top1", math.nan)),
         "NLL": number(row.scores.test_nll, 3),
         "ECE": number(row.scores.test_ece, 3),
         "corrupted": number(row.scores.test_corrupted_top1),

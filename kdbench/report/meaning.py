@@ -1,5 +1,6 @@
 """What a table's numbers mean, in words: what intervals hold for, and what the columns are."""
 
+import json
 import math
 
 from kdbench.report.gains import STUDENT
@@ -46,6 +47,29 @@ def looks_in_words(pair: Pair) -> list[str]:
 def _at(pair: Pair, row: str, reference: str, progress: Progress) -> str:
     alone = pair.alone is not None and reference == pair.alone.label
     return f"{row} against {STUDENT if alone else reference} ({progress.standings[row, reference].seeds} seeds)"
+
+
+def notes_of(pair: Pair) -> list[str]:
+    """All that is to be said of how a pair's numbers came about."""
+    return [*judged_in_words(pair), *controls_in_words(pair), *meaning(pair)]
+
+
+def judged_in_words(pair: Pair) -> list[str]:
+    """How nets were judged where not by their own logits, and which rows read no label."""
+    recipes = {row.label: json.loads(row.recipe) for row in pair.done if row.recipe}
+    lines = []
+    if any((recipe.get("evaluate") or {}).get("probe") for recipe in recipes.values()):
+        lines.append(
+            "Students are judged by a linear probe: after training, a logistic regression on the embeddings of the "
+            "training examples that have labels takes the place of the classifier (so there is no best epoch)."
+        )
+    if unread := [label for label, recipe in recipes.items() if recipe.get("labels")]:
+        lines.append(f"Read no label in training: {', '.join(unread)}.")
+    if any(
+        (recipe.get("teacher") or {}).get("model", {}).get("num_classes") is not None for recipe in recipes.values()
+    ):
+        lines.append("The teacher does not know these classes: its score and agreement are those of a linear probe.")
+    return lines
 
 
 def controls_in_words(pair: Pair) -> list[str]:

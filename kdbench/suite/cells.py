@@ -54,6 +54,7 @@ class Cell:
     control: str = ""  # what stands in its teacher's place, one of CONTROLS; "" for the teacher itself
     start: "Cell | None" = None  # whose trained student its own begins with
     evaluate: Evaluate = SCORE_ALONE  # what its student is asked beyond its score
+    labels: str = ""  # "none": its training may not read them
     then: tuple[Step, ...] = ()  # conversions: it trains nothing itself, but is the file made of `before`
 
     @property
@@ -70,6 +71,7 @@ class Cell:
             **self.evaluate.identity,
             **({"start": self.start.key} if self.start else {}),
             **({"then": list(self.then)} if self.then else {}),
+            **({"labels": self.labels} if self.labels else {}),
             **code_of("code", METHODS, self.methods),
             **code_of("transform_code", TRANSFORMS, names_of([*self.transforms, *self.then])),
         }
@@ -185,7 +187,7 @@ class Cell:
         """Equal for cells that differ in nothing but the seed."""
         specs = (self.dataset, self.teacher, self.student, self.train, self.teacher_train)
         texts = [spec.model_dump_json() for spec in specs]
-        return (*texts, json.dumps([self.phases, self.then], sort_keys=True), self.control)
+        return (*texts, json.dumps([self.phases, self.then], sort_keys=True), self.control, self.labels)
 
     @property
     def pair(self) -> str:
@@ -198,6 +200,11 @@ class Cell:
     @property
     def methods(self) -> list[str]:
         return sorted({name for _, terms in self.phases for name in terms})
+
+    @property
+    def at_end(self) -> bool:
+        """Is it judged once, when it is trained: by a probe?"""
+        return self.evaluate.probe is not None
 
     @property
     def is_alone(self) -> bool:
@@ -246,6 +253,7 @@ def _cell(suite: Suite, number: int, label: str, dataset: DatasetSpec, data: str
         start=start,
         evaluate=suite.evaluate,
         then=suite.then.get(label, ()),
+        labels=suite.labels.get(label, ""),
     )
 
 

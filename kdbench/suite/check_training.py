@@ -1,5 +1,6 @@
 """What a suite says of training that only others know: words of its data sets, optimizers of timm."""
 
+import json
 from collections.abc import Iterator
 from functools import lru_cache
 from typing import Any
@@ -26,6 +27,30 @@ def tables(data: dict[str, Any]) -> Iterator[tuple[Place, dict[str, Any]]]:
     pairs = enumerate(listed(data, "pairs"))
     places += [(("pairs", number, "train"), pair.get("train")) for number, pair in pairs if isinstance(pair, dict)]
     yield from ((place, table) for place, table in places if isinstance(table, dict))
+
+
+def check_dataset(spec: Any, place: Place) -> Iterator[tuple[Place, str]]:
+    """A data set's name and its settings."""
+    name = spec.get("name") if isinstance(spec, dict) else spec
+    if not isinstance(name, str):
+        return
+    if name not in DATASETS:
+        yield place, unknown("data set", name, DATASETS)
+    elif isinstance(spec, dict):
+        settings = {k: v for k, v in spec.items() if k != "name"}
+        for setting, text in DATASETS.settings(name, settings)[1]:
+            yield (*place, setting), text
+    else:
+        for setting, text in DATASETS.settings(name, {})[1]:
+            yield place, f"{setting}: {text}"
+
+
+def check_labels(data: dict[str, Any]) -> Iterator[tuple[Place, str]]:
+    """Rows that may read no label and have the method that reads nothing else."""
+    rows = data["methods"].items() if isinstance(data.get("methods"), dict) else ()
+    for label, row in rows:
+        if isinstance(row, dict) and row.get("labels") is not None and "ce" in json.dumps(row).split('"'):
+            yield ("methods", label, "labels"), "ce reads labels; the row says that none is read"
 
 
 def check_augment(data: dict[str, Any]) -> Iterator[tuple[Place, str]]:

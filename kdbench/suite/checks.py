@@ -6,12 +6,18 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
-from kdbench.data import DATASETS
 from kdbench.errors import UserError, unknown
 from kdbench.method.contract import Method, is_rule
 from kdbench.method.register import METHODS
 from kdbench.nets import NETS, is_known, unknown_model
-from kdbench.suite.check_training import check_augment, check_evaluate, check_optimizers, listed
+from kdbench.suite.check_training import (
+    check_augment,
+    check_dataset,
+    check_evaluate,
+    check_labels,
+    check_optimizers,
+    listed,
+)
 from kdbench.suite.controls import CONTROLS
 from kdbench.suite.objectives import by_pair, fill, for_pair, objective, terms_of
 from kdbench.suite.spec import ModelSpec, Pair, RowOptions, SuiteFile, TeacherSpec, TeacherTrain, Train, mistakes, parse
@@ -36,9 +42,10 @@ def check(document: Document) -> Iterator[tuple[Place, str]]:
         yield from _check_teacher(document, pair.get("teacher"), ("pairs", number, "teacher"))
         yield from _check_model(document, pair.get("student"), ("pairs", number, "student"))
     for number, dataset in enumerate(listed(data, "datasets")):
-        yield from _check_dataset(dataset, ("datasets", number))
+        yield from check_dataset(dataset, ("datasets", number))
     yield from check_augment(data)
     yield from check_evaluate(data)
+    yield from check_labels(data)
     yield from _check_objectives(document)
     yield from check_starts(data)
     if (seeds := listed(data, "reference_seeds")) and all(type(seed) is int for seed in seeds):
@@ -160,21 +167,6 @@ def _check_model(
         if not path.is_file():
             yield (*place, "checkpoint"), f"no such file: {path}"
         spec["checkpoint"] = str(path)  # from here on as seen from where kdbench runs
-
-
-def _check_dataset(spec: Any, place: Place) -> Iterator[tuple[Place, str]]:
-    name = spec.get("name") if isinstance(spec, dict) else spec
-    if not isinstance(name, str):
-        return
-    if name not in DATASETS:
-        yield place, unknown("data set", name, DATASETS)
-    elif isinstance(spec, dict):
-        settings = {k: v for k, v in spec.items() if k != "name"}
-        for setting, text in DATASETS.settings(name, settings)[1]:
-            yield (*place, setting), text
-    else:
-        for setting, text in DATASETS.settings(name, {})[1]:
-            yield place, f"{setting}: {text}"
 
 
 def _check_objectives(document: Document) -> Iterator[tuple[Place, str]]:

@@ -11,8 +11,9 @@ from kdbench.data import DATASETS
 from kdbench.method.register import METHODS
 from kdbench.nets import NETS, digest_of_net
 from kdbench.registry import Registry
+from kdbench.suite.frozen import Frozen
 from kdbench.suite.objectives import BASELINE, ObjectiveSpec, objective
-from kdbench.suite.spec import Batches, DatasetSpec, ModelSpec
+from kdbench.suite.spec import DatasetSpec, ModelSpec
 from kdbench.suite.steps import steps_of
 
 
@@ -43,11 +44,11 @@ def _alone(form: type) -> Any:
 
 
 @lru_cache(maxsize=4096)
-def _dump_text(spec: Batches) -> str:
+def _dump_text(spec: Frozen) -> str:
     return spec.model_dump_json(exclude_none=True)
 
 
-def dump(spec: Batches) -> dict[str, Any]:
+def dump(spec: Frozen) -> dict[str, Any]:
     return json.loads(_dump_text(spec))
 
 

@@ -43,6 +43,7 @@ class Suite:
     teacher_train: TeacherTrain
     starts: tuple[int | None, ...]  # of each pair: the one whose students its own begin with
     then: dict[str, tuple[Step, ...]]  # of the rows whose students are converted
+    labels: dict[str, str]  # of the rows whose training may not read them
     evaluate: Evaluate = SCORE_ALONE
     plugins: tuple[Path, ...] = ()  # the files that hold methods, data sets and nets of its own
 
@@ -85,6 +86,7 @@ def load_suite(path: Path | str, plugins: tuple[Path, ...] = (), models: bool = 
         ),
         then={label: steps_of(row["then"]) for label, row in file.methods.items() if row.get("then")},
         evaluate=file.evaluate,
+        labels={label: row["labels"] for label, row in file.methods.items() if row.get("labels")},
         plugins=files,
     )
 

@@ -72,6 +72,8 @@ class RowOptions(Frozen):
     teacher: Literal[tuple(CONTROLS)] | None = None  # type: ignore[valid-type]
     # What is done to its trained student (`steps.py`): the row is that of the file which comes of it.
     then: Steps | None = None
+    # Its training may read no label: reading one ends the row.
+    labels: Literal["none"] | None = None
 
 
 class SuiteFile(Frozen):

@@ -80,6 +80,7 @@ class Cohort:
     cache: TeacherCache | None = None
     group: Group = ALONE
     judged: nn.Module | None = None  # what gives the teacher's logits for the classes of the data, if not it itself
+    at_end: bool = False  # members are judged once, when they are trained: not here
     known: Tensor | None = None  # the teacher's predictions on the test set [N], once training has begun
 
     @property
@@ -263,10 +264,13 @@ def end_epoch(cohort: Cohort, trials: Sequence[Trial]) -> None:
     start = time.perf_counter()
     nets, precision, splits = [trial.deliver() for trial in trials], cohort.batches.precision, cohort.splits
     metric = metric_named(splits.metric)
+    parts = {} if cohort.at_end else {"test": (splits.test, cohort.known), "validation": (splits.validation, None)}
     with shared():
-        found = {"test": evaluate(nets, splits.test, precision, cohort.known, cohort.group, metric)}
-        if splits.validation is not None:
-            found["validation"] = evaluate(nets, splits.validation, precision, None, cohort.group, metric)
+        found = {
+            name: evaluate(nets, split, precision, known, cohort.group, metric)
+            for name, (split, known) in parts.items()
+            if split is not None
+        }
     seconds = (time.perf_counter() - start) / len(trials)
     for place, trial in enumerate(trials):
         judged = {split: values[place] for split, values in found.items()}

@@ -17,6 +17,7 @@ from kdbench.method.register import METHODS
 from kdbench.seeding import derive, seeded
 from kdbench.suite.objectives import Phase, Terms
 from kdbench.train.lent import without_weights
+from kdbench.train.unread import without_labels
 
 BATCH_NORMS = "batch_norms"  # the view of the teacher with its batch norms in train mode
 
@@ -76,6 +77,7 @@ class Objective(nn.Module):
         self.lengths = [epochs for epochs, _ in phases]
         self.phases = nn.ModuleList(_terms(terms) for _, terms in phases)
         self.place = 0
+        self.unlabelled = False  # are its methods given labels that can't be read?
         self.peer: nn.Module | None = None  # a second student, where a method needs one; trained, saved and counted
 
     def enter(self, epoch: int) -> None:
@@ -142,6 +144,7 @@ class Objective(nn.Module):
         Their sum is to be minimised; the losses by name are as the methods gave them (unweighted). `heard` gets what
         each method gave.
         """
+        batch = without_labels(batch) if self.unlabelled else batch
         losses: dict[str, Tensor] = {}
         sums = [student.logits.new_zeros(()), student.logits.new_zeros(())]
         for term in self.terms():

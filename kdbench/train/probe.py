@@ -12,9 +12,10 @@ from dataclasses import replace
 import torch
 from torch import Tensor, nn
 
-from kdbench.data import Split
-from kdbench.method.contract import Inputs, Outputs
-from kdbench.train.evaluation import BATCH, autocast
+from kdbench.data import Split, Splits
+from kdbench.method.contract import Inapplicable, Inputs, Outputs
+from kdbench.nets import Net
+from kdbench.train.evaluation import BATCH, autocast, batch_size
 
 MOST_ITERATIONS = 1000
 
@@ -37,7 +38,7 @@ def embeddings(net: nn.Module, split: Split, precision: str) -> Tensor:
     """Of all examples in their order, [N, D] fp32 on the CPU. The net stays in the mode that it is in."""
     found, mode = [], net.training
     net.eval()
-    for batch in split.in_order(BATCH):
+    for batch in split.in_order(batch_size(split)):
         with autocast(batch.target.device, precision):
             outputs: Outputs = net(batch.inputs, ("embedding",))
         assert outputs.embedding is not None
@@ -77,6 +78,37 @@ def layer_of(weights: dict[str, Tensor]) -> nn.Linear:
     layer = nn.utils.skip_init(nn.Linear, weight.shape[1], weight.shape[0]).requires_grad_(False)
     layer.load_state_dict({"weight": weight, "bias": bias})
     return layer
+
+
+@torch.no_grad()
+def give_head(net: Net, probe: nn.Linear) -> None:
+    """Put the probe in the place of the net's classifier."""
+    head = net.head[0]
+    head.weight.copy_(probe.weight.view_as(head.weight))
+    head.bias.copy_(probe.bias)
+
+
+def can_have_head(net: Net) -> None:
+    """Raises Inapplicable where the net does not end in one linear layer with a bias."""
+    if len(net.head) != 1 or getattr(net.head[0], "bias", None) is None:
+        raise Inapplicable(
+            f"can't be judged by a probe: {type(net.model).__name__} ends in no linear layer with a bias"
+        )
+
+
+def neighbours_of(net: nn.Module, splits: Splits, precision: str, count: int) -> dict[str, float]:
+    """`test_knn_top1` in percent: by the votes of the `count` nearest training examples.
+
+    They are weighted by exp(cosine / 0.07), as in Wu et al. 2018 (https://arxiv.org/abs/1805.01978) and DINO.
+    """
+    bank, labels = nn.functional.normalize(embeddings(net, splits.train, precision)), splits.train.targets.cpu()
+    bank, labels = bank[labels >= 0], labels[labels >= 0]
+    found = []
+    for part in nn.functional.normalize(embeddings(net, splits.test, precision)).split(BATCH):
+        near = (part @ bank.T).topk(min(count, len(bank)), dim=1)
+        votes = torch.zeros(len(part), splits.num_classes)
+        found.append(votes.scatter_add_(1, labels[near.indices], (near.values / 0.07).exp()).argmax(1))
+    return {"test_knn_top1": 100 * float((torch.cat(found) == splits.test.targets.cpu()).double().mean())}
 
 
 def linear_probe(net: nn.Module, split: Split, num_classes: int, precision: str) -> nn.Linear:

@@ -3,6 +3,7 @@
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -21,6 +22,7 @@ from kdbench.train.objective import built_objective, needs_of, prepares, student
 from kdbench.train.optim import momentum_of
 from kdbench.train.transforms import examples, transformed
 from kdbench.train.trial import Trial, forward_teacher, views_of
+from kdbench.train.unread import hidden, unlabelled
 
 
 def start_trial(
@@ -37,7 +39,8 @@ def start_trial(
 
     `between` is called after every batch of a preparation; what it raises ends the trial before it started.
     """
-    needs, task = needs_of(cell.methods), training_task(splits.task, cell.train, splits.train.targets.clone())
+    targets = hidden(splits.train.targets) if cell.labels else splits.train.targets.clone()
+    needs, task = needs_of(cell.methods), training_task(splits.task, cell.train, targets)
     built = built_objective(cell.phases, net.to(device), teacher, task, device, cell.seed)
     if "peer" in student_needs_of(cell.methods):
         peer = build_net(cell.student_net, task, "peer", cell.seed).to(device)
@@ -45,14 +48,13 @@ def start_trial(
         peer = transformed(peer, steps, task.inputs, examples(splits.train, cell.seed), cell.seed)
         built.peer = peer.to(memory_format=torch.channels_last)
     trial = Trial(net, built, cell.train, device, cell.seed, group)
-    trial.key = cell.key
+    trial.key, built.unlabelled = cell.key, bool(cell.labels)
     if state is not None:
         trial.load_state(state)
     elif any(prepares(term.method) for term in built.all_terms()):
         start = time.perf_counter()
-        built.prepare(
-            lambda epoch: teacher_epoch(teacher, needs, splits, cell.train, cell.seed, epoch, between, group), cell.seed
-        )
+        seen = partial(teacher_epoch, teacher, needs, splits, cell.train, cell.seed, between=between, group=group)
+        built.prepare(lambda epoch: unlabelled(seen(epoch)) if cell.labels else seen(epoch), cell.seed)
         trial.seconds["prepare"] = time.perf_counter() - start
     return trial
 

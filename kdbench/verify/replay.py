@@ -44,7 +44,9 @@ def replay(cell: Cell, record: Record, epochs: int, worker: Worker) -> Replay:
     trial = start_trial(cell, net, splits, teacher.net, worker.device, None, worker.stop_if_asked)
     worker.events.now(f"training {cell.title} up to epoch {epochs}")
     hooks = Hooks(stop=lambda: trial.evaluated >= epochs or worker.stop())
-    train_cohort(Cohort(teacher.net, splits, cell.train.batches, cell.seed, hooks), [trial])
+    cohort = Cohort(teacher.net, splits, cell.train.batches, cell.seed, hooks, judged=teacher.judged)
+    cohort.at_end = cell.at_end
+    train_cohort(cohort, [trial])
     worker.stop_if_asked()
     return Replay(epochs, _differences(trial, record, epochs))
 

@@ -1,6 +1,7 @@
-"""Teachers of other classes than the data's, or of none: methods that read no logits work; a probe judges them."""
+"""Teachers of other classes than the data's, or of none; training without labels; nets judged by a probe."""
 
 import json
+import re
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -8,20 +9,26 @@ from typing import Any
 
 import pytest
 import torch
+import yaml
 from conftest import STUDENT, TEACHER, batches_of, few_digits
 from torch import nn
 
+from kdbench.api import Options, run_suite
 from kdbench.data import load_splits
 from kdbench.errors import UserError
+from kdbench.grid.outcome import Measure
 from kdbench.method.contract import Inapplicable
 from kdbench.method.register import METHODS
 from kdbench.nets import build_net
 from kdbench.suite.load import load_suite
 from kdbench.suite.models import ModelSpec, TeacherSpec
 from kdbench.suite.objectives import objective
+from kdbench.train.evaluation import evaluate_one
+from kdbench.train.load import load_deployed
 from kdbench.train.objective import built_objective
-from kdbench.train.probe import fit_linear
+from kdbench.train.probe import Probed, fit_linear, linear_probe
 from kdbench.train.trial import all_views, forward_teacher, views_of
+from kdbench.train.unread import hidden
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 Run = Callable[..., tuple[int, str, str]]
@@ -140,3 +147,91 @@ def test_the_linear_probe_finds_what_is_linear(classes: int) -> None:
     assert logits.shape == (300, classes + 1)
     assert (logits.argmax(1) == torch.arange(300) % classes).double().mean() > 0.98
     assert float(logits[:, classes].max()) < -1000  # of a class without examples
+
+
+WIDER = {"model": "cifar_resnet8", "widths": [4, 4, 8, 8]}
+
+
+@pytest.fixture(scope="module")
+def label_free(knowing: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, list[Any]], str]:
+    """Records by label, and the leaderboard, of students judged by a probe; two of the rows read no label."""
+    folder = tmp_path_factory.mktemp("label-free")
+    suite = {
+        "name": "free", "datasets": ["digits"], "seeds": [0, 1], "evaluate": {"probe": "linear", "neighbours": 5},
+        "pairs": [{"teacher": {**TEACHER, "checkpoint": str(knowing), "num_classes": 0}, "student": WIDER}],
+        "methods": {"student": {"ce": 1}, "embedding": {"pkt": 10000, "labels": "none"},
+                    "features": {"fitnet": 1, "labels": "none"}, "crd": {"crd": 1, "labels": "none"}},
+        "train": {"epochs": 6, "batch_size": 64, "augment": "none"},
+    }  # fmt: skip
+    (folder / "free.yaml").write_text(yaml.safe_dump(suite))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Measure, "profile_seconds", 0.0)
+        patch.setattr("kdbench.report.plots.write_plots", lambda *a: [])
+        outcome = run_suite(folder / "free.yaml", Options(results=folder / "results", device="cpu"))
+    found: dict[str, list[Any]] = {}
+    for path in sorted((folder / "results").glob("*/records/*.json")):
+        record = json.loads(path.read_text())
+        found.setdefault(record["label"], []).append(record | {"path": path})
+    return found, outcome.text
+
+
+def test_students_learn_without_labels(label_free: tuple[dict[str, list[Any]], str]) -> None:
+    found, text = label_free
+    digits = load_splits("digits", {}, Path())
+    untrained = build_net(ModelSpec(**WIDER), digits.task, "student", 0)
+    probe = linear_probe(untrained, digits.train, 10, "fp32")
+    before = evaluate_one(Probed(untrained, probe), digits.test, "fp32").scores["top1"]
+    tops = {label: [record["scores"].get("test_top1") for record in records] for label, records in found.items()}
+    assert before < 65
+    assert min(tops["embedding"]) > before + 20
+    assert min(tops["features"]) > before + 5
+    assert all(record["scores"]["test_knn_top1"] > before for record in found["embedding"])
+    assert "Students are judged by a linear probe" in text
+    assert "Read no label in training: embedding, features." in text
+    assert "The teacher does not know these classes" in text
+    assert re.search(r"\| embedding +\| +2 \|.*[-+]\d+\.\d\d \[", text)  # paired with the student alone
+    assert {record["status"] for record in found["crd"]} == {"skipped"}
+    assert found["crd"][0]["reason"] == "crd reads labels; its row says `labels: none`"
+
+
+def test_a_label_that_is_read_ends_its_row(label_free: tuple[dict[str, list[Any]], str]) -> None:
+    """In the build or in a step; and reading is whatever is done with them."""
+    labels = hidden(torch.arange(5))
+    assert labels.shape == (5,)
+    assert len(labels) == 5
+    assert labels.device == torch.device("cpu")
+    for read in (lambda: labels + 1, lambda: labels == 2, lambda: labels[0], lambda: labels.tolist(),
+                 lambda: labels.numpy(), lambda: nn.functional.cross_entropy(torch.rand(5, 5), labels),
+                 lambda: torch.rand(5)[labels], lambda: labels.clone()):  # fmt: skip
+        with pytest.raises(Inapplicable, match="reads labels"):
+            read()
+
+
+def test_a_method_that_reads_labels_fails_in_its_first_step(
+    suite_file: Callable[..., Path], kdbench: Run, tmp_path: Path
+) -> None:
+    code, *_ = kdbench("run", suite_file(methods={"dkd": {"dkd": 1, "labels": "none"}, "kd": {"kd": 1}}))
+    assert code == 1
+    found = records(tmp_path / "results")
+    assert found["dkd"]["status"] == "failed"
+    assert "reads labels; its row says `labels: none`" in found["dkd"]["reason"]
+    assert found["kd"]["status"] == "done"
+
+
+def test_what_is_judged_is_what_is_delivered(label_free: tuple[dict[str, list[Any]], str]) -> None:
+    """The probe is the head of the student that is saved."""
+    record = label_free[0]["embedding"][0]
+    student = load_deployed(record["path"])
+    digits = load_splits("digits", {}, Path())
+    [batch] = digits.test.in_order(len(digits.test))
+    top1 = 100 * float((student(batch.inputs).argmax(1) == batch.target).double().mean())
+    assert top1 == pytest.approx(record["scores"]["test_top1"])
+    assert "test_top1" not in record["curves"]
+    assert record["scores"]["test_top1_best"] is None
+
+
+def test_labels_and_ce_do_not_go_together(suite_file: Callable[..., Path]) -> None:
+    with pytest.raises(UserError) as caught:
+        load_suite(suite_file(methods={"a": {"ce": 1, "kd": 1, "labels": "none"}}, evaluate={"probe": "lineal"}))
+    assert "methods.a.labels: ce reads labels; the row says that none is read" in str(caught.value)
+    assert "evaluate.probe" in str(caught.value)
