@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from torch import Tensor
+from torch import Tensor, from_numpy
 
 from kdbench.errors import UserError, unknown
 
@@ -77,6 +77,20 @@ def matthews(predicted: Tensor, targets: Tensor) -> float:
     return 100 * float(matthews_corrcoef(targets.cpu().numpy(), predicted.cpu().numpy()))
 
 
+def pearson(predicted: Tensor, targets: Tensor) -> float:
+    """Pearson's correlation of predicted and true class numbers times 100, for classes that are ratings; 0 of one."""
+    a, b = (x.cpu().double() - x.cpu().double().mean() for x in (predicted, targets))
+    scale = float(a.norm() * b.norm())
+    return 100 * float(a @ b) / scale if scale else 0.0
+
+
+def spearman(predicted: Tensor, targets: Tensor) -> float:
+    """The same of their ranks: equal ones share the mean of their places."""
+    from scipy.stats import rankdata
+
+    return pearson(*(from_numpy(rankdata(x.cpu().numpy())) for x in (predicted, targets)))
+
+
 TOP1 = Metric("top1", "top-1", "accuracy", "%")
 METRICS = {
     metric.name: metric
@@ -84,6 +98,8 @@ METRICS = {
         TOP1,
         Metric("macro_f1", "macro F1", "the mean of the classes' F1", "%", macro_f1),
         Metric("f1", "F1", "F1 of class 1", "%", binary_f1),
+        Metric("pearson", "Pearson", "Pearson's correlation of class numbers times 100", "", pearson),
+        Metric("spearman", "Spearman", "Spearman's correlation of class numbers times 100", "", spearman),
         Metric("matthews", "Matthews", "Matthews' correlation times 100", "", matthews),
     )
 }

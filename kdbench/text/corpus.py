@@ -10,6 +10,7 @@ from pydantic import Field
 
 from kdbench.data import Splits
 from kdbench.method.contract import Task
+from kdbench.method.metric import TOP1, metric_named
 from kdbench.text.batches import Reading, Texts
 from kdbench.text.tokens import MADE, Text, file_of, read_as, size_of, tokenizer
 
@@ -79,7 +80,11 @@ def texts_of(readings: Sequence[Reading], part: Labelled) -> Texts:
 
 
 def unread(
-    classes: tuple[str, ...], tokens: Tokens, counts: tuple[int, int] = (1000, 1000), pairs: bool = False
+    classes: tuple[str, ...],
+    tokens: Tokens,
+    counts: tuple[int, int] = (1000, 1000),
+    pairs: bool = False,
+    metric: str | None = None,
 ) -> Task:
     """The task of texts that are not there yet."""
     readings = []
@@ -89,4 +94,4 @@ def unread(
         segments = blank.to(torch.uint8) if pairs else None
         readings.append(Reading(blank, torch.ones(1, dtype=torch.int64), segments, size))
     inputs = Texts(tuple(readings), torch.zeros(1, dtype=torch.int64)).inputs
-    return Task(len(classes), counts[0], inputs, counts[1], classes)
+    return Task(len(classes), counts[0], inputs, counts[1], classes, metric_named(metric or TOP1.name).name)

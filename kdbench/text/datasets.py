@@ -1,5 +1,5 @@
 """Importing this registers the data sets of texts and the nets that read them."""
 
-from kdbench.text import bilstm, docstrings, folder, nets
+from kdbench.text import bilstm, docstrings, folder, glue, nets
 
-__all__ = ["bilstm", "docstrings", "folder", "nets"]
+__all__ = ["bilstm", "docstrings", "folder", "glue", "nets"]

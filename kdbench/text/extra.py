@@ -5,7 +5,7 @@ from typing import Any
 
 from kdbench.errors import UserError
 
-EXTRA = {"transformers": "text", "tokenizers": "text", "datasets": "glue"}
+EXTRA = {"transformers": "text", "tokenizers": "text", "datasets": "hub"}
 
 
 def optional(name: str) -> Any:

@@ -1,7 +1,7 @@
 """Your own texts: tables or folders, `train` and `val` (or `test`)."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +9,6 @@ from kdbench.data import Splits, register_dataset
 from kdbench.digest import digest_of_files
 from kdbench.errors import UserError, unknown
 from kdbench.method.contract import Task
-from kdbench.method.metric import TOP1, metric_named
 from kdbench.text.batches import AUGMENTS
 from kdbench.text.corpus import Labelled, Length, Tokens, Vocabulary, prepare, splits_of, unread
 from kdbench.text.tables import column, part_of, rows_of, rows_of_folder, text_files
@@ -31,10 +30,9 @@ def info(data_dir: Path, path: str, **settings: Any) -> Task:
     tokens, pairs = tokens_of(settings), settings["pair"] is not None
     root = data_dir / Path(path).expanduser()
     if not root.is_dir():
-        return unread(settings["classes"] or ("a", "b"), tokens, pairs=pairs)
+        return unread(settings["classes"] or ("a", "b"), tokens, pairs=pairs, metric=settings["metric"])
     train, test, classes = read(root, columns_of(settings))
-    task = unread(classes, tokens, (len(train.texts), len(test.texts)), pairs)
-    return replace(task, metric=metric_named(settings["metric"] or TOP1.name).name)
+    return unread(classes, tokens, (len(train.texts), len(test.texts)), pairs, settings["metric"])
 
 
 def digest(data_dir: Path, path: str, **settings: Any) -> str | None:

@@ -1,0 +1,82 @@
+"""GLUE through a stand-in for `datasets`: columns, classes, metrics; and what is said where something is off."""
+
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, get_args
+
+import pytest
+
+from kdbench.data import DATASETS, load_splits, task_of
+from kdbench.errors import UserError
+from kdbench.suite.cells import cells_of
+from kdbench.suite.load import load_suite
+from kdbench.suite.plugins import load_methods
+from kdbench.text import glue
+from kdbench.text.glue import TASKS, Name
+
+load_methods()
+
+
+class Rows(dict[str, Any]):
+    """As `datasets.Dataset`: columns by name, and the names of the labels."""
+
+    def __init__(self, task: str, count: int, names: tuple[str, ...]) -> None:
+        columns = {name: [f"{name} {k} of a text" for k in range(count)] for name in TASKS[task].columns}
+        super().__init__(columns, label=[k % len(names) for k in range(count)])
+        self.features = {"label": SimpleNamespace(names=list(names))}
+
+
+@pytest.fixture
+def hub(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, str]]:
+    asked: list[tuple[str, str]] = []
+
+    def load(place: str, task: str, split: str, cache_dir: str) -> Rows:
+        assert place == "nyu-mll/glue"
+        asked.append((task, split))
+        return Rows(task, 24 if split == "train" else 12, TASKS[task].classes)
+
+    monkeypatch.setattr(glue, "optional", lambda name: SimpleNamespace(load_dataset=load))
+    return asked
+
+
+def settings(**changes: Any) -> dict[str, Any]:
+    found, wrong = DATASETS.settings("glue", {"vocabulary": 300, "length": 16, **changes})
+    assert not wrong
+    return found
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_every_task(task: str, hub: list[tuple[str, str]], tmp_path: Path) -> None:
+    splits = load_splits("glue", settings(subset=task), tmp_path)
+    assert hub == [(task, "train"), (task, "validation_matched" if task == "mnli" else "validation")]
+    assert splits.metric == {"cola": "matthews", "mrpc": "f1", "qqp": "f1"}.get(task, "top1")
+    assert splits.classes == TASKS[task].classes
+    assert (len(splits.train), len(splits.test)) == (24, 12)
+    unread = task_of("glue", settings(subset=task), tmp_path)
+    assert (unread.inputs, unread.metric, unread.classes) == (splits.task.inputs, splits.metric, splits.classes)
+
+
+def test_names_are_those_of_the_table() -> None:
+    assert set(get_args(Name)) == set(TASKS)
+
+
+def test_labels_in_another_order_are_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    turned = SimpleNamespace(load_dataset=lambda *_, **__: Rows("rte", 4, ("not_entailment", "entailment")))
+    monkeypatch.setattr(glue, "optional", lambda name: turned)
+    with pytest.raises(UserError, match="rte has the classes not_entailment, entailment; expected entailment, not"):
+        load_splits("glue", settings(subset="rte"), tmp_path)
+
+
+def test_without_a_network_it_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def load(*_: Any, **__: Any) -> Rows:
+        raise ConnectionError("no route")
+
+    monkeypatch.setattr(glue, "optional", lambda name: SimpleNamespace(load_dataset=load))
+    with pytest.raises(UserError, match=r"rte could not be had from nyu-mll/glue \(ConnectionError: no route\)"):
+        load_splits("glue", settings(subset="rte"), tmp_path)
+
+
+def test_the_suite_has_every_task_but_the_one_that_nobody_learns() -> None:
+    suite = load_suite(Path(__file__).parents[2] / "suites" / "glue.yaml")
+    assert {dataset.settings["subset"] for dataset in suite.datasets} == set(TASKS) - {"wnli"}
+    assert len(cells_of(suite)) == 7 * 2 * 7 * 3
