@@ -91,7 +91,7 @@ def _on_results(command: Command) -> None:
         "that is trained again end in the same state",
     )
     verify.add_argument("results_or_archive", type=Path, metavar="RESULTS",
-                        help="a suite's folder in the results, or its suite")  # fmt: skip
+                        help="a suite's folder in the results, its suite, or what `kdbench submit` packed")  # fmt: skip
     verify.add_argument("--sample", type=int, default=3, metavar="N",
                         help="of how many cells an epoch, drawn at random, is replayed (default: 3); a late one needs "
                              "all before it, so a cell is trained from its start up to there")  # fmt: skip
@@ -99,9 +99,18 @@ def _on_results(command: Command) -> None:
                         help="how long it may take, e.g. 30m (default: 8m): students are evaluated for half of it, and "
                              "epochs are drawn among those that the rest allows")  # fmt: skip
     verify.add_argument("--draw", type=int, metavar="NUMBER", help="draw the same cells and epochs as another time")
+    verify.add_argument("--run-code", action="append", default=[], metavar="NAME",
+                        help="of an archive: run this file of its code, with your rights; without it nothing of an "
+                             "archive is run, and no epoch of a row with code of its own is replayed")  # fmt: skip
     _shown(verify)
     _common(verify)
     verify.set_defaults(device="cpu")
+    submit = command("submit", "pack rows of a suite into one archive that others can judge with `kdbench verify`")
+    submit.add_argument("suite", type=Path, metavar="SUITE")
+    submit.add_argument("--row", action="append", required=True, metavar="ROW", help="may be given several times")
+    submit.add_argument("--output", type=Path, metavar="FILE", help="default: SUITE-submission.zip")
+    submit.add_argument("--force", action="store_true", help="replace FILE if it is there")
+    _common(submit)
 
 
 def _on_students(command: Command) -> None:

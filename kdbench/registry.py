@@ -80,6 +80,11 @@ class Registry(Generic[T]):
         return hash_of_code(source.read_bytes()) if source.is_file() else "unknown"
 
 
+def hash_of_file(content: bytes) -> str:
+    """20 hex digits, as a key has them."""
+    return hashlib.sha256(content).hexdigest()[:20]
+
+
 def hash_of_code(source: bytes) -> str:
     """12 hex digits, without comments and docstrings: a typo that is mended there makes no other code."""
     with suppress(SyntaxError, UnicodeDecodeError):  # no Python source: all of it counts
@@ -126,7 +131,7 @@ def foreign_code(entry: Any) -> str:
     files = {origin} if origin.is_file() else set()
     _add_imported(sys.modules.get(entry.__module__), origin.parent, files)
     texts = [path.read_bytes() for path in sorted(files)] or [_source(entry)]
-    return hashlib.sha256(b"\0".join(texts)).hexdigest()[:20]
+    return hash_of_file(b"\0".join(texts))
 
 
 def _add_imported(module: Any, folder: Path, files: set[Path]) -> None:

@@ -20,10 +20,13 @@ from kdbench.data import task_of
 from kdbench.errors import UserError, first_line
 from kdbench.layout import RESULTS, Layout, suite_of_record
 from kdbench.method.contract import Field, InputSpec, Task
+from kdbench.method.register import METHODS
 from kdbench.nets import Net, build_net
 from kdbench.results.mlflow_runs import download_record
 from kdbench.results.records import read_record
 from kdbench.results.schema import Record, judged
+from kdbench.suite.objectives import BASELINE
+from kdbench.suite.objectives import objective as parsed
 from kdbench.suite.plugins import load_methods
 from kdbench.suite.spec import ModelSpec
 from kdbench.train.objective import Objective, blank_outputs, needs_of, student_needs_of
@@ -102,13 +105,20 @@ def load_weights_of(record: Record, weights: Path) -> Student:
     if wrong := mismatch(net.model.state_dict(), state):
         raise UserError(f"{weights} is not a {record['student']}: it {wrong}")
     net.model.load_state_dict(state)
-    objective = Objective(phases_of(settings["objective"]))
+    objective = Objective(_phases_known(settings["objective"], bool(own)))
     if own:
         _restore(objective, own, settings, net, task)
     delivered = Delivered(net, objective)
     if (delivered.method is not None) != bool(own):
         raise UserError(f"{weights}: does not hold the layers that its method leaves in the student")
     return Student(delivered, task.inputs).eval().requires_grad_(False)
+
+
+def _phases_known(objective: Any, needed: bool) -> Any:
+    """A record's objective; plain cross-entropy where its methods are not here and left nothing in the student."""
+    phases = phases_of(objective)
+    known = all(name in METHODS for _, terms in phases for name in terms)
+    return phases if needed or known else parsed({BASELINE: 1.0})
 
 
 def weights_of(record: Record, path: Path) -> dict[str, Tensor]:
