@@ -70,8 +70,8 @@ def plan(suite: str | Path, **options: Any) -> Plan:
 def run(suite: str | Path, **options: Any) -> pd.DataFrame:
     """Run a suite and return its leaderboard, one row per objective.
 
-    Options: `data`, `results`, `device`, `only`, `plugins`, `tracking_uri`, `keep_answers`, `jobs`, `devices`, as on
-    the command line, but that `jobs` is 1 unless said otherwise.
+    Options: `data`, `results`, `device`, `only`, `plugins`, `tracking_uri`, `keep_answers`, `jobs`, `devices`,
+    `executor`, `address`, as on the command line, but that `jobs` is 1 unless said otherwise.
     Raises UserError when the suite is wrong; cells that fail or diverge are rows of the table.
     """
     return run_suite(Path(suite), _options(options)).table
@@ -145,7 +145,9 @@ def run_suite(
         warnings.filterwarnings("ignore", message=".*not writable.*", category=UserWarning)
         device, path = choose_device(options.device), suite_path(path)
         made = _plan(path, options)
-        executor = executor or executor_of(made, device, options.jobs, options.devices)
+        executor = executor or executor_of(
+            made, device, options.jobs, options.devices, options.executor, options.address
+        )
         folder = Layout(options.results).suite(made.name)
         todo = made.todo
         text_of_suite = path.read_text(encoding="utf-8", errors="replace")  # it may be edited meanwhile

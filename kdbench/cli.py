@@ -69,8 +69,18 @@ def _on_suites(command: Command) -> None:
     run.add_argument("--devices", type=count, default=1, metavar="N",
                      help="train each cohort with so many GPUs (or processes on the CPU), each with a part of every "
                           "batch: for what takes one device too long; or start this command by torchrun")  # fmt: skip
+    run.add_argument("--executor", choices=["here", "processes", "ray"], default=None,
+                     help="where cohorts run: in this process, in several of this machine (the default), or on Ray "
+                          "(needs kdbench[ray])")  # fmt: skip
+    run.add_argument("--address", metavar="ADDRESS",
+                     help="of a Ray cluster (default: RAY_ADDRESS, else a Ray of this machine alone)")  # fmt: skip
     plan.add_argument("--shell", action="store_true",
                       help="print a command for each cohort that is left instead, for a scheduler's array")  # fmt: skip
+    plan.add_argument("--hours", action="store_true",
+                      help="measure this device for some 20 seconds and tell the hours of each cohort")  # fmt: skip
+    plan.add_argument("--as", dest="devices_like", metavar="DEVICES",
+                      help="the same for other devices: '8 gpus', or '4 x 8 gpus at 50 tflops' (sustained) where none "
+                           "is here")  # fmt: skip
     board.add_argument("--also", type=Path, action="append", default=[], metavar="DIR",
                        help="another results folder to take records from; may be given several times")  # fmt: skip
     board.add_argument("--from-mlflow", metavar="URI", help="take records from this MLflow store too")

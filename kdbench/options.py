@@ -14,7 +14,8 @@ class Options:
 
     `keep_answers`: how many GB of the teachers' outputs a run may keep on disk. `jobs`: how many processes train; None:
     as many as fit this machine. In another process a method must stand in a file: installed, or a plugin. `devices`:
-    how many train each cohort together.
+    how many train each cohort together. `executor`: here, processes or ray; None: as `jobs` says. `address`: of a Ray
+    cluster.
     """
 
     data: Path = DATA
@@ -26,6 +27,8 @@ class Options:
     keep_answers: float = 0.0
     jobs: int | None = 1
     devices: int = 1
+    executor: str | None = None
+    address: str | None = None
 
     @property
     def uri(self) -> str:

@@ -44,6 +44,8 @@ INSIDE = {
     ("commands/export.py", "onnx"): EXTRA,
     ("commands/export.py", "onnxruntime"): EXTRA,
     ("commands/export.py", "onnxscript"): EXTRA,
+    ("grid/on_ray.py", "ray"): EXTRA,
+    ("grid/ray_node.py", "ray"): EXTRA,
     ("report/write.py", "pyarrow"): EXTRA,
     ("report/write.py", "kdbench.report.plots"): START,
     ("results/merge.py", "mlflow"): START,

@@ -14,13 +14,17 @@ from kdbench.suite.shipped import suite_path
 def options_of(given: argparse.Namespace) -> Options:
     only, kept = getattr(given, "only", None), getattr(given, "keep_answers", 0.0)
     jobs, devices = getattr(given, "jobs", 1), getattr(given, "devices", 1)
+    executor, address = getattr(given, "executor", None), getattr(given, "address", None)
     if (devices > 1 or by_torchrun()) and ((jobs or 1) > 1 or kept):
         raise UserError(
             "several devices train one cohort at a time, without a teacher cache: leave --jobs and --keep-answers out"
         )
-    return Options(
-        given.data, given.results, given.device, only, tuple(given.plugin), given.tracking_uri, kept, jobs, devices
-    )
+    if executor == "ray" and (devices > 1 or kept):
+        raise UserError(
+            "--executor ray gives each cohort one device and keeps no cache: leave --devices and --keep-answers out"
+        )
+    common = given.data, given.results, given.device, only, tuple(given.plugin), given.tracking_uri
+    return Options(*common, kept, jobs, devices, executor, address)
 
 
 def folder_of(given: argparse.Namespace) -> SuiteFolder:

@@ -12,9 +12,13 @@ from kdbench.commands.console import console, table
 from kdbench.commands.given import options_of
 from kdbench.data import Held, held_of
 from kdbench.grid.estimate import estimate
+from kdbench.grid.forecast import Fleet, Speed, Stated, check, done_after, fleet_of, seconds_of, teachers_of
 from kdbench.grid.plan import Plan
+from kdbench.grid.probe import probe
 from kdbench.grid.progress import clock
 from kdbench.grid.proof import precisions_of
+from kdbench.grid.run import using
+from kdbench.grid.shares import shares_of
 from kdbench.train.arithmetic import slow_precision
 from kdbench.train.evaluation import check_precision
 
@@ -33,11 +37,15 @@ def run(given: argparse.Namespace) -> int:
     )
     for line in made.damaged:
         out.print(line, soft_wrap=True)
-    cohorts = table("data set", "teacher", "students", ">seed", ">cells", ">epochs", ">batch")
+    fleet, speed = asked_of(given, made)
+    cohorts = table(
+        "data set", "teacher", "students", ">seed", ">cells", ">epochs", ">batch", *[">hours"] * bool(speed)
+    )
     for cohort in made.cohorts[:40]:
         first, students = cohort[0], sorted({c.student.short for c in cohort})
         cells = [first.dataset.name, first.teacher.short, ", ".join(students), first.seed, len(cohort)]
-        cohorts.add_row(*map(str, [*cells, first.train.epochs, first.train.batch_size]))
+        hours = [f"{seconds_of(cohort, made, speed) / 3600:.2g}"] if speed else []
+        cohorts.add_row(*map(str, [*cells, first.train.epochs, first.train.batch_size, *hours]))
     if todo:
         out.print(cohorts)
     if len(made.cohorts) > 40:
@@ -51,11 +59,42 @@ def run(given: argparse.Namespace) -> int:
         check_precision(device, precisions_of(made))
         if slow := slow_precision(device, (c.train.precision for c in todo)):
             out.print(slow, soft_wrap=True)
+        if speed and fleet:
+            out.print(in_words(made, options.results, fleet, speed), soft_wrap=True)
+            return 0
         seconds, loading = estimate(made, device), loading_seconds(made, held)
         share = f", {100 * loading / (loading + seconds):.0f}% of it for loading" if loading else ""
         about = f"from its speed at a convolution just now{share}"
         out.print(f"roughly {clock(seconds + loading)} on {device} ({about})", soft_wrap=True)
     return 0
+
+
+def asked_of(given: argparse.Namespace, made: Plan) -> tuple[Fleet | None, Speed | None]:
+    """The devices of --as, or those here, and how fast they are; nothing where nobody asks."""
+    if not made.todo or not (given.hours or given.devices_like):
+        return None, None
+    device = choose_device(given.device)
+    check_precision(device, precisions_of(made))
+    shares = shares_of(made, device, None)
+    fleet = fleet_of(given.devices_like) if given.devices_like else Fleet(len(shares), "device")
+    if fleet.flops is not None:
+        return fleet, Stated(made, fleet.flops)
+    check(fleet, device)
+    with using(shares[0].threads):
+        return fleet, probe(made, device)
+
+
+def in_words(made: Plan, results: Path, fleet: Fleet, speed: Speed) -> str:
+    """When the last cohort is done, and what that rests on."""
+    cohorts = [seconds_of(cohort, made, speed) for cohort in made.cohorts]
+    teachers = list(teachers_of(made, speed, results).values())
+    whole = done_after(teachers, fleet.count) + done_after(cohorts, fleet.count)
+    kind = f"{fleet.kind}{'s' * (fleet.count > 1)}"
+    return (
+        f"an estimate: {clock(whole)} on {fleet.count} {kind}; the work is {clock(sum(teachers))} for {len(teachers)} "
+        f"teachers and {clock(sum(cohorts))} for students, {clock(max(cohorts))} the longest cohort. It rests on "
+        f"{speed.about}. Not counted: reading data, latencies, other work on the device."
+    )
 
 
 def shell_lines(made: Plan, words: Sequence[str]) -> list[str]:

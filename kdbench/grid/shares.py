@@ -13,6 +13,7 @@ import psutil
 import torch
 
 from kdbench.grid.executors import Executor, Here
+from kdbench.grid.on_ray import OnRay
 from kdbench.grid.plan import Plan
 from kdbench.grid.processes import Processes, Share
 from kdbench.grid.together import Together, by_torchrun
@@ -23,8 +24,22 @@ OWN = 1.5e9  # bytes that a process takes with torch, a small teacher and a coho
 SHARE = 0.5  # of the machine's memory that processes may take by this reckoning
 
 
-def executor_of(plan: Plan, device: torch.device, jobs: int | None, devices: int = 1) -> Executor:
-    """`jobs`: how many processes; None: by the rule. `devices`: how many train each cohort together."""
+def executor_of(
+    plan: Plan,
+    device: torch.device,
+    jobs: int | None,
+    devices: int = 1,
+    executor: str | None = None,
+    address: str | None = None,
+) -> Executor:
+    """`jobs`: how many processes; None: by the rule. `devices`: how many train each cohort together.
+
+    `executor`: here, processes or ray; None: processes where there are several. `address`: of a Ray cluster.
+    """
+    if executor == "ray":
+        return OnRay(shares_of(plan, device, jobs)[0].threads, OWN + largest(plan), device, address)
+    if executor == "here":
+        return Here()
     if by_torchrun():
         return Together(int(os.environ["WORLD_SIZE"]), device, torch.get_num_threads())
     if devices > 1:
@@ -49,11 +64,14 @@ def devices_like(device: torch.device) -> list[str]:
 
 def fitting(plan: Plan, cores: int) -> int:
     """How many processes have room: each has its data in memory, at most four bytes a number."""
-    largest = 0.0
-    for dataset in {cell.dataset.model_dump_json(): cell.dataset for cell in plan.todo}.values():
-        task = plan.shapes.task(dataset)
-        largest = max(largest, 4.0 * (task.num_train + task.num_test) * numbers(task))
-    return min(cores, int(SHARE * psutil.virtual_memory().total / (OWN + largest)))
+    return min(cores, int(SHARE * psutil.virtual_memory().total / (OWN + largest(plan))))
+
+
+def largest(plan: Plan) -> float:
+    """Bytes of the largest data set, of four bytes a number."""
+    sets = {cell.dataset.model_dump_json(): cell.dataset for cell in plan.todo}.values()
+    tasks = [plan.shapes.task(dataset) for dataset in sets]
+    return max((4.0 * (task.num_train + task.num_test) * numbers(task) for task in tasks), default=0.0)
 
 
 def numbers(task: Task) -> int:

@@ -44,6 +44,9 @@ class Together(Here):
         self.about = f"by {size} processes together, each with a part of every batch"
 
     def run(self, queue: Queue, events: Events, stop: Stop) -> None:
+        for parts in {cell.train.norm_parts for job in queue.jobs for cell in job.cells} - {None}:
+            if parts and parts % self.size:
+                raise UserError(f"norm_parts: {parts} parts of a batch can't lie on {self.size} devices alike")
         before = torch.get_num_threads()
         torch.set_num_threads(self.threads or before)
         try:

@@ -12,7 +12,7 @@ import time
 import warnings
 from collections import Counter
 from multiprocessing.connection import Connection
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 
@@ -26,10 +26,14 @@ from kdbench.train.loop import Stopped
 EVERY = 0.1  # seconds between two tellings of the steps made
 
 
+class Sends(Protocol):
+    def send(self, obj: Any) -> None: ...
+
+
 class Telling:
     """The `Events` of this process: what is told goes to the one that started it."""
 
-    def __init__(self, connection: Connection) -> None:
+    def __init__(self, connection: "Sends") -> None:
         self.connection, self.last = connection, 0.0
         self.steps: Counter[int] = Counter()  # batch size -> member-steps that were not told yet
 

@@ -117,6 +117,7 @@ def git_commit() -> str | None:
     return found.stdout.strip() or None
 
 
+@lru_cache
 def _version(package: str) -> str | None:
     try:
         return version(package)

@@ -107,6 +107,8 @@ class Recipe(Frozen):
     accumulate: Annotated[int, Field(ge=2)] | None = None  # batches whose gradients make one optimizer step
     ema: Between | None = None  # decay of the moving average of the weights, which is then what is delivered
     ema_warmup: Literal[True] | None = None  # the decay rises with the steps: 1 - (1 + step)^(-2/3) until it is `ema`
+    # The net's batch norms see the batch in so many equal parts, as if each lay on a device of its own; None: whole.
+    norm_parts: Annotated[int, Field(ge=2)] | None = None
     drop_path: Between | None = None  # stochastic depth: the student's `drop_path_rate`
 
 
@@ -123,6 +125,10 @@ class Train(Recipe, Batches):
     def _fits(self) -> Self:
         if self.ema_warmup and self.ema is None:
             raise ValueError("ema_warmup is of a moving average; give its decay as `ema`")
+        if self.norm_parts and self.batch_size < 2 * self.norm_parts:
+            raise ValueError(
+                f"norm_parts: {self.norm_parts} parts of a batch of {self.batch_size} have less than two each"
+            )
         if self.epochs == 0:
             return self
         steps = self.schedule.step

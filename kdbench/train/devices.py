@@ -21,7 +21,7 @@ from kdbench.errors import first_line
 from kdbench.method.contract import Batch, Inputs, Outputs, map_inputs
 from kdbench.train.gradients import Gradients
 from kdbench.train.group import Compute
-from kdbench.train.whole_batch import WholeBatchNorms
+from kdbench.train.whole_batch import BatchNorms, PartNorms, WholeBatchNorms, parts_of, shares
 
 WAIT = timedelta(days=30)  # for the others: the first process may wait for another run's lock
 PATIENCE = 30.0  # seconds for the others to raise where this one did
@@ -45,13 +45,23 @@ class Devices:
     def close(self) -> None:
         dist.destroy_process_group()
 
-    def forward(self, compute: Compute, batch: Batch) -> Outputs:
-        sizes = shares(len(batch.target), self.size)
+    def forward(self, compute: Compute, batch: Batch, norm_parts: int | None = None) -> Outputs:
+        sizes, norms = self.divide(len(batch.target), norm_parts)
         start, own = sum(sizes[: self.rank]), sizes[self.rank]
         first = start if own else 0  # where there are fewer examples than processes: one that stands for nothing
-        with WholeBatchNorms(self.rows, empty=own == 0):
+        with norms:
             outputs = compute(part_of(batch, slice(first, first + max(own, 1))))
         return outputs.map(partial(self.gather, sizes=sizes), per_sample=True)
+
+    def divide(self, count: int, norm_parts: int | None) -> tuple[list[int], BatchNorms]:
+        """How many of `count` examples each process has, and how its batch norms see them."""
+        if norm_parts is None:
+            sizes = shares(count, self.size)
+            return sizes, WholeBatchNorms(self.rows, empty=sizes[self.rank] == 0)
+        each = norm_parts // self.size
+        parts = parts_of(count, norm_parts)
+        of_ranks = [parts[rank * each : (rank + 1) * each] for rank in range(self.size)]
+        return [sum(own) for own in of_ranks], PartNorms(of_ranks[self.rank], self.rows)
 
     def gather(self, x: Tensor, sizes: Sequence[int]) -> Tensor:
         """[n, ...] of each process -> [B, ...] of all, in their order and in the memory layout of `x`."""
@@ -138,11 +148,6 @@ class _Gathered(torch.autograd.Function):
         found = gradient.new_zeros(ctx.given, *gradient.shape[1:])
         found[: ctx.own] = gradient[ctx.start : ctx.start + ctx.own] * ctx.size
         return found, None, None
-
-
-def shares(count: int, size: int) -> list[int]:
-    """How many of `count` examples each of `size` processes has: as even as can be."""
-    return [count // size + (rank < count % size) for rank in range(size)]
 
 
 def part_of(batch: Batch, rows: slice) -> Batch:

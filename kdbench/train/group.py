@@ -6,10 +6,12 @@ than in these verbs is it known how many processes there are.
 """
 
 from collections.abc import Callable
+from contextlib import nullcontext
 from typing import Protocol
 
 from kdbench.method.contract import Batch, Outputs
 from kdbench.train.gradients import Gradients
+from kdbench.train.whole_batch import PartNorms, parts_of
 
 Compute = Callable[[Batch], Outputs]
 
@@ -20,10 +22,10 @@ class Group(Protocol):
     rank: int
     size: int
 
-    def forward(self, compute: Compute, batch: Batch) -> Outputs:
+    def forward(self, compute: Compute, batch: Batch, norm_parts: int | None = None) -> Outputs:
         """What `compute` gives for the whole batch, each process having computed its part; gradients reach each part.
 
-        Batch norms in train mode use the statistics of the whole batch.
+        Batch norms in train mode use the statistics of the whole batch, or of each of `norm_parts` of it.
         """
         ...
 
@@ -49,8 +51,9 @@ class Alone:
 
     rank, size = 0, 1
 
-    def forward(self, compute: Compute, batch: Batch) -> Outputs:
-        return compute(batch)
+    def forward(self, compute: Compute, batch: Batch, norm_parts: int | None = None) -> Outputs:
+        with PartNorms(parts_of(len(batch.target), norm_parts)) if norm_parts else nullcontext():
+            return compute(batch)
 
     def mean(self, gradients: Gradients) -> Gradients:
         return gradients

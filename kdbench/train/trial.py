@@ -105,7 +105,7 @@ class Trial:
 
         With `accumulate` gradients add up, and the last batch of an update makes the step.
         """
-        student_out = self.group.forward(self.forward_student, batch)
+        student_out = self.group.forward(self.forward_student, batch, self.train_spec.norm_parts)
         with self.method_random:
             task, distilled, losses = self.objective(student_out, teacher_out, batch, self.listen)
         update = update_of(self.done, self.steps_per_epoch, self.train_spec.accumulate)
@@ -142,10 +142,7 @@ class Trial:
         return at_least_fp32(outputs).map(with_gradient_in_its_layout)
 
     def random(self, which: str) -> RandomState:
-        """What a net draws from in a forward: `student` or `method`.
-
-        Of several processes each draws its own masks, a function of step and rank: nothing of them is to be saved.
-        """
+        """What a net draws from, `student` or `method`; of several processes each has its own, by step and rank."""
         if self.group.size > 1:
             return RandomState(self.device, which, self.seed, self.group.rank, self.done)
         return self.student_random if which == "student" else self.method_random

@@ -14,8 +14,8 @@ from two_devices import ends, few
 
 from kdbench.method.contract import Batch
 from kdbench.method.register import METHODS
-from kdbench.train.devices import part_of, shares
-from kdbench.train.whole_batch import WholeBatchNorms
+from kdbench.train.devices import part_of
+from kdbench.train.whole_batch import PartNorms, WholeBatchNorms, parts_of, shares
 
 SCRIPT = Path(__file__).with_name("two_devices.py")
 ROWS = {  # a loss of single examples, one with adapters on maps, two that compare examples, and a memory of all
@@ -24,6 +24,7 @@ ROWS = {  # a loss of single examples, one with adapters on maps, two that compa
     "sp": {"ce": 1, "sp": 10},
     "rkd": {"ce": 1, "rkd": 1},
     "crd": {"ce": 1, "crd": {"weight": 0.8, "negatives": 64, "dim": 8}},
+    "parts": {"ce": 1, "kd": 2},  # batch norms see four parts of each batch
 }
 CLOSE = 1e-5  # of the length of all weights, after ten steps
 
@@ -81,7 +82,11 @@ def test_so_it_is_for_every_method(tmp_path, pair, one_thread):
             assert all(torch.equal(first["net"][name], second["net"][name]) for name in first["net"]), row
             far[str(row)] = max(apart(first[part], alone[part]) for part in ("net", "objective"))
     assert len(far) > 20
-    assert {row: distance for row, distance in far.items() if distance > CLOSE} == {}
+    beyond = [row for row in rows if far.get(str(row), 0) > CLOSE]
+    assert len(beyond) <= 3
+    exact, noisy = (ends(few(tmp_path), pair, beyond, noise=noise) for noise in (0.0, 6e-8))  # half a last digit
+    for row, one, other in zip(beyond, exact, noisy, strict=True):  # where rounding grows, so does that of one process
+        assert far[str(row)] < 10 * max(apart(other[part], one[part]) for part in ("net", "objective")), row
 
 
 @pytest.mark.slow
@@ -128,3 +133,16 @@ def test_a_whole_batch_norm_is_a_batch_norm(make):
         torch.testing.assert_close(
             norm.eval()(x), F.batch_norm(x, norm.running_mean, norm.running_var, norm.weight, norm.bias)
         )
+
+
+def test_parts_are_normed_each_by_itself():
+    """As two nets would that have a half each, but that the running statistics are the mean of theirs."""
+    x = torch.randn(5, 3, 4, 4) * 2 + 1
+    whole, halves = nn.BatchNorm2d(3), [nn.BatchNorm2d(3), nn.BatchNorm2d(3)]
+    with PartNorms(parts_of(5, 2)):
+        out = whole(x)
+    torch.testing.assert_close(out, torch.cat([norm(part) for norm, part in zip(halves, x.split([3, 2]), strict=True)]))
+    for name in ("running_mean", "running_var"):
+        torch.testing.assert_close(getattr(whole, name), sum(getattr(norm, name) for norm in halves) / 2)
+    with pytest.raises(ValueError, match="not two for each of 2 parts"):
+        parts_of(3, 2)

@@ -14,6 +14,7 @@ import torch.distributed as dist
 from kdbench.data import Splits, load_splits
 from kdbench.method.contract import Inapplicable
 from kdbench.nets import Net, build_net
+from kdbench.seeding import seeded
 from kdbench.suite.load import ModelSpec, Train, objective
 from kdbench.suite.plugins import load_methods
 from kdbench.train.devices import Devices
@@ -43,18 +44,24 @@ def member(row: dict[str, Any], splits: Splits, teacher: Net, student: ModelSpec
     """Raises Inapplicable."""
     net, terms = build_net(student, splits.task, "student", 0), objective(row)
     built = built_objective(terms, net, teacher, training_task(splits.task, RECIPE, splits.train.targets), CPU, 0)
-    trial = Trial(net, built, RECIPE, CPU, 0, group)
+    recipe = RECIPE if row.get("kd") != 2 else RECIPE.model_copy(update={"norm_parts": 4})
+    trial = Trial(net, built, recipe, CPU, 0, group)
     if any(prepares(term.method) for term in built.all_terms()):
         passes = (teacher, built.needs, splits, RECIPE, 0)
         built.prepare(lambda number: teacher_epoch(*passes, number, lambda: None, group), 0)
     return trial
 
 
-def end_of(row: dict[str, Any], splits: Splits, teacher: Net, student: ModelSpec, group: Group) -> dict[str, Any]:
+def end_of(
+    row: dict[str, Any], splits: Splits, teacher: Net, student: ModelSpec, group: Group, noise: float
+) -> dict[str, Any]:
     try:
         trial = member(row, splits, teacher, student, group)
     except Inapplicable as reason:
         return {"status": "skipped", "reason": str(reason)}
+    with torch.no_grad(), seeded("noise"):
+        for parameter in trial.net.parameters() if noise else ():
+            parameter *= 1 + noise * torch.randn_like(parameter)
     start = {name: value.clone() for name, value in trial.net.state_dict().items()}
     train_cohort(Cohort(teacher, splits, RECIPE.batches, 0, group=group), [trial])
     return {
@@ -63,10 +70,13 @@ def end_of(row: dict[str, Any], splits: Splits, teacher: Net, student: ModelSpec
     }  # fmt: skip
 
 
-def ends(splits: Splits, pair: str, rows: list[dict[str, Any]], group: Group = ALONE) -> list[dict[str, Any]]:
+def ends(
+    splits: Splits, pair: str, rows: list[dict[str, Any]], group: Group = ALONE, noise: float = 0.0
+) -> list[dict[str, Any]]:
+    """`noise`: by how much, relatively, each weight of the student is off at the start."""
     models = [ModelSpec(**model) for model in PAIRS[pair]]
     teacher = freeze(build_net(models[0], splits.task, "teacher", 0), CPU)
-    return [end_of(row, splits, teacher, models[1], group) for row in rows]
+    return [end_of(row, splits, teacher, models[1], group, noise) for row in rows]
 
 
 def main(rank: int, size: int, folder: Path, pair: str, rows: list[dict[str, Any]]) -> None:

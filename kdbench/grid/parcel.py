@@ -1,0 +1,89 @@
+"""A job with all that another machine does not have: plugins, teachers, checkpoints. They travel as files' contents.
+
+What comes into being there comes back the same way, so that no folder need be shared.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from kdbench.files import write_atomic
+from kdbench.grid.executors import Job
+from kdbench.layout import Layout
+from kdbench.results.checkpoints import SUFFIX
+
+Files = dict[str, bytes]  # by their path below the results folder
+KEPT = (SUFFIX, ".safetensors", ".json")  # in the order in which they are written: a record comes last
+
+
+@dataclass(frozen=True)
+class Parcel:
+    """`plugins`: name and content of each. `threads`: to train with."""
+
+    job: Job
+    files: Files
+    plugins: tuple[tuple[str, bytes], ...]
+    threads: int
+
+    def unpack(self, results: Path, device: str) -> Job:
+        """The job as it is on this machine, its files put where it looks for them."""
+        put(self.files, results)
+        places = []
+        for number, (name, content) in enumerate(self.plugins):
+            places.append(results.parent / "plugins" / str(number) / name)
+            write_atomic(places[-1], content)
+        place = replace(self.job.place, results=results, device=device)
+        return replace(self.job, plugins=tuple(places), place=place)
+
+
+def packed(job: Job, threads: int) -> Parcel:
+    results = job.place.results
+    files = {path.relative_to(results).as_posix(): path.read_bytes() for path in files_of(job) if path.is_file()}
+    plugins = tuple((path.name, path.read_bytes()) for path in job.plugins)
+    return Parcel(job, files, plugins, threads)
+
+
+def files_of(job: Job) -> Iterator[Path]:
+    """What an earlier run left for it: of its teachers, and how far its cells are."""
+    layout = Layout(job.place.results)
+    for key in teachers_of(job):
+        yield from (layout.teachers.record(key), layout.teachers.weights(key))
+        yield from layout.teachers.checkpoints.glob(f"{key}.*{SUFFIX}")
+    for cell in job.cells:
+        yield from layout.suite(cell.suite).checkpoints.glob(f"{cell.key}.*{SUFFIX}")
+
+
+def teachers_of(job: Job) -> list[str]:
+    """Keys of its teacher and of that one's own teachers."""
+    return [link.teacher_key for link in job.cells[0].lineage]
+
+
+def put(files: Files, results: Path) -> None:
+    """Write what came. Raises ValueError for a path that leads elsewhere."""
+    for name, content in files.items():
+        path = results / name
+        if not path.resolve().is_relative_to(results.resolve()) or path.suffix not in KEPT:
+            raise ValueError(f"{name!r} is no file of a results folder")
+        write_atomic(path, content)
+
+
+class News:
+    """The files below `results` that are new or changed since the last look."""
+
+    def __init__(self, results: Path) -> None:
+        self.results = results
+        self.seen: dict[Path, tuple[int, int]] = {}
+        self.look()
+
+    def look(self) -> Files:
+        found: Files = {}
+        for suffix in KEPT:
+            for path in sorted(self.results.rglob(f"[!.]*{suffix}")):
+                try:
+                    mark = path.stat().st_mtime_ns, path.stat().st_size
+                    if self.seen.get(path) != mark:
+                        found[path.relative_to(self.results).as_posix()] = path.read_bytes()
+                except FileNotFoundError:  # removed meanwhile
+                    continue
+                self.seen[path] = mark
+        return found

@@ -1,0 +1,177 @@
+"""How fast this device is, by a few steps of the very nets and rows that a plan will train.
+
+Nets are measured on random inputs, in as large a part of the batch as a step of half a second allows; rows on the
+smallest pair. What there is no time for is taken from the rest: a net by its multiply-adds, a row as the others.
+"""
+
+import time
+from collections.abc import Callable, Iterable
+from contextlib import suppress
+from dataclasses import dataclass, field
+from functools import partial
+from statistics import mean, median
+from typing import Any
+
+import torch
+
+from kdbench.errors import UserError
+from kdbench.grid.plan import Plan
+from kdbench.method.contract import Batch, Outputs
+from kdbench.nets import Net, build_net
+from kdbench.suite.cells import Cell
+from kdbench.suite.objectives import BASELINE, ObjectiveSpec, objective
+from kdbench.suite.spec import ModelSpec
+from kdbench.train.lent import Guard
+from kdbench.train.objective import built_objective
+from kdbench.train.start import training_task
+from kdbench.train.teacher import freeze
+from kdbench.train.trial import Trial, forward_teacher, views_of
+
+LONGEST = 0.5  # seconds of a step that is measured
+ROUNDS = 3
+LOGITS = frozenset({"logits"})
+RATE = torch.tensor(1e-3, dtype=torch.float64)
+
+
+@dataclass
+class Probe:
+    """Seconds per example on this device, with as many threads as it now has. `left`: seconds it may still take."""
+
+    plan: Plan
+    device: torch.device
+    left: float
+    nets: dict[str, tuple[float, float]] = field(default_factory=dict)  # in a forward, and in a student's step
+    rows: dict[str, float] = field(default_factory=dict)  # a row's step over that of the student alone
+    per_mac: list[tuple[float, float]] = field(default_factory=list)
+
+    def forward(self, spec: ModelSpec, cell: Cell) -> float:
+        return self.of(spec, cell)[0]
+
+    def step(self, spec: ModelSpec, cell: Cell) -> float:
+        """Of a student alone: forward, backward and optimizer."""
+        return self.of(spec, cell)[1]
+
+    def row(self, cell: Cell) -> float:
+        """How many times as long as the student's alone the cell's step takes."""
+        return self.rows.get(cell.label) or (mean(self.rows.values()) if self.rows else 1.0)
+
+    def of(self, spec: ModelSpec, cell: Cell) -> tuple[float, float]:
+        if (found := self.nets.get(name_of(spec, cell))) is not None:
+            return found
+        macs = self.plan.shapes.macs(spec, cell.dataset)
+        forward, step = (median(column) for column in zip(*self.per_mac, strict=True))
+        return macs * forward, macs * step
+
+    @property
+    def about(self) -> str:
+        """What it rests on."""
+        nets = {name_of(spec, cell) for cell in self.plan.todo for spec in (cell.student, cell.teacher_net)}
+        rows = {cell.label for cell in self.plan.todo}
+        return (
+            f"steps of {len(self.nets)} of {len(nets)} nets and {len(self.rows)} of {len(rows)} rows, measured just now"
+        )
+
+    def in_time(self, measure: Callable[[], None]) -> None:
+        """Nothing where there is no time left; what a plugin raises is told when it trains."""
+        start = time.perf_counter()
+        if self.left > 0:
+            with suppress(Exception), Guard():
+                measure()
+        self.left -= time.perf_counter() - start
+
+
+def probe(plan: Plan, device: torch.device, seconds: float = 20.0) -> Probe:
+    """Measure what the plan has to do: nets, the smallest first, then rows. Raises UserError where nothing can be."""
+    made = Probe(plan, device, seconds)
+    nets = {name_of(spec, cell): (spec, cell) for cell in plan.todo for spec in (cell.teacher_net, cell.student)}
+    macs = {name: plan.shapes.macs(spec, cell.dataset) for name, (spec, cell) in nets.items()}
+    for name in sorted(nets, key=lambda name: macs[name]):  # the small ones are quick, and most are trained
+        made.in_time(partial(note, made, name, *nets[name]))
+    if not made.per_mac:
+        raise UserError("--hours: no net of this plan can be measured here")
+    smallest = min(plan.todo, key=lambda c: macs[name_of(c.student, c)] + macs[name_of(c.teacher_net, c)])
+    alone = time_of_row(smallest, made, objective({BASELINE: 1.0}))
+    for cell in {c.label: c for c in plan.todo if same_pair(c, smallest)}.values():
+        made.in_time(partial(note_row, made, cell, alone))
+    return made
+
+
+def same_pair(one: Cell, other: Cell) -> bool:
+    return (one.pair, one.dataset, one.train) == (other.pair, other.dataset, other.train)
+
+
+def name_of(spec: ModelSpec, cell: Cell) -> str:
+    return " ".join([spec.model_dump_json(), cell.dataset.model_dump_json(), cell.train.precision])
+
+
+def note(made: Probe, name: str, spec: ModelSpec, cell: Cell) -> None:
+    """Measure a net, as teacher and as student."""
+    trial, batch, nothing = trial_of(cell, spec, None, made, objective({BASELINE: 1.0}))
+    macs = made.plan.shapes.macs(spec, cell.dataset)
+    frozen = freeze(net_of(spec, cell, made), made.device)
+    precision, count = cell.train.precision, len(batch.target)
+    step = time_of(lambda: trial.step(batch, nothing, RATE), made.device)
+    forward = time_of(lambda: forward_teacher(frozen, batch, LOGITS, precision), made.device)
+    made.nets[name] = forward / count, step / count
+    made.per_mac.append((forward / count / macs, step / count / macs))
+
+
+def note_row(made: Probe, cell: Cell, alone: float) -> None:
+    """Measure a row; `alone`: seconds of the step of the student alone."""
+    made.rows[cell.label] = time_of_row(cell, made, cell.phases) / alone
+
+
+def time_of_row(cell: Cell, made: Probe, phases: ObjectiveSpec) -> float:
+    """Seconds of a step."""
+    teacher = freeze(net_of(cell.teacher_net, cell, made), made.device)
+    trial, batch, teacher_out = trial_of(cell, cell.student, teacher, made, phases)
+    return time_of(lambda: trial.step(batch, teacher_out, RATE), made.device)
+
+
+def trial_of(
+    cell: Cell, spec: ModelSpec, teacher: Net | None, made: Probe, phases: ObjectiveSpec
+) -> tuple[Trial, Batch, Outputs]:
+    """A trial that can make steps on a batch of random inputs, and the teacher's outputs on it."""
+    net, task = net_of(spec, cell, made), made.plan.shapes.task(cell.dataset)
+    training = training_task(task, cell.train, torch.arange(task.num_train) % task.num_classes)
+    built = built_objective(phases, net, teacher or net, training, made.device, 0)
+    trial = Trial(net, built, cell.train, made.device, 0)
+    trial.enter(0, fresh=False, steps=1)
+    needs = built.needs if teacher is not None else frozenset()
+    few = random_batch(cell, min(4, cell.train.batch_size), {*needs, *built.student_needs}, made)
+    nothing = Outputs(torch.zeros(0))
+    ask = lambda batch: forward_teacher(teacher, batch, needs, cell.train.precision) if teacher and needs else nothing  # noqa: E731
+    took = time_of(lambda: trial.step(few, ask(few), RATE), made.device, rounds=1)
+    count = max(2, min(cell.train.batch_size, int(len(few.target) * LONGEST / took)))
+    batch = random_batch(cell, count, {*needs, *built.student_needs}, made)
+    return trial, batch, ask(batch)
+
+
+def random_batch(cell: Cell, count: int, needs: Iterable[str], made: Probe) -> Batch:
+    task = made.plan.shapes.task(cell.dataset)
+    places = torch.randperm(task.num_train)[:count].to(made.device)
+    views: dict[str, Any] = {view: task.inputs.random(count, made.device) for view in views_of(needs)}
+    return Batch(task.inputs.random(count, made.device), places % task.num_classes, places, views=views)
+
+
+def net_of(spec: ModelSpec, cell: Cell, made: Probe) -> Net:
+    plain = spec.model_copy(update={"pretrained": False, "checkpoint": None})
+    return build_net(plain, made.plan.shapes.task(cell.dataset), "student", 0).to(made.device)
+
+
+def time_of(call: Callable[[], Any], device: torch.device, rounds: int = ROUNDS) -> float:
+    """Seconds of one call: the median of some, after one that is not counted."""
+    call()
+    took = []
+    for _ in range(rounds):
+        wait(device)
+        start = time.perf_counter()
+        call()
+        wait(device)
+        took.append(time.perf_counter() - start)
+    return median(took)
+
+
+def wait(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)

@@ -1,0 +1,70 @@
+"""`kdbench plan --hours` and `--as`: what a plan takes, from steps measured now or from a rate that is said."""
+
+import re
+
+import pytest
+import torch
+
+from kdbench.api import plan
+from kdbench.errors import UserError
+from kdbench.grid.forecast import Fleet, Stated, check, done_after, fleet_of, seconds_of, teachers_of
+from kdbench.grid.probe import probe
+
+
+def test_hours_are_those_of_the_work(suite_file, tmp_path):
+    """At a stated rate: 3 forwards for a step, 1 for teacher and evaluation; twice the epochs take twice as long."""
+    suites = [suite_file(f"{epochs}.yaml", train={"epochs": epochs, "batch_size": 64}) for epochs in (2, 4)]
+    short, long = (plan(path, results=tmp_path, device="cpu") for path in suites)
+    speed, [cohort] = Stated(short, 1e12), short.cohorts
+    task, macs = short.shapes.task(cohort[0].dataset), short.shapes.macs
+    student, teacher = macs(cohort[0].student, cohort[0].dataset), macs(cohort[0].teacher, cohort[0].dataset)
+    work = 2 * task.num_train * (teacher + 2 * 3 * student) + 2 * task.num_test * 2 * student
+    assert seconds_of(cohort, short, speed) == pytest.approx(2 * work / 1e12)
+    assert seconds_of(long.cohorts[0], long, speed) == pytest.approx(4 * work / 1e12)
+    [trained] = teachers_of(short, speed, tmp_path).values()
+    assert trained == pytest.approx(2 * task.num_train * 2 * 3 * teacher / 1e12)
+
+
+def test_a_probe_measures_nets_and_rows(suite_file, tmp_path, one_thread):
+    made = plan(suite_file(), results=tmp_path, device="cpu")
+    found = probe(made, torch.device("cpu"), seconds=300)
+    assert found.about == "steps of 2 of 2 nets and 2 of 2 rows, measured just now"
+    cell = made.todo[0]
+    assert 0 < found.forward(cell.student, cell) < found.step(cell.student, cell) < 0.1
+    assert all(0.2 < found.row(cell) < 20 for cell in made.todo)
+    hurried = probe(made, torch.device("cpu"), seconds=1e-9)  # one net; the other by its multiply-adds
+    assert len(hurried.nets) == 1
+    assert hurried.rows == {}
+    assert hurried.row(cell) == 1
+    assert hurried.step(cell.teacher, cell) > hurried.step(cell.student, cell) > 0
+
+
+def test_plan_tells_hours(kdbench, suite_file):
+    code, out, err = kdbench("plan", suite_file(seeds=[0, 1]), "--as", "4 x 8 gpus at 50 tflops")
+    assert code == 0, err
+    assert len(re.findall(r" \d\S*e-\d+\n", out)) == 2  # a column with the hours of each cohort
+    assert "on 32 gpus; the work is" in out
+    assert "at 50 TFLOPS, as you say" in out
+    code, out, _ = kdbench("plan", suite_file(), "--hours")
+    assert code == 0
+    assert "an estimate: " in out
+    assert "measured just now" in out
+
+
+def test_what_can_not_be_told(kdbench, suite_file):
+    assert fleet_of("4 X 8 GPUs at 12.5 tflops") == Fleet(32, "gpu", 12.5e12)
+    assert fleet_of("1 cpu") == Fleet(1, "cpu")
+    for text in ("gpus", "0 gpus", "8 gpus at fast", "8"):
+        with pytest.raises(UserError, match="say it like '8 gpus'"):
+            fleet_of(text)
+    with pytest.raises(UserError, match="say how fast one is, like '8 gpus at 50 tflops'"):
+        check(Fleet(8, "gpu"), torch.device("cpu"))
+    check(Fleet(8, "cpu"), torch.device("cpu"))
+    code, _, err = kdbench("plan", suite_file(), "--as", "8 gpus")
+    assert (code, "no gpu is here to be measured" in err) == (2, True)
+
+
+def test_the_longest_comes_first():
+    assert done_after([3, 3, 2, 2, 2], 2) == 7
+    assert done_after([5.0], 8) == 5
+    assert done_after([], 8) == 0

@@ -1,0 +1,258 @@
+"""Cohorts on Ray: the parts with a stand-in for Ray that runs everything at once; a real cluster in the slow tests."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+
+import kdbench as package
+from kdbench.grid.on_ray import capacity
+from kdbench.grid.parcel import News, put
+
+KDBENCH = [sys.executable, "-m", "kdbench"]
+
+
+class Ref(SimpleNamespace):
+    __hash__ = object.__hash__
+
+
+class Stub:
+    """`f.remote(...)` of Ray's, done at once; an exception is kept for `get`."""
+
+    def __init__(self, call: Any) -> None:
+        self.call = call
+
+    def remote(self, *given: Any) -> Any:
+        try:
+            made = self.call(*given)
+        except Exception as error:
+            return Ref(error=error)
+        return Ref(value=made) if not isinstance(self.call, type) else Actor(made)
+
+
+class Actor:
+    def __init__(self, of: Any) -> None:
+        self.of = of
+
+    def __getattr__(self, name: str) -> Stub:
+        return Stub(getattr(self.of, name))
+
+
+class Died(Exception):
+    """As Ray's errors."""
+
+
+def get(ref: Any) -> Any:
+    if hasattr(ref, "error"):
+        raise ref.error
+    return ref.value
+
+
+@pytest.fixture
+def ray(monkeypatch):
+    """A Ray of one CPU."""
+    stub = SimpleNamespace(
+        init=lambda **given: None, shutdown=lambda: None, get=get, cluster_resources=lambda: {"CPU": 1, "memory": 1e12},
+        remote=lambda **needs: Stub, wait=lambda refs, **how: (refs, []),
+        exceptions=SimpleNamespace(RayError=Died, RayTaskError=Died),
+    )  # fmt: skip
+    monkeypatch.setitem(sys.modules, "ray", stub)
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    return stub
+
+
+def told(results: Path) -> dict[str, Any]:
+    """Key -> what a record says, times and places aside."""
+    found = {}
+    for path in results.glob("*/records/*.json"):
+        record = json.loads(path.read_bytes())
+        for part in ("cost", "profile", "finished", "teacher_train_seconds", "seal"):
+            record.pop(part, None)
+        found[record["key"]] = record
+    return found
+
+
+def test_records_are_those_of_this_process(ray, kdbench, suite_file, tmp_path, one_thread):
+    suite = suite_file(seeds=[0, 1], train={"epochs": 1, "batch_size": 256, "lr": 0.05, "augment": "crop"})
+    assert kdbench("run", suite, "--executor", "here", results=tmp_path / "here")[0] == 0
+    code, _, err = kdbench("run", suite, "--executor", "ray", "--jobs", 1, results=tmp_path / "ray")
+    assert code == 0, err
+    assert told(tmp_path / "ray") == told(tmp_path / "here")
+    [weights] = (tmp_path / "here").glob("teachers/*.safetensors")
+    assert (tmp_path / "ray" / "teachers" / weights.name).read_bytes() == weights.read_bytes()
+    assert not list((tmp_path / "ray").rglob("*.ckpt"))
+
+
+def test_a_task_that_dies_goes_on_elsewhere_and_fails_in_the_end(ray, kdbench, suite_file, tmp_path, monkeypatch):
+    calls = []
+
+    def dies(*given):
+        calls.append(given)
+        raise Died("the node was lost\nand much more")
+
+    monkeypatch.setattr("kdbench.grid.on_ray.train", dies)
+    code, _, err = kdbench("run", suite_file(), "--executor", "ray")
+    assert code == 1
+    assert "Died: the node was lost; it goes on elsewhere" in err
+    assert len(calls) == 6  # the cohort twice, then each of its two cells twice
+    assert {r["reason"] for r in told(tmp_path / "results").values()} == {"Died: the node was lost, twice"}
+
+
+def test_a_node_without_the_data_is_named(ray, kdbench, suite_file, tmp_path, monkeypatch):
+    monkeypatch.setattr("kdbench.grid.ray_node.digest_of", lambda *given: "other")
+    assert kdbench("run", suite_file(), "--executor", "ray")[0] == 1
+    reasons = {r["reason"] for r in told(tmp_path / "results").values()}
+    assert all(reason.startswith("node ") and "data set digits" in reason for reason in reasons)
+
+
+def test_without_ray_one_line_names_the_extra(kdbench, suite_file, monkeypatch):
+    monkeypatch.setitem(sys.modules, "ray", None)
+    code, _, err = kdbench("run", suite_file(), "--executor", "ray")
+    assert code == 2
+    assert err.strip().splitlines()[-1] == "--executor ray needs Ray: pip install 'kdbench[ray]'"
+    code, _, err = kdbench("run", suite_file(), "--executor", "ray", "--devices", 2)
+    assert (code, "leave --devices" in err) == (2, True)
+
+
+def test_nothing_needs_ray_that_does_not_ask_for_it():
+    code = "import sys, kdbench, kdbench.grid.shares, kdbench.commands.run; sys.exit('ray' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code]).returncode == 0
+
+
+def test_files_come_back_as_they_change(tmp_path):
+    there, here = tmp_path / "there", tmp_path / "here"
+    there.mkdir()
+    put({"teachers/a.json": b"{}"}, there)
+    news = News(there)
+    assert news.look() == {}
+    put({"teachers/b.json": b"1", "teachers/b.safetensors": b"2"}, there)
+    (there / "teachers" / ".b.lock").write_text("")
+    assert list(news.look()) == ["teachers/b.safetensors", "teachers/b.json"]  # weights before the word that they are
+    assert news.look() == {}
+    for name in ("../b.json", "/tmp/b.json", "teachers/b.py"):
+        with pytest.raises(ValueError, match="is no file of a results folder"):
+            put({name: b""}, here)
+
+
+def test_how_many_tasks_have_room():
+    needs = {"num_cpus": 2, "memory": 1e9}
+    assert capacity({"CPU": 9.0, "memory": 1e10}, needs) == 4
+    assert capacity({"CPU": 9.0, "memory": 1.5e9}, needs) == 1
+    assert capacity({"CPU": 9.0, "memory": 1e10}, {**needs, "num_gpus": 1}) == 1  # one that waits for a node with it
+
+
+# --- a real cluster ---
+
+LOOPBACK = {
+    **os.environ, "OMP_NUM_THREADS": "1", "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0", "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0",
+}  # fmt: skip
+CLUSTER = """
+import sys
+from ray.cluster_utils import Cluster
+small = dict(num_cpus=1, object_store_memory=80_000_000, memory=4_000_000_000)
+cluster = Cluster(initialize_head=True, head_node_args={**small, "include_dashboard": False})
+node = cluster.add_node(**small)
+print(cluster.address, flush=True)
+for line in sys.stdin:
+    if line.strip() == "lose":
+        cluster.remove_node(node, allow_graceful=False)
+        node = cluster.add_node(**small)
+        print("lost", flush=True)
+cluster.shutdown()
+"""
+
+
+@pytest.fixture
+def cluster():
+    """Two nodes on loopback, in a process of their own; `lose()` removes one with all that runs there."""
+    command = [sys.executable, "-W", "ignore", "-c", CLUSTER]
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL}
+    process = subprocess.Popen(command, env=LOOPBACK, text=True, **pipes)
+    address = process.stdout.readline().strip()
+
+    def lose():
+        process.stdin.write("lose\n")
+        process.stdin.flush()
+        assert process.stdout.readline() == "lost\n"
+
+    with process:
+        yield SimpleNamespace(address=address, lose=lose)
+        process.stdin.close()
+        process.wait(60)
+
+
+def begin(suite, results, *words):
+    command = [*KDBENCH, "run", str(suite), "--results", str(results), "--device", "cpu", *map(str, words)]
+    return subprocess.Popen(command, env=LOOPBACK, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+
+
+def until(condition, seconds=300):
+    end = time.monotonic() + seconds
+    while not (found := condition()):
+        assert time.monotonic() < end
+        time.sleep(0.2)
+    return found
+
+
+def working():
+    """The processes on any node that train."""
+    found = subprocess.run(["ps", "-eo", "pid=,args="], capture_output=True, text=True).stdout
+    return [int(line.split()[0]) for line in found.splitlines() if "ray::train" in line]
+
+
+@pytest.mark.slow
+def test_a_cluster_that_loses_workers_a_node_and_its_driver(cluster, suite_file, tmp_path, one_thread):
+    """All records arrive, none twice, and they are those of a run that nothing disturbed."""
+    suite = suite_file(seeds=[0, 1, 2, 3, 4, 5], train={"epochs": 6, "batch_size": 256, "lr": 0.05, "augment": "crop"})
+    results, words = tmp_path / "ray", ("--executor", "ray", "--address", cluster.address, "--jobs", 2)
+    with begin(suite, results, *words) as run:
+        os.kill(until(working)[0], signal.SIGKILL)
+        until(lambda: list(results.glob("tiny/records/*.json")))
+        cluster.lose()
+        until(lambda: len(list(results.glob("tiny/records/*.json"))) >= 4)
+        run.kill()
+        assert "it goes on elsewhere" in run.stdout.read()
+    kept = {path.name: path.stat().st_mtime_ns for path in results.glob("tiny/records/*.json")}
+    with begin(suite, results, *words) as again:
+        said = again.communicate(timeout=400)[0]
+        assert again.returncode == 0, said
+    records = told(results)
+    assert len(records) == 12
+    assert {record["status"] for record in records.values()} == {"done"}
+    assert all((results / "tiny/records" / name).stat().st_mtime_ns == when for name, when in kept.items())
+    torch.set_num_threads(1)
+    package.run(suite, results=tmp_path / "here", device="cpu")
+    whole = told(tmp_path / "here")
+    assert {key: record["curves"] for key, record in records.items()} == {k: r["curves"] for k, r in whole.items()}
+
+
+@pytest.mark.slow
+def test_here_processes_and_ray_leave_the_same_records(suite_file, tmp_path):
+    """On a Ray of its own, which listens on the loopback interface alone."""
+    suite = suite_file(seeds=[0, 1])
+    for name, words in (("here", ["--executor", "here"]), ("two", ["--jobs", 2]), ("ray", ["--executor", "ray"])):
+        run = begin(suite, tmp_path / name, *words)
+        if name == "ray":
+            until(working)
+            assert listening("ray") <= {"127.0.0.1", "[::ffff:127.0.0.1]"}
+        said = run.communicate(timeout=300)[0]
+        assert run.returncode == 0, said
+    assert told(tmp_path / "here") == told(tmp_path / "two") == told(tmp_path / "ray")
+    assert len(told(tmp_path / "ray")) == 4
+
+
+def listening(name: str) -> set[str]:
+    """Addresses at which processes of Ray's listen."""
+    lines = subprocess.run(["ss", "-ltnpH"], capture_output=True, text=True).stdout.splitlines()
+    own = [line.split() for line in lines if any(of in line for of in ("raylet", "gcs_server", '"ray::'))]
+    assert own
+    return {words[3].rpartition(":")[0] for words in own}
