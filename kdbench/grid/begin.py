@@ -9,6 +9,7 @@ from kdbench.errors import UserError
 from kdbench.layout import Layout
 from kdbench.method.contract import Inapplicable, InputSpec
 from kdbench.nets import Net, build_net
+from kdbench.parts import names_within
 from kdbench.results.records import Records
 from kdbench.results.schema import Record
 from kdbench.suite.cells import Cell
@@ -22,7 +23,7 @@ def student_of(cell: Cell, splits: Splits, results: Path, device: torch.device) 
     expected = cell.identity["student"].get("checkpoint")
     net = build_net(cell.student_net, splits.task, "student", cell.seed, expected=expected)
     if cell.start is not None:
-        take_over(net, *left_by(cell.start, results), splits.task.inputs)
+        take_over(net, *left_by(cell.start, results), splits.task.inputs, cell.adapts)
     shown = examples(splits.train, cell.seed)
     return transformed(net.to(device), cell.transforms, splits.task.inputs, shown, cell.seed)
 
@@ -40,10 +41,17 @@ def left_by(cell: Cell, results: Path) -> tuple[Record, Path]:
     raise UserError(f"begins with a student ({what}) that is {status if status != 'done' else 'gone'}")
 
 
-def take_over(net: Net, record: Record, path: Path, inputs: InputSpec) -> None:
-    """Give a new net the shapes and the weights of a trained one. Raises UserError where layers of its method stay."""
+def take_over(net: Net, record: Record, path: Path, inputs: InputSpec, new_head: bool = False) -> None:
+    """Give a new net the shapes and the weights of a trained one. Raises UserError where layers of its method stay.
+
+    `new_head`: all but the classifier, and without such layers.
+    """
     state = weights_of(record, path)
-    if any(name.startswith("method.") for name in state):
+    if new_head:
+        own = net.model.state_dict()
+        state = {name: value for name, value in state.items() if not name.startswith("method.")}
+        state |= {name: own[name] for name in names_within(net.model, net.head)}
+    elif any(name.startswith("method.") for name in state):
         raise UserError(f"{record['label']} leaves layers of its method in its student: no other row can begin with it")
     rebuilt(net, record.get("structure") or (), inputs)
     if wrong := mismatch(net.model.state_dict(), state):

@@ -70,8 +70,11 @@ def with_missing(frame: pd.DataFrame, wanted: Iterable[Cell]) -> pd.DataFrame:
     for cell in wanted:
         missing = {"status": "missing", "reason": "", "alone": cell.is_alone}
         row: dict[Any, Any] = have.get(cell.key) or missing
-        here = dict(zip(GROUP, names(cell), strict=True))
-        here |= {"control": cell.control} if cell.control else {}
+        here: dict[str, Any] = dict(zip(GROUP, names(cell), strict=True))
+        here |= {"alone": cell.is_alone, "adapts": "\t".join(names(cell.start)) if cell.adapts and cell.start else None}
+        here |= {"control": cell.control} if cell.control and not cell.adapts else {}
+        if cell.adapts:  # no teacher was asked
+            row = {name: value for name, value in row.items() if not str(name).startswith("teacher_")}
         rows.append({**row, "key": cell.key, **here, "seed": cell.seed, "label": cell.label,
                      "teacher_key": cell.teacher_key})  # fmt: skip
     return pd.DataFrame(rows)
@@ -96,7 +99,8 @@ class Names:
         return self._last[1]
 
     def _found(self, cell: Cell) -> tuple[str, str, str]:
-        dataset = self._unique("", cell.dataset.name, str(cell.dataset))
+        after = f" after {cell.start.dataset.name}" if cell.adapts and cell.start else ""
+        dataset = self._unique("", cell.dataset.name + after, f"{cell.dataset}{after}")
         file = cell.teacher.checkpoint
         teacher = cell.teacher.short + (f" [{Path(file).name}]" if file else "")
         teacher = self._unique(dataset, teacher, str(cell.teacher))

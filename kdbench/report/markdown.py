@@ -72,6 +72,9 @@ def accuracy(row: Row, board: Board) -> dict[str, str]:
         f"vs {board.reference}": gain_text(row.reference_gain),
         "chosen": number(row.chosen),
     }
+    if (later := board.adapted.get((row.names, row.label))) is not None:
+        name = later.dataset.removesuffix(f" after {row.dataset}")
+        shown |= {f"then {name}": plus_minus(later.score, later.std), f"then {name} vs student": gain_text(later.gain)}
     if (beside := row.published) is not None:
         shown |= {"published": number(beside.number), "ours - published": number(beside.difference),
                   "published teacher": number(beside.teacher), "published protocol": beside.protocol}  # fmt: skip
@@ -163,6 +166,9 @@ def classes_in_words(pair: Pair, board: Board) -> list[str]:
 
 def teacher_line(pair: Pair) -> str:
     row = pair.taught
+    if row is not None and row.adapts:
+        first = row.adapts.split("\t")[0]
+        return f"Each row's student, distilled on {first}, learns these data from their labels; no teacher is asked."
     if row is None:
         return "No cell is done yet." if not pair.done else "Only rows with a control teacher have a result yet."
     size = row.teacher_size

@@ -141,9 +141,10 @@ def _rows_of(part: pd.DataFrame, found: Found, sought: Sought) -> Iterator[Row]:
             else beside(sought.identities[place], score, best, mean.get(metric.teacher, NAN)),
             ranked=found.standing.means.get(str(label), NAN),
             control=_first_text(cells, "control"),
+            adapts=_first_text(cells, "adapts"),
             tier=found.standing.tier(str(label)),
             between_seeds=between_seeds(found.outcomes.get(str(label), {})),
-            copied=copied(found.outcomes.get(str(label), {})),
+            copied=NAN if _first_text(cells, "adapts") else copied(found.outcomes.get(str(label), {})),
         )
 
 
@@ -164,7 +165,7 @@ def _means_of(done: pd.DataFrame) -> dict[Any, dict[str, float]]:
 
 def _by_label(part: pd.DataFrame) -> dict[Any, dict[str, list[Any]]]:
     """label -> column -> its cells' values; of ten thousand rows, a frame for each would take half a minute."""
-    wanted = ("label", "status", *GROUP, "reason", "objective", "recipe", "control")
+    wanted = ("label", "status", *GROUP, "reason", "objective", "recipe", "control", "adapts")
     names = [name for name in wanted if name in part]
     found: dict[Any, dict[str, list[Any]]] = {}
     for values in part[names].itertuples(index=False, name=None):

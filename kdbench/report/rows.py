@@ -95,8 +95,13 @@ class Row:
     ranked: float = NAN  # mean over the seeds that all ranked rows have; NaN for a row that is not ranked
     between_seeds: float = NAN  # percent of the test examples to which two of its seeds give one class
     copied: float = NAN  # percent of the teacher's errors that it makes too, with the same wrong class
+    adapts: str = ""  # data set, teacher and student (tabs between them) of the row whose student learns these data
     control: str = ""  # what stands in its teacher's place, one of CONTROLS; "" for the teacher itself
     tier: int | None = None  # 0: tied for the top; 1: for the top of the others, and so on; None: not ranked
+
+    @property
+    def names(self) -> str:
+        return "\t".join((self.dataset, self.teacher, self.student))
 
     @property
     def lost(self) -> int:

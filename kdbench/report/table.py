@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import pandas as pd
@@ -43,6 +44,11 @@ class Board:
         found = {pair.metric for pair in self.pairs} or {TOP1}
         return found.pop() if len(found) == 1 else MIXED
 
+    @cached_property
+    def adapted(self) -> dict[tuple[str, str], Row]:
+        """What students learnt afterwards: (names of the pair that they come from, row's label) -> the row of that."""
+        return {(row.adapts, row.label): row for row in self.rows if row.adapts}
+
     @property
     def rows(self) -> list[Row]:
         return [row for pair in self.pairs for row in pair.rows]
@@ -74,6 +80,7 @@ def make_board(
     frame = with_missing(frame_of(records), cells)
     sought = Sought(reference, _identities(frame, cells) if published else None, declared)
     pairs = pairs_of(frame, sought, records)
+    distilled = [pair for pair in pairs if not any(row.adapts for row in pair.rows)]
     table = table_of(pairs)
     by_class = per_class(frame, records)
     return Board(
@@ -82,8 +89,8 @@ def make_board(
         frame=frame,
         pairs=pairs,
         table=table,
-        ranking=ranking_of(pairs),
-        mean_gains=mean_gains(pairs),
+        ranking=ranking_of(distilled),
+        mean_gains=mean_gains(distilled),
         sources=sources_of(frame, beside),
         curves=curves_of(frame, records),
         per_class=by_class,

@@ -7,12 +7,13 @@ from fnmatch import fnmatchcase
 from functools import cached_property
 from itertools import product
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from kdbench.data import DATASETS, NOT_THERE, digest_of
 from kdbench.errors import UserError
 from kdbench.method.register import METHODS
 from kdbench.method.transform import TRANSFORMS
+from kdbench.suite.adapt import adapted
 from kdbench.suite.controls import CONTROLS
 from kdbench.suite.evaluation import SCORE_ALONE, Evaluate
 from kdbench.suite.identity import (
@@ -25,11 +26,11 @@ from kdbench.suite.identity import (
     objective_identity,
 )
 from kdbench.suite.load import Suite
+from kdbench.suite.models import dropping
 from kdbench.suite.objectives import ObjectiveSpec, for_pair, objective
 from kdbench.suite.spec import DatasetSpec, ModelSpec, TeacherSpec, TeacherTrain, Train, title_of
 from kdbench.suite.steps import Step, names_of, steps_of
 
-Spec = TypeVar("Spec", bound=ModelSpec)
 DATA = Path("data")  # where data sets are looked for when not told otherwise
 NOTHING_LEARNT = dict.fromkeys(("checkpoint", "checkpoint_entry", "head", "taught_by", "objective"), None)
 FORMAT = 3  # raised when the engine's own arithmetic changes a number: every key changes with it
@@ -54,6 +55,7 @@ class Cell:
     control: str = ""  # what stands in its teacher's place, one of CONTROLS; "" for the teacher itself
     start: "Cell | None" = None  # whose trained student its own begins with
     evaluate: Evaluate = SCORE_ALONE  # what its student is asked beyond its score
+    adapts: bool = False  # does its student, the trained one of `start`, learn other data with a new classifier?
     labels: str = ""  # "none": its training may not read them
     then: tuple[Step, ...] = ()  # conversions: it trains nothing itself, but is the file made of `before`
 
@@ -72,6 +74,7 @@ class Cell:
             **({"start": self.start.key} if self.start else {}),
             **({"then": list(self.then)} if self.then else {}),
             **({"labels": self.labels} if self.labels else {}),
+            **({"adapts": self.start.dataset.name} if self.adapts and self.start else {}),
             **code_of("code", METHODS, self.methods),
             **code_of("transform_code", TRANSFORMS, names_of([*self.transforms, *self.then])),
         }
@@ -187,7 +190,8 @@ class Cell:
         """Equal for cells that differ in nothing but the seed."""
         specs = (self.dataset, self.teacher, self.student, self.train, self.teacher_train)
         texts = [spec.model_dump_json() for spec in specs]
-        return (*texts, json.dumps([self.phases, self.then], sort_keys=True), self.control, self.labels)
+        first = self.start.case if self.adapts and self.start else ()
+        return (*texts, json.dumps([self.phases, self.then], sort_keys=True), self.control, self.labels, *first)
 
     @property
     def pair(self) -> str:
@@ -209,14 +213,9 @@ class Cell:
     @property
     def is_alone(self) -> bool:
         """Is this the student alone, against which gains are counted?"""
+        if self.adapts and self.start is not None:
+            return self.start.is_alone
         return not self.then and objective_identity(self.phases) == alone()
-
-
-def dropping(spec: Spec, train: Train) -> Spec:
-    """The model with the recipe's stochastic depth, where it says nothing of it itself."""
-    if train.drop_path is None or "drop_path_rate" in spec.options:
-        return spec
-    return spec.model_copy(update={"drop_path_rate": train.drop_path})
 
 
 def cells_of(suite: Suite, only: str | None = None, data_dir: Path = DATA, unread: bool = False) -> list[Cell]:
@@ -235,6 +234,10 @@ def cells_of(suite: Suite, only: str | None = None, data_dir: Path = DATA, unrea
         if seed in suite.row_seeds.get(label, suite.seeds)
         if (cell := _cell(suite, number, label, dataset, data, seed)) is not None
     ]
+    if suite.adapt is not None:
+        how, train = suite.adapt
+        data = _digest(how.dataset, data_dir, unread)
+        cells += [adapted(cell, how, train, data) for cell in cells if not cell.then]
     return matching(cells, only)
 
 

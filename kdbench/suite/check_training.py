@@ -8,7 +8,7 @@ from typing import Any
 from kdbench.data import DATASETS
 from kdbench.errors import unknown
 from kdbench.suite.spec import mistakes
-from kdbench.suite.training import Recipe
+from kdbench.suite.training import Recipe, Train
 from kdbench.suite.yaml_lines import Place
 
 OWN = ("sgd", "adamw")  # torch's; see train/optim.py
@@ -27,6 +27,17 @@ def tables(data: dict[str, Any]) -> Iterator[tuple[Place, dict[str, Any]]]:
     pairs = enumerate(listed(data, "pairs"))
     places += [(("pairs", number, "train"), pair.get("train")) for number, pair in pairs if isinstance(pair, dict)]
     yield from ((place, table) for place, table in places if isinstance(table, dict))
+
+
+def check_rest(data: dict[str, Any]) -> Iterator[tuple[Place, str]]:
+    """What concerns the rows' labels, and what students learn afterwards."""
+    yield from check_evaluate(data)
+    yield from check_labels(data)
+    then, train = data.get("then"), data.get("train")
+    if isinstance(then, dict):
+        yield from check_dataset(then.get("dataset"), ("then", "dataset"))
+        if isinstance(then.get("train"), dict) and isinstance(train, dict) and not list(mistakes(Train, train, ())):
+            yield from mistakes(Train, {**train, **then["train"]}, ("then", "train"))
 
 
 def check_dataset(spec: Any, place: Place) -> Iterator[tuple[Place, str]]:

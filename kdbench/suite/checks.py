@@ -10,14 +10,7 @@ from kdbench.errors import UserError, unknown
 from kdbench.method.contract import Method, is_rule
 from kdbench.method.register import METHODS
 from kdbench.nets import NETS, is_known, unknown_model
-from kdbench.suite.check_training import (
-    check_augment,
-    check_dataset,
-    check_evaluate,
-    check_labels,
-    check_optimizers,
-    listed,
-)
+from kdbench.suite.check_training import check_augment, check_dataset, check_optimizers, check_rest, listed
 from kdbench.suite.controls import CONTROLS
 from kdbench.suite.objectives import by_pair, fill, for_pair, objective, terms_of
 from kdbench.suite.spec import ModelSpec, Pair, RowOptions, SuiteFile, TeacherSpec, TeacherTrain, Train, mistakes, parse
@@ -44,8 +37,7 @@ def check(document: Document) -> Iterator[tuple[Place, str]]:
     for number, dataset in enumerate(listed(data, "datasets")):
         yield from check_dataset(dataset, ("datasets", number))
     yield from check_augment(data)
-    yield from check_evaluate(data)
-    yield from check_labels(data)
+    yield from check_rest(data)
     yield from _check_objectives(document)
     yield from check_starts(data)
     if (seeds := listed(data, "reference_seeds")) and all(type(seed) is int for seed in seeds):

@@ -18,7 +18,7 @@ from kdbench.suite.objectives import ByPair, by_pair, is_reference, objective
 from kdbench.suite.plugins import load_methods, load_plugin
 from kdbench.suite.recipes import expand, kept
 from kdbench.suite.shipped import nearest, shipped, suite_path
-from kdbench.suite.spec import DatasetSpec, ModelSpec, SuiteFile, TeacherSpec, TeacherTrain, Train, parse
+from kdbench.suite.spec import Adapt, DatasetSpec, ModelSpec, SuiteFile, TeacherSpec, TeacherTrain, Train, parse
 from kdbench.suite.steps import Step, start_of, steps_of
 from kdbench.suite.yaml_lines import Document, Place, read_yaml
 
@@ -43,6 +43,7 @@ class Suite:
     teacher_train: TeacherTrain
     starts: tuple[int | None, ...]  # of each pair: the one whose students its own begin with
     then: dict[str, tuple[Step, ...]]  # of the rows whose students are converted
+    adapt: tuple[Adapt, Train] | None  # what its students learn afterwards, and how
     labels: dict[str, str]  # of the rows whose training may not read them
     evaluate: Evaluate = SCORE_ALONE
     plugins: tuple[Path, ...] = ()  # the files that hold methods, data sets and nets of its own
@@ -86,6 +87,7 @@ def load_suite(path: Path | str, plugins: tuple[Path, ...] = (), models: bool = 
         ),
         then={label: steps_of(row["then"]) for label, row in file.methods.items() if row.get("then")},
         evaluate=file.evaluate,
+        adapt=(file.then, parse(Train, {**train, **file.then.train})) if file.then else None,
         labels={label: row["labels"] for label, row in file.methods.items() if row.get("labels")},
         plugins=files,
     )

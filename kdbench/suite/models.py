@@ -1,12 +1,13 @@
 """What a suite may say of a net: a student's entry, a teacher's."""
 
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal, Self, TypeVar
 
 from pydantic import ConfigDict, Field, model_validator
 
 from kdbench.errors import unknown
 from kdbench.suite.frozen import Above0, ByName, Frozen
 from kdbench.suite.steps import words
+from kdbench.suite.training import Train
 
 Names = Annotated[tuple[str, ...], Field(min_length=1, strict=False)]
 
@@ -131,3 +132,13 @@ def described(row: dict[str, Any]) -> str:
 def title_of(teacher: TeacherSpec, student: ModelSpec) -> str:
     """The name of a pair, `cifar_resnet56 -> cifar_resnet20`."""
     return f"{teacher.short} -> {student.short}"
+
+
+Spec = TypeVar("Spec", bound=ModelSpec)
+
+
+def dropping(spec: Spec, train: Train) -> Spec:
+    """The model with the recipe's stochastic depth, where it says nothing of it itself."""
+    if train.drop_path is None or "drop_path_rate" in spec.options:
+        return spec
+    return spec.model_copy(update={"drop_path_rate": train.drop_path})

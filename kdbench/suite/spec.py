@@ -76,6 +76,14 @@ class RowOptions(Frozen):
     labels: Literal["none"] | None = None
 
 
+class Adapt(Frozen):
+    """What every trained student learns afterwards, from labels alone: another data set."""
+
+    dataset: DatasetSpec
+    train: dict[str, Any] = Field(default_factory=dict)  # what differs from the suite's
+    freeze: bool = False  # all but the new classifier
+
+
 class SuiteFile(Frozen):
     """The file as written; the editors' schema is made from this."""
 
@@ -92,6 +100,7 @@ class SuiteFile(Frozen):
     ] = ()
     validation: Annotated[float, Field(ge=0, lt=1)] = 0.0
     evaluate: Evaluate = SCORE_ALONE
+    then: Adapt | None = None
     train: Train
     teacher_train: dict[str, Any] = Field(default_factory=dict)
 
@@ -130,6 +139,7 @@ def _fields_at(model: type[BaseModel], loc: Place) -> list[str]:
         "timm": TimmSchedule,
         "evaluate": Evaluate,
         "pairs": Pair,
+        "then": Adapt,
     }
     for part in reversed(loc):
         if isinstance(part, str):

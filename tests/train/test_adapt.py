@@ -1,0 +1,106 @@
+"""Distil, then adapt: every trained student learns another data set, paired with the plain student's transfer."""
+
+import json
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from kdbench.errors import UserError
+from kdbench.suite.cells import cells_of
+from kdbench.suite.load import load_suite
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+Run = Callable[..., tuple[int, str, str]]
+PARITY = '''
+from dataclasses import replace
+from pathlib import Path
+from kdbench.data import Splits, load_splits, register_dataset
+
+@register_dataset("parity")
+def parity(data_dir: Path) -> Splits:
+    """Is a digit odd?"""
+    whole = load_splits("digits", {}, data_dir)
+    train, test = (replace(split, targets=split.targets % 2) for split in (whole.train, whole.test))
+    return Splits(train, test, 2)
+'''
+ROWS: dict[str, Any] = {"student": {"ce": 1}, "kd": {"ce": 0.1, "kd": 0.9}, "simkd": {"simkd": 1}}
+
+
+@pytest.fixture
+def adapting(tmp_path: Path, suite_file: Callable[..., Path]) -> Callable[..., Path]:
+    (tmp_path / "parity.py").write_text(PARITY)
+
+    def write(then: Any, **changes: Any) -> Path:
+        return suite_file(plugins=["parity.py"], methods=ROWS, seeds=[0, 1], then=then, **changes)
+
+    return write
+
+
+def records(results: Path) -> dict[tuple[str, str, int], Any]:
+    """By data set, label and seed."""
+    found = [json.loads(path.read_text()) for path in results.glob("*/records/*.json")]
+    return {(record["dataset"], record["label"], record["seed"]): record for record in found}
+
+
+def test_students_learn_another_data_set_afterwards(
+    adapting: Callable[..., Path], kdbench: Run, tmp_path: Path
+) -> None:
+    path = adapting({"dataset": "parity", "train": {"epochs": 1, "lr": 0.1}, "freeze": True})
+    code, out, err = kdbench("run", path)
+    assert code == 0, err
+    found = records(tmp_path / "results")
+    assert {key: record["status"] for key, record in found.items()} == {
+        (data, label, seed): "done" for data in ("digits", "parity") for label in ROWS for seed in (0, 1)
+    }
+    for label in ROWS:
+        first, later = found["digits", label, 0], found["parity", label, 0]
+        before, after = (load_file(tmp_path / f"results/tiny/students/{r['key']}.safetensors") for r in (first, later))
+        same = {name for name in after if name in before and torch.equal(before[name], after[name])}
+        assert set(after) - same == {"fc.weight", "fc.bias"}  # frozen: the classifier alone is new
+        assert later["settings"]["adapts"] == "digits"
+        assert later["settings"]["start"] == first["key"]
+    assert "parity after digits" in out
+    assert "Each row's student, distilled on digits, learns these data" in out
+    head = next(line for line in out.splitlines() if line.startswith("| objective") and "then parity" in line)
+    assert "then parity vs student" in head
+    line = next(line for line in out.splitlines() if line.startswith("| kd "))
+    top = sum(found["parity", "kd", seed]["scores"]["test_top1"] for seed in (0, 1)) / 2
+    assert f"{top:.2f} ±" in line
+    assert len(re.findall(r"[-+]\d+\.\d\d \[", line)) >= 2  # the gain here, and the gain of the transfer
+    assert "control" not in out.split("**How to read it.**")[0]
+    assert "0 to train" in kdbench("run", path)[2] or "nothing" in kdbench("run", path)[1] + kdbench("run", path)[2]
+
+
+def test_fine_tuning_moves_all_weights(adapting: Callable[..., Path], kdbench: Run, tmp_path: Path) -> None:
+    path = adapting({"dataset": "parity", "train": {"epochs": 1}})
+    code, _, err = kdbench("run", path, "--only", "kd")
+    assert code == 0, err
+    found = records(tmp_path / "results")
+    first, later = found["digits", "kd", 0], found["parity", "kd", 0]
+    before, after = (load_file(tmp_path / f"results/tiny/students/{r['key']}.safetensors") for r in (first, later))
+    assert not torch.equal(before["conv1.weight"], after["conv1.weight"])
+
+
+def test_each_row_begins_with_its_own_student_and_is_paired(adapting: Callable[..., Path]) -> None:
+    cells = cells_of(load_suite(adapting({"dataset": "parity", "freeze": True})))
+    adapts = [cell for cell in cells if cell.adapts]
+    assert len(cells) == 2 * len(adapts) == 12
+    assert {(c.label, c.seed) for c in adapts} == {(c.start.label, c.start.seed) for c in adapts if c.start}
+    assert [c.label for c in adapts if c.is_alone] == ["student"] * 2
+    assert len({c.cohort for c in adapts}) == 2  # one a seed: all rows learn in lock-step
+    plain = cells_of(load_suite(adapting(None)))
+    assert [c.key for c in plain] == [c.key for c in cells if not c.adapts]  # no key of the others changes
+
+
+def test_mistakes(adapting: Callable[..., Path]) -> None:
+    with pytest.raises(UserError) as caught:
+        load_suite(adapting({"dataset": "parrity", "train": {"epoch": 3}, "frozen": True}))
+    text = str(caught.value)
+    assert "unknown data set 'parrity'; did you mean 'parity'?" in text
+    assert re.search(r"then\.train\.epoch: .*epochs", text)
+    assert re.search(r"then\.frozen: .*freeze", text)
