@@ -16,7 +16,7 @@ import torch
 from rich.console import Console
 
 from kdbench.data import steps_per_epoch
-from kdbench.errors import UserError, first_line
+from kdbench.errors import UserError, first_line, unknown
 from kdbench.gathered import cells_asked, read_board
 from kdbench.grid.blocks import changed
 from kdbench.grid.cohort import Place
@@ -29,7 +29,10 @@ from kdbench.grid.shares import executor_of
 from kdbench.grid.signals import own_interrupts, stop_signals
 from kdbench.layout import Layout, SuiteFolder
 from kdbench.options import Options
+from kdbench.plain import several
 from kdbench.report.frame import Beside, frame_of
+from kdbench.report.inert import inert_board
+from kdbench.report.summary import headline
 from kdbench.report.table import Board, make_board
 from kdbench.report.write import write_board
 from kdbench.results.looks_file import read_looks
@@ -118,12 +121,19 @@ def make_leaderboard(
     return board.table, write_board(board, options.results / board.suite)
 
 
+DEVICES = ("cpu", "gpu", "cuda", "mps", "xpu")  # those that people have; a number may follow, `cuda:1`
+
+
 def choose_device(name: str) -> torch.device:
-    """`auto`: a GPU if there is one. Raises UserError for a device that torch does not have."""
+    """`auto`: a GPU if there is one; `gpu`: a GPU. Raises UserError for a device that torch does not have."""
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    if name == "gpu" and not torch.cuda.is_available():
+        raise UserError("--device gpu: there is no GPU that torch can use")
+    if name.partition(":")[0] not in DEVICES:
+        raise UserError(f"--device {name}: {unknown('device', name, DEVICES)}")
     try:
-        device = torch.device(name)
+        device = torch.device(name.replace("gpu", "cuda"))
         torch.empty(1, device=device)
     except (RuntimeError, AssertionError) as error:
         raise UserError(f"--device {name}: {first_line(error)}") from error
@@ -175,6 +185,7 @@ def run_suite(
                 bar.now("completing MLflow")
                 tracker.complete(records.values(), lambda record: [folder.student(record["key"])])
                 tracker.summary(made.name, folder.board_files(), text)
+                tracker.describe(description(board, text_of_suite))
                 tracker.close(2.0 if ended else PATIENCE)
     counts = Counter(records[cell.key]["status"] if cell.key in records else "missing" for cell in made.cells)
     return Outcome(board.table, text, dict(counts), len(todo), ended, folder, board)
@@ -199,6 +210,16 @@ def _board_of(made: Plan, folder: SuiteFolder, path: Path, options: Options) -> 
     return make_board(made.name, made.cells, records.values(), beside=beside, declared=declared), records
 
 
+def description(board: Board, text_of_suite: str) -> str:
+    """Of the suite's experiment in MLflow, Markdown: what came out, how to read the list, what was asked."""
+    how = (
+        f"A run is a student: its name begins with row and seed. Show the column `final/{board.metric.test}`; "
+        "`Group by` the tag `row` gathers the seeds of a row, with their mean. The run `leaderboard` holds the whole "
+        "table, with intervals and corrected tests."
+    )
+    return "\n\n".join([" ".join(headline(inert_board(board))), how, fenced(text_of_suite)])
+
+
 def fenced(text: str) -> str:
     """YAML in Markdown: the fence is longer than any inside."""
     fence = "`" * max([3, *(len(run) + 1 for run in re.findall("`+", text))])
@@ -208,10 +229,10 @@ def fenced(text: str) -> str:
 def progress_line(made: Plan, device: torch.device) -> str:
     skipped = f", {len(made.inapplicable)} do not apply (see `kdbench plan`)" if made.inapplicable else ""
     skipped += f", {len(made.failing)} fail (see below)" if made.failing else ""
-    what = f"{made.name}: {len(made.cells)} cells, {made.num_done} done{skipped}"
+    what = f"{made.name}: {several(len(made.cells), 'cell')}, {made.num_done} done{skipped}"
     if not made.todo:
         return f"{what}; nothing to train"
-    return f"{what}, {len(made.todo)} to train in {len(made.cohorts)} cohorts on {device}"
+    return f"{what}, {len(made.todo)} to train in {several(len(made.cohorts), 'cohort')} on {device}"
 
 
 def _anything_new(made: Plan) -> bool:

@@ -4,13 +4,15 @@ import argparse
 import errno
 import gc
 import os
+import re
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
+from difflib import get_close_matches
 from importlib import import_module
 from io import TextIOWrapper
 from pathlib import Path
-from typing import Any, TextIO, cast
+from typing import Any, NoReturn, TextIO, cast
 
 from kdbench.display import Nowhere, displays
 from kdbench.errors import UserError
@@ -25,10 +27,17 @@ input; 129, 130, 143 stopped by SIGHUP, Ctrl-C or SIGTERM (the same command goes
 SHORT = ("plan", "leaderboard")  # they make millions of small objects, and end
 
 
+class Parser(argparse.ArgumentParser):
+    """Names the nearest choice, where there are many."""
+
+    def error(self, message: str) -> NoReturn:
+        given, known = re.search(r"invalid choice: '([^']*)'", message), message.partition("choose from")[2]
+        near = get_close_matches(given[1], re.findall(r"[\w-]+", known), 1) if given else []
+        super().error(message + (f"; did you mean {near[0]!r}?" if near else ""))
+
+
 def parser() -> argparse.ArgumentParser:
-    top = argparse.ArgumentParser(
-        prog="kdbench", description="Compare knowledge-distillation methods honestly.", epilog=EPILOG
-    )
+    top = Parser(prog="kdbench", description="Compare knowledge-distillation methods honestly.", epilog=EPILOG)
     commands = top.add_subparsers(dest="command", metavar="COMMAND", required=True)
 
     def command(name: str, help: str, **options: Any) -> argparse.ArgumentParser:
@@ -45,7 +54,9 @@ Command = Callable[..., argparse.ArgumentParser]
 def _on_suites(command: Command) -> None:
     run = command("run", "train what a suite asks for and is not done yet, then print its leaderboard")
     plan = command("plan", "show a suite's cells: done, to do, not applicable and why, and the time it will take")
-    board = command("leaderboard", "print the leaderboard of what is done, and write it as Markdown and CSV")
+    board = command(
+        "leaderboard", "print the leaderboard of what is done, and write it as Markdown, HTML, CSV and LaTeX"
+    )
     sync = command("sync", "bring MLflow up to date with the records")
     for sub in (run, plan, board, sync):
         sub.add_argument(
@@ -125,8 +136,17 @@ def _on_results(command: Command) -> None:
 
 def _on_students(command: Command) -> None:
     init = command("init", "look at a folder of pictures and propose a suite for it")
-    init.add_argument("--teacher", required=True, metavar="MODEL")
-    init.add_argument("--student", required=True, nargs="+", metavar="MODEL")
+    init.add_argument("folder", type=Path, nargs="?", metavar="DIR",
+                      help="with train/CLASS/* and val/CLASS/* (default: that of --data)")  # fmt: skip
+    init.add_argument("--teacher", default="resnet18", metavar="MODEL", help="default: resnet18")
+    init.add_argument("--student", default=["mobilenetv3_small_050"], nargs="+", metavar="MODEL",
+                      help="default: mobilenetv3_small_050")  # fmt: skip
+    init.add_argument(
+        "--size", type=side, metavar="N", help="side of the pictures (default: by the pictures and budget)"
+    )
+    init.add_argument("--weights", action="append", default=[], metavar="MODEL=FILE",
+                      help="a file that this model starts from, and is fine-tuned; its classifier may be for other "
+                           "classes; may be given several times")  # fmt: skip
     init.add_argument("--budget", default="2h", help="how long the run may take, e.g. 30m or 2h (default 2h)")
     init.add_argument("--output", type=Path, default=Path("suite.yaml"), metavar="FILE", help="default: suite.yaml")
     init.add_argument("--force", action="store_true", help="replace FILE if it is there")
@@ -134,7 +154,9 @@ def _on_students(command: Command) -> None:
     recommend = command("recommend", "say which student and method to ship, and how surely it is better")
     recommend.add_argument("suite", type=Path, metavar="SUITE")
     recommend.add_argument("--max-latency-ms", type=float, metavar="L", help="of one example on one CPU thread")
-    recommend.add_argument("--max-params", type=float, metavar="N", help="parameters of the student, e.g. 1e6")
+    recommend.add_argument(
+        "--max-params", type=parameters, metavar="N", help="parameters of the student, e.g. 1M or 500k"
+    )
     _common(recommend)
     exporting = command("export", "write a trained student as one file, checked against the original")
     exporting.add_argument("key", metavar="KEY", help="a cell's key (see cells.csv) or its record's path")
@@ -152,7 +174,7 @@ def _on_models(command: Command) -> None:
                          help="methods: which apply to these two models, and why the others don't")  # fmt: skip
     listing.add_argument("--size", type=int, default=32, help="side of the pair's pictures (default 32)")
     listing.add_argument("--classes", type=int, default=100, help="the pair's number of classes (default 100)")
-    _common(listing)
+    _common(listing, device=False)
     profiling = command("profile", "measure parameters, MACs and latency of models, side by side")
     profiling.add_argument("models", nargs="+", metavar="MODEL")
     profiling.add_argument("--size", type=int, default=32, help="side of the pictures (default 32)")
@@ -164,13 +186,13 @@ def _on_this_machine(command: Command) -> None:
     ui = command("ui", "open MLflow's pages on the right store")
     ui.add_argument("--port", type=int, default=5000)
     ui.add_argument("--host", default="127.0.0.1")
-    _common(ui)
+    _common(ui, device=False)
     doctor = command("doctor", "say what this machine has, what is wrong with it and how to mend that")
     _common(doctor)
     clean = command("clean", "list what lies in the results and no record needs")
     clean.add_argument("suite", type=Path, nargs="?", metavar="SUITE", help="of this suite alone; teachers stay")
     clean.add_argument("--yes", action="store_true", help="remove it")
-    _common(clean)
+    _common(clean, device=False)
     command("schema", "print the JSON schema of suite files, for editors").add_argument(
         "--plugin", type=Path, action="append", default=[], metavar="FILE", help="a file with methods of your own"
     )
@@ -186,6 +208,18 @@ def count(text: str) -> int:
     return int(text)
 
 
+def side(text: str) -> int:
+    if not 8 <= int(text) <= 1024:
+        raise argparse.ArgumentTypeError(f"{text}: a side of 8 to 1024 pixels")
+    return int(text)
+
+
+def parameters(text: str) -> float:
+    """`1e6`, `1M`, `500k`, `1.5G`"""
+    unit = {"k": 1e3, "m": 1e6, "g": 1e9, "b": 1e9}.get(text[-1:].lower())
+    return float(text[:-1]) * unit if unit else float(text)
+
+
 def gigabytes(text: str) -> float:
     size = float(text)
     if not 0 <= size < float("inf"):
@@ -193,12 +227,13 @@ def gigabytes(text: str) -> float:
     return size
 
 
-def _common(sub: argparse.ArgumentParser) -> None:
+def _common(sub: argparse.ArgumentParser, device: bool = True) -> None:
     environment = os.environ.get("KDBENCH_DATA", "data")
     sub.add_argument("--data", type=Path, default=Path(environment), metavar="DIR",
                      help="where data sets are (default: KDBENCH_DATA, else ./data)")  # fmt: skip
     sub.add_argument("--results", type=Path, default=RESULTS, metavar="DIR", help=f"default: ./{RESULTS}")
-    sub.add_argument("--device", default="auto", help="cpu, cuda, cuda:1 (default: a GPU if there is one)")
+    if device:
+        sub.add_argument("--device", default="auto", help="cpu, gpu, cuda:1 (default: a GPU if there is one)")
     sub.add_argument("--plugin", type=Path, action="append", default=[], metavar="FILE",
                      help="a Python file with methods of your own; it is code that runs with your rights, "
                           "whatever the command; may be given several times")  # fmt: skip

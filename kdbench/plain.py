@@ -24,3 +24,8 @@ def inert(text: str) -> str:
     """For Markdown: one line that is shown as it stands. Two different lines stay different."""
     escaped = _MARKUP.sub(lambda match: f"\\{match[0]}", _ENTITY.sub("&amp;", one_line(text)))
     return escaped.replace("<", "&lt;")
+
+
+def several(count: int, what: str) -> str:
+    """`1 cell`, `2 cells`"""
+    return f"{count} {what}" + "s" * (count != 1)

@@ -98,9 +98,24 @@ def explain(problem: Any, known: Iterable[str]) -> tuple[str, str]:
     return name, message_of(problem, "setting", known)
 
 
+WORDS = {  # pydantic's -> YAML's
+    "a valid array": "a list",
+    "a valid tuple": "a list",
+    "a valid list": "a list",
+    "an object": "a table of entries",
+    "a valid dictionary": "a table of entries",
+    "a valid string": "text",
+    "a valid boolean": "true or false",
+    "a valid integer": "a whole number",
+    "a valid number": "a number",
+}
+
+
 def message_of(problem: Any, what: str, known: Iterable[str]) -> str:
     """pydantic's message in plain words, with what was given. `known`: the names that there are."""
     message = problem["msg"].removeprefix("Value error, ").replace("Input should", "should")
+    for pydantics, yamls in WORDS.items():
+        message = message.replace(pydantics, yamls)
     if problem["type"] == "extra_forbidden":
         return unknown(what, problem["loc"][-1], known)
     if problem["type"] == "missing":

@@ -74,8 +74,19 @@ def fitting_weights(model: nn.Module, path: Path, chosen: Chosen = ALL) -> dict[
     counters = {k: torch.zeros_like(v, device="cpu") for k, v in here.items() if k.endswith("num_batches_tracked")}
     state = counters | state | {name: here[name] for name in chosen.own}  # older files have no counters
     if wrong := mismatch(here, state):
-        raise UserError(f"checkpoint {path} {wrong}")
+        raise UserError(f"checkpoint {path} {wrong}{_advice(here, state)}")
     return state
+
+
+def _advice(here: dict[str, Tensor], state: dict[str, Tensor]) -> str:
+    """What to do about a file that nearly fits."""
+    lacking, shared = here.keys() - state.keys(), here.keys() & state.keys()
+    shapes = {name for name in shared if here[name].shape != state[name].shape}
+    if shapes and not lacking and len({name.rpartition(".")[0] for name in shapes}) <= 2:
+        return "; if only the classifier is for other classes, say `head: new`: then it is fine-tuned"
+    if lacking and all("downsample" in name or "shortcut" in name for name in lacking) and not shapes:
+        return "; its shortcuts have no weights (zero-padded, `option A`): bring that net's class by a plugin"
+    return ""
 
 
 def without_common_part(state: dict[str, Tensor], here: Collection[str]) -> dict[str, Tensor]:

@@ -124,8 +124,10 @@ def kdbench(tmp_path: Path, quick_profile: None, capfd: pytest.CaptureFixture[st
 
     def call(*arguments: object, results: Path = tmp_path / "results") -> tuple[int, str, str]:
         words = [str(word) for word in arguments]
-        if words[0] not in ("schema",):
-            words += ["--results", str(results), "--device", "cpu"]
+        if words[0] != "schema":
+            words += ["--results", str(results)]
+        if words[0] not in ("schema", "list", "ui", "clean"):
+            words += ["--device", "cpu"]
         capfd.readouterr()
         try:
             code = main(words)

@@ -6,6 +6,13 @@ from rich.console import Console
 from rich.markdown import Markdown
 from rich.table import Table
 
+from kdbench.report.meaning import LEGEND_BEGINS as LEGEND
+
+SHORT = (
+    "▲ better, ▼ worse, ≈ not distinguishable, at 5% over the whole table; ± over seeds; rows of group 1 are tied for "
+    "the top. The file leaderboard.md says what each column is.\n"
+)
+
 
 def console() -> Console:
     """Rich's tables; without a terminal as wide as they need to be."""
@@ -26,3 +33,9 @@ def show_markdown(text: str) -> None:
         Console().print(Markdown(text))
     else:
         print(text)
+
+
+def show_board(text: str) -> None:
+    """A leaderboard: on a terminal with a short legend, for the long one would push the table off the screen."""
+    table, legend, _ = text.partition(LEGEND)
+    show_markdown(table + SHORT if legend and sys.stdout.isatty() else text)

@@ -15,6 +15,7 @@ def options_of(given: argparse.Namespace) -> Options:
     only, kept = getattr(given, "only", None), getattr(given, "keep_answers", 0.0)
     jobs, devices = getattr(given, "jobs", 1), getattr(given, "devices", 1)
     executor, address = getattr(given, "executor", None), getattr(given, "address", None)
+    device = getattr(given, "device", "auto")  # of a command that computes nothing
     if (devices > 1 or by_torchrun()) and ((jobs or 1) > 1 or kept):
         raise UserError(
             "several devices train one cohort at a time, without a teacher cache: leave --jobs and --keep-answers out"
@@ -23,7 +24,7 @@ def options_of(given: argparse.Namespace) -> Options:
         raise UserError(
             "--executor ray gives each cohort one device and keeps no cache: leave --devices and --keep-answers out"
         )
-    common = given.data, given.results, given.device, only, tuple(given.plugin), given.tracking_uri
+    common = given.data, given.results, device, only, tuple(given.plugin), given.tracking_uri
     return Options(*common, kept, jobs, devices, executor, address)
 
 
@@ -33,8 +34,10 @@ def folder_of(given: argparse.Namespace) -> SuiteFolder:
 
 
 def seconds_of(budget: str) -> float:
-    """`90s`, `30m`, `2h`, `1.5h`, `1d` -> seconds. Raises UserError for anything else."""
-    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([smhd])\s*", budget)
+    """`90s`, `30m`, `30min`, `2h`, `1.5h`, `1d` -> seconds. Raises UserError for anything else."""
+    units = r"(s)(?:ec(?:onds?)?)?|(m)(?:in(?:utes?)?)?|(h)(?:ours?)?|(d)(?:ays?)?"
+    match = re.fullmatch(rf"\s*(\d+(?:\.\d+)?)\s*(?:{units})\s*", budget)
     if not match or float(match[1]) == 0:
         raise UserError(f"--budget {budget}: say it like 30m, 2h or 1d")
-    return float(match[1]) * {"s": 1, "m": 60, "h": 3600, "d": 86400}[match[2]]
+    [unit] = [letter for letter in match.groups()[1:] if letter]
+    return float(match[1]) * {"s": 1, "m": 60, "h": 3600, "d": 86400}[unit]

@@ -17,6 +17,7 @@ from kdbench.errors import UserError, first_line
 from kdbench.method.contract import Inapplicable
 from kdbench.method.register import METHODS
 from kdbench.nets import build_net, is_known, known_models, unknown_model
+from kdbench.plain import several
 from kdbench.report.text import human
 from kdbench.suite.objectives import objective
 from kdbench.suite.plugins import load_methods, load_plugin
@@ -93,7 +94,8 @@ def show_methods(out: Console, pattern: str, pair: tuple[str, str, int, int] | N
         made.add_row(*row, *([why_not or "yes"] if pair else []))
     out.print(made)
     teacher, student = (pair or USUAL_PAIR)[:2]
-    out.print(f"{len(names)} methods; adapters: parameters trained beside the student's, for {teacher} -> {student}")
+    meaning = f"adapters: parameters trained beside the student's, for {teacher} -> {student}"
+    out.print(f"{several(len(names), 'method')}; {meaning}")
     for name in names if len(names) <= 3 else []:
         settings = ", ".join(f"{k}={v}" for k, v in METHODS.settings(name, {})[0].items()) or "none"
         about = f"\n{name}: {inspect.getdoc(METHODS[name])}\n\n{METHODS[name].paper}\nsettings: {settings}"

@@ -19,6 +19,7 @@ from kdbench.grid.progress import clock
 from kdbench.grid.proof import precisions_of
 from kdbench.grid.run import using
 from kdbench.grid.shares import shares_of
+from kdbench.plain import several
 from kdbench.train.arithmetic import slow_precision
 from kdbench.train.evaluation import check_precision
 
@@ -33,7 +34,8 @@ def run(given: argparse.Namespace) -> int:
     out = console()
     name, todo = made.name, made.todo
     out.print(
-        f"{name}: {len(made.cells)} cells, {made.num_done} done, {len(todo)} to train in {len(made.cohorts)} cohorts"
+        f"{name}: {several(len(made.cells), 'cell')}, {made.num_done} done, {len(todo)} to train in "
+        f"{several(len(made.cohorts), 'cohort')}"
     )
     for line in made.damaged:
         out.print(line, soft_wrap=True)
@@ -49,7 +51,7 @@ def run(given: argparse.Namespace) -> int:
     if todo:
         out.print(cohorts)
     if len(made.cohorts) > 40:
-        out.print(f"... and {len(made.cohorts) - 40} cohorts more")
+        out.print(f"... and {several(len(made.cohorts) - 40, 'cohort')} more")
     held = held_by(made, options.data)
     places = [f"{json.loads(spec)['name']}: {what.words}" for spec, what in held.items() if what.words]
     for line in [*places, *why_not(made)]:

@@ -4,15 +4,22 @@ import argparse
 import math
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 
 from kdbench.api import Options, read_board
 from kdbench.commands.given import options_of
 from kdbench.errors import UserError
+from kdbench.method.metric import TOP1
 from kdbench.report.frame import GROUP, title
 from kdbench.report.rows import Row
 from kdbench.report.table import Board
 from kdbench.report.text import human, number
+from kdbench.results.outcomes import OUTCOMES, unpacked
+from kdbench.results.records import Records
+from kdbench.results.schema import Record
+
+FEW_EPOCHS, FEW_SEEDS = 20, 3
 
 
 def run(given: argparse.Namespace) -> int:
@@ -56,16 +63,72 @@ def _advice(board: Board, rows: list[Row], results: Path) -> list[str]:
     chosen = "held-out examples" if held_out else "the test examples, so its score is a little too good"
     spread = f" ± {best.std:.2f}" if math.isfinite(best.std) else ""
     size = f"{number(best.size.cpu_ms_b1)} ms an example on one CPU thread, {human(best.size.params)} parameters"
+    record = _one_record(board, best, results)
+    known = _beside(best, record)
+    if guess := _mere_guessing(best, record):
+        return [title((best.dataset, best.teacher, best.student)), guess, *known]
+    how = "trained plainly, without a teacher" if best.alone else f"trained with {best.label}"
     lines = [
         title((best.dataset, best.teacher, best.student)),
-        f"Ship {best.student} trained with {best.label}: {best.score:.2f}{metric.unit}{spread} {metric.title} over "
+        f"Ship {best.student} {how}: {best.score:.2f}{metric.unit}{spread} {metric.title} over "
         f"{best.n} seed{'s' * (best.n > 1)}; {size}. Chosen on {chosen}.",
+        *known,
         *_how_sure(best),
+        *_decides_little(best, record),
     ]
     ordered = _cells(board.frame, best).sort_values(metric.validation if held_out else metric.test)
     key = ordered["key"].iloc[-1 if held_out else len(ordered) // 2]
     which = "the seed best on held-out examples" if held_out else "the seed in the middle"
     return [*lines, f"Deliver it ({which}): kdbench export {key} --format onnx --results {results}"]
+
+
+def _one_record(board: Board, row: Row, results: Path) -> Record:
+    """One of the row's finished cells, where its record is at hand: a board may be of a server's."""
+    keys = _cells(board.frame, row)["key"]
+    return next(iter(Records(results, board.suite).read_many(keys).values()), {})
+
+
+def _chance(record: Record) -> float:
+    """The share of the test examples that are of the largest class, in percent; NaN where a record has no classes."""
+    found = unpacked(record.get(OUTCOMES) or {})
+    if found is None or not len(found.target):
+        return math.nan
+    return 100 * float(np.bincount(found.target).max()) / len(found.target)
+
+
+def _beside(best: Row, record: Record) -> list[str]:
+    """What the score is to be held against."""
+    chance, unit = _chance(record), best.metric.unit
+    words = [f"always naming the largest class {chance:.2f}{unit}"] if best.metric == TOP1 and chance == chance else []
+    words += [f"the teacher {best.teacher_score:.2f}{unit}"] if math.isfinite(best.teacher_score) else []
+    lines = [f"Beside it: {', '.join(words)}."] if words else []
+    plain = best.score if best.alone else best.score - best.gain.mean if best.gain is not None else math.nan
+    if best.teacher_score <= plain:
+        lines.append("The teacher is no better than the student trained plainly: get a better one.")
+    return lines
+
+
+def _mere_guessing(best: Row, record: Record) -> str:
+    """What to do where nothing was learnt: the best row is not surely above naming the largest class. Else empty."""
+    chance, count = _chance(record) / 100, record.get("num_test") or 0
+    if best.metric != TOP1 or not chance < 1 or not count:
+        return ""
+    sure = 1.96 * math.sqrt(chance * (1 - chance) / count)
+    if best.score / 100 > chance + sure:
+        return ""
+    too = ", nor the teacher" if best.teacher_score / 100 <= chance + sure else ""
+    return (
+        f"Ship nothing yet: no student learnt anything{too}. The best, {best.student} ({best.label}), has "
+        f"{best.score:.2f}{best.metric.unit}, which {count} test examples can't tell from guessing. More "
+        "examples or epochs may help, and weights that know such data (`pretrained: true`, or `checkpoint: FILE` with "
+        "`head: new`)."
+    )
+
+
+def _decides_little(best: Row, record: Record) -> list[str]:
+    epochs = record.get("settings", {}).get("train", {}).get("epochs", FEW_EPOCHS)
+    few = [f"{epochs} epochs"] * (epochs < FEW_EPOCHS) + [f"{best.n} seed{'s' * (best.n > 1)}"] * (best.n < FEW_SEEDS)
+    return [f"{' and '.join(few)} decide little between methods."] if few else []
 
 
 def _cells(frame: pd.DataFrame, row: Row) -> pd.DataFrame:

@@ -7,7 +7,7 @@ import sys
 from contextlib import suppress
 
 from kdbench.api import Outcome, choose_device, run_suite
-from kdbench.commands.console import show_markdown
+from kdbench.commands.console import show_board
 from kdbench.commands.given import options_of, seconds_of
 from kdbench.errors import UserError
 from kdbench.grid.follower import follow
@@ -39,7 +39,7 @@ def followed(group: Devices) -> int:
 
 def first(given: argparse.Namespace) -> int:
     outcome = outcome_of(given)
-    show_markdown(outcome.text)
+    show_board(outcome.text)
     assert outcome.folder is not None
     print(f"\nWritten to {outcome.folder.leaderboard('md')} and .csv; browse the runs with: kdbench ui")
     bad = {s: n for s, n in outcome.counts.items() if n and s in ("failed", "diverged", "missing")}

@@ -128,6 +128,7 @@ def legend(board: Board) -> str:
 CORRUPTED = """ *corrupted*: the mean accuracy on the test examples made worse in the ways that their data set \
 states, at every strength; by kind in leaderboard.csv (`corrupted_...`)."""
 
+LEGEND_BEGINS = "**How to read it.**"
 LEGEND = """\
 **How to read it.** *SCORE*: WORDS on the test set after the last epoch, mean ± standard deviation over `n` seeds. \
 *vs student*, *vs REFERENCE*: mean difference on the same seeds and its 95% interval (each by itself; none with one \

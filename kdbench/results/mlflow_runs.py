@@ -21,6 +21,7 @@ from kdbench.layout import Layout
 from kdbench.method.metric import metric_of
 from kdbench.plain import inert
 from kdbench.results.schema import Record
+from kdbench.suite.identity import fingerprint
 
 UI = "http://127.0.0.1:5000"  # where `kdbench ui` shows a local store
 PATIENCE = 60.0  # seconds to wait for another process that writes
@@ -89,6 +90,8 @@ class MlflowRuns:
         self.runs[key] = run.info.run_id
         self.begun.add(key)
         self._params(run.info.run_id, params)
+        if (data := dataset_input(tags, params)) is not None:
+            self.client.log_inputs(run.info.run_id, [data])
 
     def _delete(self, runs: Iterable[str]) -> None:
         for run in runs:
@@ -229,7 +232,20 @@ def finished_of(record: Record) -> str:
 
 
 def run_name(record: Record) -> str:
-    return f"{record['teacher']} -> {record['student']} · {record['label']} · {record['seed']}"
+    """What tells it apart comes first: a list's column shows the beginning alone."""
+    return f"{record['label']} · seed {record['seed']} · {record['teacher']} -> {record['student']}"
+
+
+def dataset_input(tags: dict[str, str], settings: dict[str, Any]) -> Any:
+    """What MLflow's list shows in its column `Dataset`; None for a run that is of no data set."""
+    from mlflow.entities import Dataset, DatasetInput, InputTag
+
+    name, about = tags.get("kdbench.dataset"), settings.get("dataset") or {}
+    if not name:
+        return None
+    digest = str(settings.get("data") or fingerprint({"dataset": about, "name": name}))[:36]
+    made = Dataset(name=name, digest=digest, source_type="kdbench", source=json.dumps(about))
+    return DatasetInput(dataset=made, tags=[InputTag("mlflow.data.context", "training and test")])
 
 
 def description(record: Record) -> str:
@@ -246,6 +262,8 @@ def description(record: Record) -> str:
 def tags_of(record: Record) -> dict[str, str]:
     names = ("suite", "dataset", "teacher", "student", "label", "seed", "status", "reason")
     tags = {f"kdbench.{name}": str(record.get(name, ""))[:5000] for name in names}
+    row = f"{record['label']} · {record['dataset']} · {record['teacher']} -> {record['student']}"
+    tags["row"] = row[:5000]  # `Group by: row` gathers the seeds of an objective, with their mean
     return {**tags, "mlflow.source.name": f"suite {record['suite']}", "mlflow.source.type": "LOCAL"}
 
 

@@ -128,9 +128,10 @@ class Cell:
 
     @property
     def teacher_is_trained(self) -> bool:
-        """By its recipe; else it is taken as it is, from a file or untrained."""
+        """By its recipe; else it is taken as it is, from a file or untrained. A new head on a file's net must learn."""
         learns = not self.control or CONTROLS[self.control].relabel is not None
-        taken = self.teacher.checkpoint is not None or self.teacher.num_classes is not None
+        as_it_is = self.teacher.checkpoint is not None and self.teacher.head is None
+        taken = as_it_is or self.teacher.num_classes is not None
         return learns and (bool(self.control) or not taken)
 
     @cached_property

@@ -3,6 +3,8 @@
 import hashlib
 import os
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib.machinery import ModuleSpec, SourceFileLoader
 from importlib.metadata import entry_points
 from importlib.util import module_from_spec
@@ -10,6 +12,7 @@ from pathlib import Path
 
 from kdbench.errors import Interrupted, UserError, in_words
 from kdbench.method.register import METHODS
+from kdbench.registry import INSTALLED, RELEASED
 
 
 def load_methods() -> None:
@@ -37,9 +40,34 @@ def load_plugin(path: Path) -> None:
     module.__file__ = str(path)
     sys.modules[name] = module
     try:
-        exec(loader.source_to_code(text, str(path)), vars(module))  # what was hashed, and not bytecode of before
+        with files_beside(path.resolve().parent):
+            exec(loader.source_to_code(text, str(path)), vars(module))  # what was hashed, and not bytecode of before
     except BaseException as error:
         del sys.modules[name]
         if isinstance(error, Interrupted | UserError):
             raise
         raise UserError(f"plugin {path}: {in_words(error)}") from error
+
+
+BESIDE: set[str] = set()  # names of modules that plugins imported from their folders
+
+
+@contextmanager
+def files_beside(folder: Path) -> Iterator[None]:
+    """What lies in `folder` can be imported, as by a file that Python runs; two plugins' `helper` are two modules."""
+    while BESIDE:
+        sys.modules.pop(BESIDE.pop(), None)
+    before = set(sys.modules)
+    sys.path.insert(0, str(folder))
+    try:
+        yield
+    finally:
+        if str(folder) in sys.path:
+            sys.path.remove(str(folder))
+        BESIDE.update(name for name in set(sys.modules) - before if _lies_in(folder, sys.modules[name]))
+
+
+def _lies_in(folder: Path, module: object) -> bool:
+    """Is it a file of the user's own in `folder`? An environment may lie in there too."""
+    path = Path(getattr(module, "__file__", None) or "/").resolve()
+    return path.is_relative_to(folder) and not any(path.is_relative_to(place) for place in (*RELEASED, *INSTALLED))

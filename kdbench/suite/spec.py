@@ -117,6 +117,18 @@ def parse(model: Any, data: dict[str, Any]) -> Any:
     return model.model_validate_json(json.dumps(data))
 
 
+ELSEWHERE: dict[Any, str] = {  # what people look for in `train`, and where it is
+    "label_smoothing": "is a setting of a row's cross-entropy: {ce: {label_smoothing: 0.1}}",
+    "temperature": "is a setting of a method: {kd: {temperature: 4}}",
+    "mixup": "there is none for all rows; the method function_matching mixes the pictures that both nets see",
+    "dropout": "is an entry of a model: {model: resnet18, drop_rate: 0.1}",
+    "drop_rate": "is an entry of a model: {model: resnet18, drop_rate: 0.1}",
+    "pretrained": "is an entry of a model: {model: resnet18, pretrained: true}",
+    "seeds": "stands at the top of a suite",
+    "validation": "stands at the top of a suite",
+}
+
+
 def mistakes(model: type[BaseModel], data: Any, place: Place) -> Iterator[tuple[Place, str]]:
     """What is wrong with `data` as a `model`, each mistake with its place below `place`."""
     try:
@@ -124,7 +136,10 @@ def mistakes(model: type[BaseModel], data: Any, place: Place) -> Iterator[tuple[
     except ValidationError as error:
         for problem in error.errors():
             loc = tuple(part for part in problem["loc"] if part != "[key]")
-            if problem["type"] != "too_short":
+            of_training = (*place, *loc)[-2:-1] in (("train",), ("teacher_train",))
+            if problem["type"] == "extra_forbidden" and of_training and loc[-1] in ELSEWHERE:
+                yield (*place, *loc), ELSEWHERE[loc[-1]]
+            elif problem["type"] != "too_short":
                 yield (*place, *loc), message_of(problem, "entry", _fields_at(model, loc[:-1]))
             elif not problem["input"]:  # pydantic also counts the entries that are wrong as missing
                 yield (*place, *loc), "is empty; it needs at least one entry"

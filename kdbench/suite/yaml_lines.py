@@ -52,11 +52,13 @@ class Document:
 def read_yaml(path: Path) -> Document:
     """Raises UserError (one line per mistake) when the file can't be read, is no YAML, or is no table of entries."""
     try:
-        text = path.read_bytes().decode("utf-8")
+        content = path.read_bytes()
+        text = content.decode("utf-8")
     except OSError as error:
         raise UserError(f"{path}: {error.strerror or error}") from error
     except UnicodeDecodeError as error:
-        raise UserError(f"{path}: not a text file (byte {error.start} is not UTF-8)") from error
+        line = content.count(b"\n", 0, error.start) + 1
+        raise UserError(f"{path}:{line}: not a text file (byte {error.start} is not UTF-8)") from error
     loader: Any = None
     try:
         loader = _Loader(text)

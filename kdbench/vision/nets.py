@@ -20,6 +20,7 @@ from kdbench.method.contract import Inapplicable, Outputs, Task
 from kdbench.nets import Net, Spec
 from kdbench.parts import OutputTap, Tap, modules_named
 from kdbench.vision import cifar as _cifar  # noqa: F401  (registers them into timm)
+from kdbench.vision.pretrained import must_be_had
 from kdbench.vision.resize import resized
 from kdbench.vision.taps import as_maps, last_norms, over_whole_pictures, tap_preacts, tap_stem
 
@@ -165,6 +166,8 @@ class Timm:
 
     def build(self, spec: Spec, task: Task) -> Net:
         options, side = dict(spec.options), task.inputs.shape[-1]
+        if spec.pretrained and "pretrained_cfg_overlay" not in options:
+            must_be_had(spec.model)
         cfg = timm.models.get_pretrained_cfg(spec.model)
         wanted = spec.img_size or side
         if cfg is not None and cfg.fixed_input_size and wanted != cfg.input_size[-1]:

@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -11,6 +12,14 @@ from pathlib import Path
 import pytest
 import yaml
 from conftest import TINY
+
+from kdbench.api import choose_device
+from kdbench.cli import parameters
+from kdbench.commands import ui
+from kdbench.commands.console import show_board
+from kdbench.commands.given import seconds_of
+from kdbench.errors import UserError
+from kdbench.report.meaning import LEGEND, LEGEND_BEGINS
 
 ROOT = Path(__file__).parents[2]
 
@@ -60,9 +69,13 @@ def test_ui_becomes_the_server(kdbench, tmp_path, monkeypatch):
     """No parent is left that could die without its server."""
     became = []
     monkeypatch.setattr(os, "execve", lambda program, words, environment: became.append((program, words)))
-    out = kdbench("ui", "--port", "5055")[1]
+    said = []
+    monkeypatch.setattr(ui, "announce", lambda page, host, port: said.append((page, host, port)))
+    assert "starting" in kdbench("ui", "--port", "5055")[1]
     [(program, words)] = became
-    assert "http://127.0.0.1:5055" in out
+    [(page, *place)] = said
+    assert page.startswith("http://127.0.0.1:5055/")
+    assert place == ["127.0.0.1", 5055]
     assert program == words[0] == sys.executable
     assert words[1:4] == ["-m", "mlflow", "server"]
     assert f"sqlite:///{tmp_path}/results/mlflow.db" in words
@@ -151,3 +164,66 @@ def test_list_recipes(kdbench):
     assert code == 0
     assert "2012.12877" in out
     assert "drop_path: 0.1" in out
+
+
+def test_the_address_is_said_when_something_answers(capfd):
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        asking = ui.announce("http://here", "127.0.0.1", server.getsockname()[1])
+        server.settimeout(60)
+        server.accept()[0].close()
+        assert asking.wait(60) == 0
+    assert capfd.readouterr().out == "open http://here\n"
+
+
+def test_the_nearest_word(kdbench, suite_file):
+    assert "did you mean 'run'?" in kdbench("rum", suite_file())[2]
+    assert "did you mean 'methods'?" in kdbench("list", "method")[2]
+    assert "did you mean 'cuda'?" in wrong_device(suite_file(), "cud")
+    assert "no GPU that torch can use" in wrong_device(suite_file(), "gpu")
+
+
+def wrong_device(suite, name):
+    with pytest.raises(UserError) as caught:
+        choose_device(name)
+    return str(caught.value)
+
+
+def test_a_file_that_is_no_text_has_a_line(kdbench, tmp_path):
+    (tmp_path / "bad.yaml").write_bytes(b"name: x\nseeds: [0]\nnote: \xff\n")
+    assert "bad.yaml:3: not a text file" in kdbench("plan", tmp_path / "bad.yaml")[2]
+
+
+def test_what_people_write():
+    assert [parameters(text) for text in ("1e6", "1M", "500k", "1.5G")] == [1e6, 1e6, 5e5, 1.5e9]
+    assert [seconds_of(text) for text in ("10min", "10 minutes", "2 hours", "90sec", "1day")] == [
+        600,
+        600,
+        7200,
+        90,
+        86400,
+    ]
+    for text in ("10", "10 x", "0m"):
+        with pytest.raises(UserError, match="say it like 30m"):
+            seconds_of(text)
+
+
+def test_settings_that_live_elsewhere(kdbench, suite_file):
+    train = {**TINY["train"], "label_smoothing": 0.1, "temperature": 4, "mixup": 0.8}
+    err = kdbench("plan", suite_file(train=train, seeds="0"))[2]
+    assert "train.label_smoothing: is a setting of a row's cross-entropy: {ce: {label_smoothing: 0.1}}" in err
+    assert "train.temperature: is a setting of a method: {kd: {temperature: 4}}" in err
+    assert "function_matching" in err
+    assert "seeds: should be a list" in err
+
+
+def test_the_legend_is_short_on_a_terminal(monkeypatch, capsys):
+    """LEGEND in the file is 1,900 characters."""
+    table = "# Leaderboard: x\n\n| a |\n|---|\n| 1 |\n\n"
+    show_board(table + LEGEND)
+    assert LEGEND in capsys.readouterr().out
+    monkeypatch.setattr("sys.stdout.isatty", lambda: True)
+    show_board(table + LEGEND)
+    out = capsys.readouterr().out
+    assert "leaderboard.md" in out
+    assert len(out) < 700
+    assert LEGEND.startswith(LEGEND_BEGINS)

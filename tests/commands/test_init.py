@@ -13,16 +13,25 @@ import yaml
 from documents import readme_block
 from grids import drawn, grid, record
 from PIL import Image
+from safetensors.torch import save_file
 from sklearn.datasets import load_digits
 
 from kdbench.api import Options
-from kdbench.commands.init import Costs, fit, proposed_rows, seconds_of, suite_text, where_pixels_lie
+from kdbench.commands.budget import CELL, SPARE, START, Costs, Proposal, fit
+from kdbench.commands.given import seconds_of
+from kdbench.commands.init import Text, Wanted, proposed_rows, where_pixels_lie
+from kdbench.commands.measure import measure
 from kdbench.commands.recommend import recommendation
 from kdbench.errors import UserError
 from kdbench.files import write_json
+from kdbench.nets import build_net
+from kdbench.results.outcomes import Outcomes, packed
+from kdbench.suite.cells import cells_of
 from kdbench.suite.load import load_suite, objective
+from kdbench.suite.spec import ModelSpec
 from kdbench.train.load import load_deployed
 from kdbench.vision import holding
+from kdbench.vision.batches import picture_task
 from kdbench.vision.decode import decode
 from kdbench.vision.inspect import Folder, about, inspect
 
@@ -47,9 +56,14 @@ def _few_rows(monkeypatch):
     monkeypatch.setattr("kdbench.commands.init.proposed_rows", lambda: rows)
 
 
+def suite_text(folder: Folder, rows: dict) -> str:
+    text = Text(folder, Wanted("t", ("s",)), {"t": None, "s": None})
+    return text.suite(rows, Proposal(32, list(rows), 1, 1, 0.0))
+
+
 def test_proposed_rows_are_a_suite():
-    text = suite_text(Folder(Path("p"), {"a": (9, 1), "b": (9, 1)}, (32, 32, 32), 1, ()), "t", ["s"], proposed_rows(),
-                      1, 1, "")  # fmt: skip
+    folder = Folder(Path("p"), {"a": (9, 1), "b": (9, 1)}, (32, 32, 32), 1, ())
+    text = suite_text(folder, proposed_rows())
     made = {label: objective(row) for label, row in yaml.safe_load(text)["methods"].items()}
     assert list(made)[:2] == ["student", "kd"]
     assert len(made) >= 6
@@ -60,12 +74,12 @@ def test_three_commands_from_photographs_to_onnx(kdbench, tmp_path, monkeypatch)
     """Init's answer names the second and third command, recommend's the line that exports."""
     root = photos(tmp_path / "my photos", 120, 32)
     suite = tmp_path / "mine.yaml"
-    monkeypatch.setattr("kdbench.commands.init.EPOCHS", (1, 2))
-    monkeypatch.setattr("kdbench.commands.init.BATCH", 16)
+    monkeypatch.setattr("kdbench.commands.init.EPOCHS", (1, 15))
     models = ("--teacher", "cifar_resnet14", "--student", "cifar_resnet8")
-    code, out, err = kdbench("init", "--data", root, *models, "--budget", "1d", "--output", suite)
+    code, out, err = kdbench("init", root, *models, "--budget", "1d", "--output", suite, "--size", 32)
     assert code == 0, err
-    assert "10 classes, 90 pictures to train on, 30 to test" in out
+    assert "10 classes, 90 pictures to train on, 30 to test" in err
+    assert "cifar_resnet14 starts from random weights: there are no pretrained weights of cifar_resnet14" in out
     assert f"kdbench run {suite}" in out
     text = suite.read_text()
     assert text.startswith("# Which student to ship")
@@ -120,14 +134,13 @@ def test_no_pictures(tmp_path, made, message):
 
 @pytest.mark.usefixtures("_few_rows")
 def test_mistakes_write_nothing(kdbench, tmp_path, monkeypatch):
-    monkeypatch.setattr("kdbench.commands.init.BATCH", 8)
     root, suite = photos(tmp_path / "p", 60, 32), tmp_path / "suite.yaml"
     options = ("--data", root, "--student", "cifar_resnet8", "--output", suite)
     assert "did you mean" in kdbench("init", "--teacher", "cifar_resnet66", *options)[2].lower()
     assert "say it like" in kdbench("init", "--teacher", "cifar_resnet14", *options, "--budget", "soon")[2]
     code, _, err = kdbench("init", "--teacher", "cifar_resnet14", *options, "--budget", "0.1s")
     assert code == 2
-    assert "the budget is too small" in err
+    assert "the budget is too small: one epoch" in err
     assert not suite.exists()
     suite.write_text("mine")
     assert "is there already" in kdbench("init", "--teacher", "cifar_resnet14", *options)[2]
@@ -139,7 +152,7 @@ def test_holds_out_only_where_every_class_can_be():
                              ({"a": (99, 1), "b": (1, 1)}, False)):  # fmt: skip
         folder = Folder(Path("p"), counts, (32, 32, 32), 1, ())
         assert folder.can_hold_out is expected
-        text = suite_text(folder, "t", ["s"], {"x": {"ce": 1}}, 1, 1, "")
+        text = suite_text(folder, {"x": {"ce": 1}})
         assert yaml.safe_load(text)["validation"] == (0.1 if expected else 0.0)
 
 
@@ -150,13 +163,14 @@ def test_budgets():
 def test_pictures_that_are_decoded_as_they_are_needed_cost_time(tmp_path, monkeypatch):
     monkeypatch.setattr(holding, "MOST_IN_MEMORY", 0)
     monkeypatch.setattr(holding, "OF_FREE_DISK", 0.0)
-    held, costs = where_pixels_lie(inspect(photos(tmp_path, 40))), Costs(data=0.5, test=0.25)
+    folder = inspect(photos(tmp_path, 40))
+    held = where_pixels_lie(folder, 32)
     assert "decoded whenever they are needed" in held.words
     assert 0 < held.rate < math.inf
-    costs.load(128.0)
-    assert (costs.data, costs.test) == (1.0, 0.25 + 1 / 128)
-    costs.load(math.inf)
-    assert (costs.data, costs.test) == (1.0, 0.25 + 1 / 128)
+    costs = Costs(batch=16, steps={("s", "x"): 0.0})
+    before = costs.seconds(folder, ["x"], 2, 3)
+    costs.loading = 0.5  # 30 pictures in 2 steps of 16, 10 to test: the teacher's pass and two of the student's
+    assert costs.seconds(folder, ["x"], 2, 3) - before == pytest.approx(SPARE * 0.5 * 3 * (32 + 2 * (32 + 10)))
 
 
 def test_what_a_suite_costs_by_hand():
@@ -165,23 +179,77 @@ def test_what_a_suite_costs_by_hand():
     costs = Costs(0.1, 0.5, 0.01, 0.001, {("s", "x"): 0.2, ("s", "y"): 0.3, ("s", "z"): 9.0})
     steps, looks = 30, 2 * 200 * 0.001
     by_hand = steps * 0.51 + looks + 3 * (steps * (0.1 + 0.01 + 0.2 + 0.3) + 2 * looks)
-    assert costs.seconds(folder, ["x", "y"], 3, 2) == pytest.approx(1.2 * by_hand)
+    assert costs.seconds(folder, ["x", "y"], 3, 2) == pytest.approx(SPARE * by_hand + START + 6 * CELL)
+    assert costs.seconds(folder, ["x", "y"], 3, 2, 64) == pytest.approx(SPARE * 4 * by_hand + START + 6 * CELL)
 
 
 def test_what_fits_the_budget_fits():
-    folder = Folder(Path(), {"a": (500, 50), "b": (500, 50)}, (32, 32, 32), 1, ())
-    rows = [f"row{n}" for n in range(6)]
-    costs = Costs(0.1, 0.5, 0.01, 0.001, {("s", row): 0.2 for row in rows})
+    """The more time, the larger the pictures, the more rows, seeds and epochs."""
+    folder = Folder(Path(), {"a": (500, 50), "b": (500, 50)}, (224, 224, 224), 1, ())
+    rows, sizes = [f"row{n}" for n in range(6)], (32, 64, 96, 224)
+    costs = Costs(0.1, 0.5, 0.01, 0.001, {("s", row): 0.2 for row in rows}, side=96)
     before = (0, 0, 0)
-    for limit in (600, 1200, 2400, 5000, 20000, 1e9):
-        chosen, seeds, epochs = fit(costs, folder, rows, limit)
-        assert costs.seconds(folder, chosen, seeds, epochs) <= limit
-        assert chosen == rows[: len(chosen)]
-        assert (seeds, len(chosen)) >= before[:2]
-        before = (seeds, len(chosen), epochs)
-    assert before == (3, 6, 240)
-    with pytest.raises(UserError, match="too small"):
-        fit(costs, folder, rows, 1)
+    for limit in (60, 200, 600, 1200, 2400, 5000, 20000, 1e9):
+        found = fit(costs, folder, rows, limit, sizes, 240)
+        again = costs.seconds(folder, found.rows, found.seeds, found.epochs, found.size)
+        assert found.seconds == pytest.approx(again)
+        assert again <= limit
+        assert found.rows == rows[: len(found.rows)]
+        assert (found.seeds, found.size) >= before[:2]
+        before = (found.seeds, found.size, found.epochs)
+    assert (found.seeds, found.size, found.epochs, len(found.rows)) == (3, 224, 240, 6)
+    assert fit(costs, folder, rows, 60, sizes, 240).size == 32
+    assert fit(costs, folder, rows, 1e9, [64], 60).epochs == 60
+    with pytest.raises(UserError, match=r"too small: one epoch of two objectives with one seed, at 32 x 32"):
+        fit(costs, folder, rows, 1, sizes, 240)
+
+
+def test_measuring_is_bounded(tmp_path):
+    """A teacher that is dear at 64 x 64 is measured at 16 x 16; rows that there is no time for are taken as dear."""
+    _, cells = grid(tmp_path, ["student", "kd", "rkd"], seeds=1)
+    said = []
+    costs = measure(cells, 10, (16, 64), torch.device("cpu"), 1e-6, said.append)
+    assert costs.side == 16
+    assert costs.unmeasured == {("cifar_resnet8", "kd"), ("cifar_resnet8", "rkd")}
+    assert costs.steps["cifar_resnet8", "kd"] == costs.steps["cifar_resnet8", "student"] > 0
+    assert said == ["cifar_resnet56, the teacher, at 16 x 16", "student on cifar_resnet8"]
+
+
+def test_weights_are_proposed_where_there_are_some(kdbench, tmp_path):
+    """Fine-tuned gently; a file that is not there, or of no model of the pair, is a mistake."""
+    root, task = photos(tmp_path / "p", 60, 32), picture_task(7, 32)
+    for name in ("cifar_resnet14", "cifar_resnet8"):
+        net = build_net(ModelSpec(model=name), task, "elsewhere", 0)
+        save_file({k: v.contiguous() for k, v in net.model.state_dict().items()}, tmp_path / f"{name}.safetensors")
+    models = ("--teacher", "cifar_resnet14", "--student", "cifar_resnet8", "--output", tmp_path / "s.yaml")
+    given = [f"{name}={tmp_path / name}.safetensors" for name in ("cifar_resnet14", "cifar_resnet8")]
+    code, out, err = kdbench("init", root, *models, "--weights", given[0], "--weights", given[1], "--budget", "30m")
+    assert code == 0, err
+    assert "cifar_resnet8 starts from cifar_resnet8.safetensors, and is fine-tuned" in out
+    suite = load_suite(tmp_path / "s.yaml")
+    [(teacher, student, train)] = suite.pairs
+    assert (teacher.checkpoint, student.checkpoint) == tuple(given[n].split("=")[1] for n in (0, 1))
+    assert teacher.head == student.head == "new"
+    assert all(cell.teacher_is_trained for cell in cells_of(suite))
+    assert (train.lr, train.batch_size) == (0.01, 16)
+    assert train.epochs <= 60
+    for wrong, message in ((f"x={tmp_path}/no", "no such file"), (given[0].replace("14", "20", 1), "neither teacher")):
+        assert message in kdbench("init", root, *models, "--force", "--weights", wrong)[2]
+
+
+def test_what_a_folder_holds_twice_is_named(tmp_path):
+    """A placeholder by its name and by its one colour; a training picture that is also tested by, in another size."""
+    root = photos(tmp_path / "p", 40, 40)
+    Image.open(root / "train" / "digit_3" / "3.png").resize((64, 64)).save(root / "val" / "digit_4" / "again.png")
+    Image.new("RGB", (40, 40), "white").save(root / "train" / "digit_1" / "white.png")
+    Image.open(root / "train" / "digit_5" / "5.png").save(root / "train" / "digit_5" / "imageNotFound.gif")
+    found = inspect(root)
+    assert {path.name for path in found.placeholders} == {"white.png", "imageNotFound.gif"}
+    assert [{path.name for path in pair} for pair in found.leaks] == [{"3.png", "again.png"}]
+    text = "\n".join(about(found))
+    assert "test pictures look like training pictures" in text
+    assert "a score near 80% is known to ± 24 points" in text  # 1.96 sqrt(0.8 * 0.2 / 11)
+    assert "differ by some 26 points" in text  # 1.96 sqrt(0.2 / 11)
 
 
 def results_of(tmp_path, gains, **changes):
@@ -206,9 +274,36 @@ def test_recommends_what_is_best_within_the_limits(tmp_path):
     assert "no student is within the limits; the fastest, cifar_resnet8" in recommendation(path, options, 1.0)
 
 
+def with_outcomes(tmp_path, score, teacher, share=0.6, count=100):
+    """A grid whose test examples are known: `share` of them of class 0."""
+    path, cells = grid(tmp_path, ["student", "kd"], seeds=2)
+    target = (np.arange(count) >= share * count).astype(int)
+    entry = packed(Outcomes(target, target, target), 10)
+    for cell in cells:
+        made = record(cell, score + (cell.label == "kd"), outcomes=entry, num_test=count)
+        made["scores"]["teacher_top1"] = teacher
+        write_json(tmp_path / "grid" / "records" / f"{made['key']}.json", made)
+    return recommendation(path, Options(results=tmp_path))
+
+
+def test_guessing_is_not_shipped(tmp_path):
+    """60 of 100 test examples are of one class: up to 69.6% (1.96 standard errors) may be guessing."""
+    text = with_outcomes(tmp_path, 65.0, 66.0)
+    assert "Ship nothing yet: no student learnt anything, nor the teacher." in text
+    assert "always naming the largest class 60.00%, the teacher 66.00%" in text
+    assert "export" not in text
+    assert "learnt anything. The best" in with_outcomes(tmp_path, 65.0, 90.0)
+    text = with_outcomes(tmp_path, 72.0, 71.0)
+    assert "Ship cifar_resnet8 trained with kd" in text
+    assert "is no better than the student trained plainly" in text
+    assert "3 epochs and 2 seeds decide little" in text
+
+
 def test_says_when_a_teacher_is_not_worth_it(tmp_path):
     path, options = results_of(tmp_path, {"kd": -2.0, "rkd": -0.5})
-    assert "nothing to gain from a teacher" in recommendation(path, options)
+    text = recommendation(path, options)
+    assert "nothing to gain from a teacher" in text
+    assert "trained plainly, without a teacher" in text
     path, options = results_of(tmp_path, {"kd": 0.05, "rkd": -0.5})
     text = recommendation(path, options)
     assert "plain training does as well" in text or "nothing to gain" in text

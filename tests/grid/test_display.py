@@ -5,6 +5,7 @@ import io
 import json
 import os
 import pty
+import re
 import signal
 import socket
 import subprocess
@@ -70,6 +71,38 @@ def test_a_bar_whose_console_is_gone(monkeypatch):
             bar.say("a line")
             bar.now("something")
             bar.advance(1, 64)
+
+
+@pytest.mark.parametrize("width", [40, 60, 80, 100, 200])
+def test_percent_and_time_left_stand_at_any_width(monkeypatch, width):
+    """The name is cut instead."""
+    clock = [100.0]
+    monkeypatch.setattr("kdbench.grid.progress.time.monotonic", lambda: clock[0])
+    screen = io.StringIO()
+    with Bar(200, Console(file=screen, force_terminal=True, width=width)) as bar:
+        bar.now("digits · cifar_resnet20 -> cifar_resnet8(widths=[8, 8, 16, 16]) · 2 objectives · seed 0 · epoch 3/30")
+        for _ in range(50):
+            clock[0] += 1.0
+            bar.advance(2, 64)
+        assert bar.bar is not None
+        bar.bar.refresh()
+        text = screen.getvalue().split("\n")[-1]
+    # 4 steps in the first 4 seconds, then 2 a second: 100 of 200 are left, and take 50 seconds.
+    assert re.search(r" 50%.* 0:50 left", text), text
+
+
+def test_the_time_left_does_not_count_the_warm_up(monkeypatch):
+    """A first step of a minute says nothing of those that follow."""
+    clock = [0.0]
+    monkeypatch.setattr("kdbench.grid.progress.time.monotonic", lambda: clock[0])
+    bar = Bar(100, Console(file=io.StringIO()))
+    clock[0] += 60.0
+    bar.advance(1, 64)
+    assert bar.left() == "left: ?"
+    for _ in range(9):
+        clock[0] += 1.0
+        bar.advance(1, 64)
+    assert bar.left() == "1:30 left"
 
 
 def test_a_stream_that_fails_stays_caught_to_the_end(monkeypatch):

@@ -64,6 +64,20 @@ def test_a_record_is_shown_once(mirror, tmp_path):
     assert run.info.run_id in addresses_of(tmp_path / "s")["k"]
 
 
+def test_a_list_of_runs_can_be_read(mirror):
+    """Names begin with what tells them apart; the data set is an input; a tag gathers the seeds of a row."""
+    one, seeds = mirror(), range(3)
+    for seed in seeds:
+        one.finish({**RECORD, "key": f"k{seed}", "seed": seed}, [], live=False)
+    runs = one.client.search_runs([one.experiment], order_by=["tags.`kdbench.seed`"])
+    assert [run.info.run_name for run in runs] == [f"kd · seed {seed} · t -> u" for seed in seeds]
+    assert {run.data.tags["row"] for run in runs} == {"kd · d · t -> u"}
+    for run in runs:
+        [data] = run.inputs.dataset_inputs
+        assert data.dataset.name == "d"
+        assert 0 < len(data.dataset.digest) <= 36
+
+
 def test_what_a_dead_process_began_is_replaced(mirror):
     """It had mirrored two epochs; the one that goes on from a checkpoint mirrors the second again."""
     for epochs in ((1, 2), (2, 3)):

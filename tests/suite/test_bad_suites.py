@@ -216,7 +216,7 @@ def test_a_wrong_entry_does_not_make_a_list_empty(kdbench, tmp_path):
     path.write_text(GOOD.replace("teacher: cifar_resnet14", "teacher: {model: cifar_resnet14, checkpoint: [a]}"))
     code, _, err = kdbench("plan", path)
     assert code == 2
-    assert err.splitlines() == [f"{path}:4: pairs[0].teacher.checkpoint: should be a valid string, not ['a']"]
+    assert err.splitlines() == [f"{path}:4: pairs[0].teacher.checkpoint: should be text, not ['a']"]
 
 
 def test_as_a_user_types_it(tmp_path):
@@ -275,4 +275,4 @@ def test_schema_accepts_what_ships_and_names_every_method(kdbench):
 def test_messages_read_well(kdbench, tmp_path):
     path = tmp_path / "bad.yaml"
     path.write_text(textwrap.dedent(GOOD).replace("epochs: 2", "epochs: two"))
-    assert kdbench("plan", path)[2].strip() == f"{path}:10: train.epochs: should be a valid integer, not 'two'"
+    assert kdbench("plan", path)[2].strip() == f"{path}:10: train.epochs: should be a whole number, not 'two'"

@@ -1,6 +1,7 @@
 """What decides a number is in its key: the pictures, and the code that came in by a plugin; nothing else is."""
 
 import os
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -221,3 +222,25 @@ def test_a_data_set_that_is_registered_anew_has_the_settings_of_now(
     )
     path.write_text(text)
     assert cells_of(load_suite(suite, models=False))[0].identity["dataset"]["more"] == 3
+
+
+def test_a_plugin_imports_the_file_beside_it(tmp_path: Path) -> None:
+    """Without a word about sys.path; two plugins' files of one name are two, and an edited one is read again."""
+    text = (
+        "from helper import WEIGHT\nfrom kdbench import Method, register_method\n"
+        '@register_method({name!r})\nclass Own(Method):\n    """x"""\n    weight = WEIGHT\n'
+    )
+    before = list(sys.path)
+    for number, name in enumerate(("first", "second")):
+        folder = tmp_path / name
+        folder.mkdir()
+        (folder / "helper.py").write_text(f"WEIGHT = {number}\n")
+        (folder / "plugin.py").write_text(text.format(name=f"beside_{name}"))
+        load_plugin(folder / "plugin.py")
+        assert METHODS[f"beside_{name}"].weight == number
+    assert sys.path == before
+    assert METHODS.code("beside_first") != METHODS.code("beside_second")
+    (tmp_path / "first" / "helper.py").write_text("WEIGHT = 1234\n")
+    (tmp_path / "first" / "plugin.py").write_text(text.format(name="beside_first") + "# edited\n")
+    load_plugin(tmp_path / "first" / "plugin.py")
+    assert METHODS["beside_first"].weight == 1234

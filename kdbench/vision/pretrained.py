@@ -1,0 +1,53 @@
+"""Can the weights that timm offers for a model be had here? Asked first: without a network trying takes a minute."""
+
+import os
+import socket
+import urllib.request
+from functools import lru_cache
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import timm
+import torch
+from huggingface_hub import constants, try_to_load_from_cache
+
+from kdbench.errors import UserError
+
+FILES = ("model.safetensors", "pytorch_model.bin", "open_clip_model.safetensors", "open_clip_pytorch_model.bin")
+WAIT = 3.0  # seconds for a host to answer
+
+
+def must_be_had(model: str) -> None:
+    """Raises UserError when the model's weights are neither kept from an earlier time nor within reach."""
+    if reason := why_not(model):
+        raise UserError(f"{reason}; give a file of them as `checkpoint:`, with `head: new` for other classes")
+
+
+def why_not(model: str) -> str:
+    """In words; empty when they can be had."""
+    cfg = timm.models.get_pretrained_cfg(model)
+    if cfg is None or not cfg.has_weights:
+        return f"there are no pretrained weights of {model}"
+    if _is_kept(cfg.hf_hub_id, cfg.url):
+        return ""
+    host = urlsplit(constants.ENDPOINT if cfg.hf_hub_id else cfg.url).hostname or ""
+    if constants.HF_HUB_OFFLINE or not answers(host):
+        return f"the pretrained weights of {model} are not kept here, and {host} does not answer"
+    return ""
+
+
+def _is_kept(hub_id: str | None, url: str | None) -> bool:
+    kept = bool(hub_id) and any(isinstance(try_to_load_from_cache(str(hub_id), name), str) for name in FILES)
+    return kept or (bool(url) and (Path(torch.hub.get_dir()) / "checkpoints" / os.path.basename(str(url))).is_file())
+
+
+@lru_cache
+def answers(host: str) -> bool:
+    """Does the host take connections? Behind a proxy that can't be asked, and it is taken to."""
+    if urllib.request.getproxies().get("https"):
+        return True
+    try:
+        with socket.create_connection((host, 443), timeout=WAIT):
+            return True
+    except OSError:
+        return False
