@@ -118,9 +118,9 @@ def parse(model: Any, data: dict[str, Any]) -> Any:
 
 
 ELSEWHERE: dict[Any, str] = {  # what people look for in `train`, and where it is
-    "label_smoothing": "is a setting of a row's cross-entropy: {ce: {label_smoothing: 0.1}}",
     "temperature": "is a setting of a method: {kd: {temperature: 4}}",
-    "mixup": "there is none for all rows; the method function_matching mixes the pictures that both nets see",
+    "mixup": "is an augmentation: {augment: {mixup: 0.8}}",
+    "cutmix": "is an augmentation: {augment: {cutmix: 1.0}}",
     "dropout": "is an entry of a model: {model: resnet18, drop_rate: 0.1}",
     "drop_rate": "is an entry of a model: {model: resnet18, drop_rate: 0.1}",
     "pretrained": "is an entry of a model: {model: resnet18, pretrained: true}",
