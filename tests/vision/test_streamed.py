@@ -28,6 +28,7 @@ from kdbench.vision.sources import Decoder, in_turn
 from kdbench.vision.streamed import Streamed
 
 SETTINGS = {"size": 16}
+TABLE = {"resized_crop": [0.3, 1.0], "flip": 0.5, "trivial_augment": True, "mixup": 0.2, "repeats": 2}
 CLASSES = ("ape", "bee", "cat")
 
 
@@ -112,7 +113,7 @@ def test_the_same_batches_as_in_memory(photos, held, where):
     assert streamed.inputs == train.inputs
     for threads in (1, 4):
         some = Streamed(streamed.pixels, streamed.places, streamed.targets, threads)
-        for augment in AUGMENTS:
+        for augment in (*AUGMENTS, TABLE):
             assert_same(batches_of(train, 10, augment, 3, 7, VIEWS), batches_of(some, 10, augment, 3, 7, VIEWS))
     assert_same(list(test.in_order(5)), list(streamed_test.in_order(5)))
     part = torch.tensor([40, 3, 3, 7])

@@ -8,7 +8,7 @@ import pytest
 import torch
 from jpegs import folder_of_jpegs
 
-from kdbench.data import digest_of, load_splits, task_of
+from kdbench.data import DATASETS, digest_of, load_splits, task_of
 from kdbench.errors import UserError
 from kdbench.vision import holding, tars
 
@@ -82,6 +82,12 @@ def test_as_in_a_folder(photos, tmp_path, monkeypatch, make, where):
         assert torch.equal(first.target, second.target)
     task = task_of("tar", SETTINGS, root)
     assert (task.num_train, task.num_test, task.classes) == (12, 6, splits.classes)
+
+
+@pytest.mark.parametrize("name", ["folder", "tar", "hfds"])
+def test_augmented_and_corrupted_alike(name):
+    assert DATASETS[name].augment_table is DATASETS["digits"].augment_table
+    assert DATASETS[name].corrupted is DATASETS["digits"].corrupted
 
 
 def test_numbers_are_classes_in_their_order(photos, tmp_path):
