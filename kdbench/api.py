@@ -183,7 +183,7 @@ def run_suite(
             text = write_board(board, folder.path)
             if tracker is not None:
                 bar.now("completing MLflow")
-                tracker.complete(records.values(), lambda record: [folder.student(record["key"])])
+                tracker.complete(records.values(), lambda record: folder.files_of(record["key"]))
                 tracker.summary(made.name, folder.board_files(), text)
                 tracker.describe(description(board, text_of_suite))
                 tracker.close(2.0 if ended else PATIENCE)

@@ -154,6 +154,8 @@ def _on_students(command: Command) -> None:
     recommend = command("recommend", "say which student and method to ship, and how surely it is better")
     recommend.add_argument("suite", type=Path, metavar="SUITE")
     recommend.add_argument("--max-latency-ms", type=float, metavar="L", help="of one example on one CPU thread")
+    recommend.add_argument("--max-bytes", type=float, metavar="B",
+                           help="of the delivered file, e.g. 100e3; known where a suite has transforms")  # fmt: skip
     recommend.add_argument(
         "--max-params", type=parameters, metavar="N", help="parameters of the student, e.g. 1M or 500k"
     )
@@ -168,7 +170,7 @@ def _on_students(command: Command) -> None:
 
 def _on_models(command: Command) -> None:
     listing = command("list", "list what there is")
-    listing.add_argument("what", choices=["methods", "models", "datasets", "suites", "recipes"])
+    listing.add_argument("what", choices=["methods", "models", "datasets", "suites", "recipes", "transforms"])
     listing.add_argument("pattern", nargs="?", default="*", help="only names that match (* and ?)")
     listing.add_argument("--pair", nargs=2, metavar=("TEACHER", "STUDENT"),
                          help="methods: which apply to these two models, and why the others don't")  # fmt: skip

@@ -13,8 +13,9 @@ from kdbench.report.frame import Beside
 from kdbench.report.table import Board, make_board
 from kdbench.results.looks_file import Declared, read_looks
 from kdbench.results.merge import Found, from_folders, from_mlflow, from_results, with_recorded_data
-from kdbench.suite.cells import Cell, cells_of, matching, with_starts
+from kdbench.suite.cells import Cell, cells_of, matching
 from kdbench.suite.load import Suite, load_suite
+from kdbench.suite.starts import with_starts
 
 
 def read_board(

@@ -76,6 +76,14 @@ class SuiteFolder:
         """The weights of a trained student."""
         return self.students / f"{key}.safetensors"
 
+    def converted(self, key: str) -> Path:
+        """A student that is delivered as a converted file."""
+        return self.students / f"{key}.onnx"
+
+    def files_of(self, key: str) -> list[Path]:
+        """What there is of a student."""
+        return [path for path in (self.student(key), self.converted(key)) if path.is_file()]
+
     def cohort_lock(self, cohort: str) -> Path:
         return self.locks / f"{cohort}.lock"
 

@@ -41,11 +41,12 @@ START = "start-up time: the command may not need it, and it takes a second or mo
 EXTRA = "an optional package: its absence is an answer"
 # (module, what it imports inside a function) -> why
 INSIDE = {
-    ("commands/export.py", "onnx"): EXTRA,
-    ("commands/export.py", "onnxruntime"): EXTRA,
-    ("commands/export.py", "onnxscript"): EXTRA,
     ("grid/on_ray.py", "ray"): EXTRA,
     ("grid/ray_node.py", "ray"): EXTRA,
+    ("method/onnx_tools.py", "onnx"): EXTRA,
+    ("method/onnx_tools.py", "onnxruntime"): EXTRA,
+    ("method/onnx_tools.py", "onnxruntime.quantization"): EXTRA,
+    ("method/onnx_tools.py", "onnxscript"): EXTRA,
     ("report/write.py", "pyarrow"): EXTRA,
     ("report/write.py", "kdbench.report.plots"): START,
     ("results/merge.py", "mlflow"): START,

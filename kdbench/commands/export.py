@@ -1,9 +1,9 @@
 """`kdbench export`: a trained student as one file, checked against the original."""
 
 import argparse
+import hashlib
 import json
 import tempfile
-import warnings
 from pathlib import Path
 from typing import Any
 
@@ -16,13 +16,14 @@ from kdbench.data import DATASETS, files_beside
 from kdbench.errors import UserError
 from kdbench.files import write_atomic, write_json
 from kdbench.layout import RESULTS
-from kdbench.method.contract import Inputs, InputSpec, num_inputs
+from kdbench.method.contract import Inputs, num_inputs
 from kdbench.method.metric import metric_of
 from kdbench.results.card import as_metadata, card
 from kdbench.results.schema import Record
 from kdbench.suite.cells import DATA
 from kdbench.suite.plugins import load_methods, load_plugin
 from kdbench.train.load import find, load_weights_of
+from kdbench.train.onnx_file import onnx_file, session_of
 from kdbench.train.student import Student
 
 TOLERANCE = 1e-4  # of logits, between the net and its exported file
@@ -50,6 +51,9 @@ def export(
     differ by more than 1e-4; then what stood there still does.
     """
     record, weights = find(key, results)
+    converted = weights.suffix == ".onnx"
+    if converted and format != "onnx":
+        raise UserError(f"{record['label']} is delivered as a converted ONNX file; there is no other form of it")
     path = output or Path(f"{record['key']}.{format}")
     beside = path.with_suffix(".json")
     others = {path.with_name(f"{path.stem}.{name}"): content for name, content in needed_beside(record, data).items()}
@@ -57,6 +61,11 @@ def export(
         if file.exists() and (not force or file.is_dir()):
             what = "it is a folder" if file.is_dir() else "--force replaces it"
             raise UserError(f"{file} is there already; {what}")
+    if converted:
+        line = as_measured(record, weights, path, beside)
+        for file, content in others.items():
+            write_atomic(file, content)
+        return path, line
     student = load_weights_of(record, weights)
     inputs = student.inputs.random(4, generator=torch.Generator().manual_seed(0))
     with torch.inference_mode():
@@ -92,6 +101,18 @@ def needed_beside(record: Record, data: Path) -> dict[str, bytes]:
     return files_beside(name, settings, data, record["settings"].get("data", ""))
 
 
+def as_measured(record: Record, file: Path, path: Path, beside: Path) -> str:
+    """Write the very file that was measured. Raises UserError where it is another by now."""
+    content = file.read_bytes()
+    if hashlib.sha256(content).hexdigest() != (record.get("delivered") or {}).get("sha256"):
+        raise UserError(f"{file} is not the file that was measured; remove the cell's record and run the suite again")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_atomic(path, content)
+    write_json(beside, card(record))
+    about = f"{record['student']} ({record['label']}, {metric_of(record).says(record)})"
+    return f"{path}: {about}, the file that was measured, to the byte; {beside} has classes, sizes and scores"
+
+
 def write_safetensors(student: Student, record: Record, path: Path, inputs: Inputs, expected: Tensor) -> float:
     """The weights under timm's names, with what is needed to build the model as metadata; returns the difference."""
     state = student.delivered.weights()
@@ -112,28 +133,10 @@ def write_safetensors(student: Student, record: Record, path: Path, inputs: Inpu
 
 def write_onnx(student: Student, record: Record, path: Path, inputs: Inputs, expected: Tensor) -> float:
     """One file, any batch size; returns how far onnxruntime's logits are from the student's."""
-    try:
-        import onnx
-        import onnxruntime
-        import onnxscript  # noqa: F401
-    except ImportError as error:
-        raise UserError("ONNX needs onnx, onnxscript and onnxruntime: pip install 'kdbench[export]'") from error
+    write_atomic(path, onnx_file(student, as_metadata(card(record)), inputs))
     names = [field.name for field in student.inputs.fields]
     named = dict(zip(names, [inputs] if isinstance(inputs, Tensor) else inputs.values(), strict=True))
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # torch's exporter warns about itself
-        shapes = free_dimensions(student.inputs)
-        dynamic = {"inputs": shapes[names[0]] if isinstance(inputs, Tensor) else shapes}
-        with torch.inference_mode(False), torch.no_grad():
-            program = torch.onnx.export(student, (), kwargs={"inputs": inputs}, input_names=names,
-                                        output_names=["logits"], dynamo=True, dynamic_shapes=dynamic, optimize=True,
-                                        verbose=False)  # fmt: skip
-    assert program is not None
-    model = program.model_proto
-    onnx.helper.set_model_props(model, as_metadata(card(record)))
-    onnx.checker.check_model(model)
-    write_atomic(path, model.SerializeToString())
-    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    session = session_of(path.read_bytes())
     differences = []
     for count in (1, num_inputs(inputs)):
         given = {name: x[:count].numpy() for name, x in named.items()}
@@ -146,17 +149,3 @@ def write_onnx(student: Student, record: Record, path: Path, inputs: Inputs, exp
         [logits] = session.run(["logits"], {name: x.numpy() for name, x in drawn.items()})
         differences.append(float(np.abs(logits - wanted).max()))
     return max(differences)
-
-
-def free_dimensions(inputs: InputSpec) -> dict[str, dict[int, Any]]:
-    """Of each field: the batch, and what differs between the shapes that inputs come in (the length of a sequence)."""
-    batch = torch.export.Dim("batch", min=1)
-    lengths: dict[tuple[int, ...], Any] = {}
-    found: dict[str, dict[int, Any]] = {}
-    for name, varying in inputs.varying().items():
-        found[name] = {0: batch}
-        for place, sizes in varying.items():
-            if sizes not in lengths:
-                lengths[sizes] = torch.export.Dim(f"length_{len(lengths)}", min=2, max=max(sizes))
-            found[name][place + 1] = lengths[sizes]
-    return found

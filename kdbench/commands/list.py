@@ -16,6 +16,7 @@ from kdbench.data import DATASETS
 from kdbench.errors import UserError, first_line
 from kdbench.method.contract import Inapplicable
 from kdbench.method.register import METHODS
+from kdbench.method.transform import TRANSFORMS, Reshape
 from kdbench.nets import build_net, is_known, known_models, unknown_model
 from kdbench.plain import several
 from kdbench.report.text import human
@@ -41,6 +42,8 @@ def run(given: argparse.Namespace) -> int:
     out = console()
     if what == "methods":
         show_methods(out, pattern, pair)
+    elif what == "transforms":
+        out.print(transforms_table(pattern))
     elif what == "datasets":
         out.print(datasets_table(pattern))
     elif what == "models":
@@ -141,6 +144,16 @@ def build_nets(names: Iterable[str], side: int, classes: int, device: str = "cpu
         raise UserError("\n".join(wrong))
     with torch.device(device):
         return {name: build_net(ModelSpec(model=name), picture_task(classes, side)).to(device) for name in names}
+
+
+def transforms_table(pattern: str) -> Table:
+    made = table("transform", "where", "settings")
+    for name in TRANSFORMS:
+        if fnmatchcase(name, pattern):
+            where = "transforms (before training)" if issubclass(TRANSFORMS[name], Reshape) else "then (after training)"
+            settings = TRANSFORMS.settings(name, {})[0]
+            made.add_row(name, where, ", ".join(f"{k}={v}" for k, v in settings.items()))
+    return made
 
 
 def datasets_table(pattern: str) -> Table:

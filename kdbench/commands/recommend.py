@@ -2,6 +2,7 @@
 
 import argparse
 import math
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -22,37 +23,57 @@ from kdbench.results.schema import Record
 FEW_EPOCHS, FEW_SEEDS = 20, 3
 
 
+@dataclass(frozen=True)
+class Limits:
+    """None: there is none. `latency_ms`: of one example on one CPU thread; `bytes`: of the file that is delivered."""
+
+    latency_ms: float | None
+    params: float | None
+    bytes: float | None
+
+    def allow(self, row: Row) -> bool:
+        """A size that is not known (NaN) is within no limit."""
+        pairs = ((self.latency_ms, row.latency), (self.params, row.size.params), (self.bytes, row.file.bytes))
+        return all(limit is None or value <= limit for limit, value in pairs)
+
+
 def run(given: argparse.Namespace) -> int:
-    print(recommendation(given.suite, options_of(given), given.max_latency_ms, given.max_params))
+    print(recommendation(given.suite, options_of(given), given.max_latency_ms, given.max_params, given.max_bytes))
     return 0
 
 
 def recommendation(
-    suite: Path, options: Options, max_latency_ms: float | None = None, max_params: float | None = None
+    suite: Path,
+    options: Options,
+    max_latency_ms: float | None = None,
+    max_params: float | None = None,
+    max_bytes: float | None = None,
 ) -> str:
     """A few lines per data set: which student and method to ship, how surely it is better, and what delivers it."""
     board = read_board(suite, options)
     rows = [row for row in board.rows if row.n and not row.control]
     if not rows:
         raise UserError(f"{board.suite}: no cell is done in {options.results}; first: kdbench run {suite}")
+    limits = Limits(max_latency_ms, max_params, max_bytes)
     parts = []
     for dataset in dict.fromkeys(row.dataset for row in rows):
         here = [row for row in rows if row.dataset == dataset]
-        good = [row for row in here if _allowed(row, max_latency_ms, max_params)]
+        good = [row for row in here if limits.allow(row)]
         parts.append("\n".join(_advice(board, good, options.results) if good else _none(dataset, here)))
     return "\n\n".join(parts)
 
 
-def _allowed(row: Row, max_latency_ms: float | None, max_params: float | None) -> bool:
-    """A size that is not known (NaN) is within no limit."""
-    limits = ((max_latency_ms, row.size.cpu_ms_b1), (max_params, row.size.params))
-    return all(limit is None or value <= limit for limit, value in limits)
-
-
 def _none(dataset: str, rows: list[Row]) -> list[str]:
-    nearest = min(rows, key=lambda row: row.size.cpu_ms_b1 if math.isfinite(row.size.cpu_ms_b1) else math.inf)
-    what = f"{number(nearest.size.cpu_ms_b1)} ms and {human(nearest.size.params)} parameters"
-    return [f"{dataset}: no student is within the limits; the fastest, {nearest.student}, takes {what}."]
+    nearest = min(rows, key=lambda row: row.latency if math.isfinite(row.latency) else math.inf)
+    return [f"{dataset}: no student is within the limits; the fastest, {nearest.student}, takes {_size(nearest)}."]
+
+
+def _size(row: Row) -> str:
+    """Of a file, where that was measured."""
+    filed = math.isfinite(row.file.bytes)
+    where = " in ONNX Runtime" if filed else ""
+    size = f"{number(row.latency)} ms an example on one CPU thread{where}, {human(row.size.params)} parameters"
+    return f"{size}, a file of {human(row.file.bytes)} bytes" if filed else size
 
 
 def _advice(board: Board, rows: list[Row], results: Path) -> list[str]:
@@ -62,7 +83,6 @@ def _advice(board: Board, rows: list[Row], results: Path) -> list[str]:
     best = max(fair, key=lambda row: row.validation if held_out else row.score)
     chosen = "held-out examples" if held_out else "the test examples, so its score is a little too good"
     spread = f" ± {best.std:.2f}" if math.isfinite(best.std) else ""
-    size = f"{number(best.size.cpu_ms_b1)} ms an example on one CPU thread, {human(best.size.params)} parameters"
     record = _one_record(board, best, results)
     known = _beside(best, record)
     if guess := _mere_guessing(best, record):
@@ -71,7 +91,7 @@ def _advice(board: Board, rows: list[Row], results: Path) -> list[str]:
     lines = [
         title((best.dataset, best.teacher, best.student)),
         f"Ship {best.student} {how}: {best.score:.2f}{metric.unit}{spread} {metric.title} over "
-        f"{best.n} seed{'s' * (best.n > 1)}; {size}. Chosen on {chosen}.",
+        f"{best.n} seed{'s' * (best.n > 1)}; {_size(best)}. Chosen on {chosen}.",
         *known,
         *_how_sure(best),
         *_decides_little(best, record),

@@ -21,7 +21,7 @@ def run(given: argparse.Namespace) -> int:
     folder = Layout(options.results).suite(name)
 
     def files_of(record: Record) -> list[Path]:
-        return [folder.student(record["key"])]
+        return folder.files_of(record["key"])
 
     try:
         written = sync(records, name, options.results, options.uri, files_of)

@@ -15,7 +15,9 @@ from kdbench.data import Splits, digest_of, load_splits
 from kdbench.errors import UserError, first_line
 from kdbench.files import CannotWrite
 from kdbench.grid.begin import student_of
+from kdbench.grid.convert import convert
 from kdbench.grid.events import Events, Stop
+from kdbench.grid.filed import Files
 from kdbench.grid.outcome import Measure, head_of, record_of, weights_file
 from kdbench.grid.saving import Pace, state_of
 from kdbench.layout import Layout
@@ -67,16 +69,16 @@ class Worker:
         keep_freed()
         repeat_itself(torch.device(self.place.device))
         self.device = torch.device(self.place.device)
-        self.measure = Measure(self.device, self.place.processes, self.group.size)
+        self.measure = Measure(self.device, self.place.processes, self.group.size, Files(self.place.results))
         self.budget = DiskBudget(Layout(self.place.results).teacher_cache, self.place.teacher_cache * 1e9)
 
     def run(self, cells: Sequence[Cell]) -> None:
         """Train the cells of one cohort in lock-step. What does not fit into memory follows them.
 
-        Whatever raises becomes the end of the cells that it touches. Raises Stopped, and CannotWrite when a disk is
-        full or gone.
+        Whatever raises becomes the end of the cells that it touches. Raises Stopped, and CannotWrite.
         """
-        if not cells:
+        convert(() if self.group.rank else cells, self.splits, self.measure, self.events)
+        if not (cells := [cell for cell in cells if not cell.then]):
             return
         try:
             with Guard():

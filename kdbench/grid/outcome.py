@@ -1,8 +1,10 @@
 """What became of a cell, as its record says it: scores, cost, sizes and latency of the student that is delivered."""
 
+import json
 import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
@@ -11,16 +13,17 @@ from torch import nn
 
 from kdbench.data import Splits
 from kdbench.files import finite
+from kdbench.grid.filed import Files, sizes_of
+from kdbench.grid.judged import told
 from kdbench.method.metric import TOP1, Metric, metric_named
 from kdbench.plain import harmless
-from kdbench.results.outcomes import OUTCOMES, Outcomes, packed
 from kdbench.results.provenance import versions
 from kdbench.results.schema import DIGESTS, MOST_REASON, Record
 from kdbench.results.seal import sealed
 from kdbench.suite.cells import Cell
 from kdbench.train.arithmetic import led_around
 from kdbench.train.digests import digest_of
-from kdbench.train.evaluation import Judged, evaluate
+from kdbench.train.evaluation import Judged, evaluate, evaluate_one
 from kdbench.train.lent import Guard
 from kdbench.train.loop import Cohort
 from kdbench.train.memory import peak_memory_mb
@@ -29,8 +32,6 @@ from kdbench.train.profiling import profile
 from kdbench.train.robustness import robustness
 from kdbench.train.teacher import Teacher
 from kdbench.train.trial import Trial
-
-MOST_CLASSES = 1000  # of more, a record does not tell the single ones
 
 
 def head_of(cell: Cell) -> Record:
@@ -88,6 +89,7 @@ class Measure:
     device: torch.device
     processes: int = 1  # beside which times were taken, this one counted
     devices: int = 1  # that trained the cohort together
+    files: Files = field(default_factory=lambda: Files(Path()))  # where students that are measured as files are kept
     profile_seconds: ClassVar[float] = 1.0
     _profiles: dict[str, dict[str, dict[str, Any]]] = field(default_factory=dict)
 
@@ -135,25 +137,27 @@ class Measure:
             return details
         if isinstance(judged, Exception):
             raise judged
-        details |= {"scores": scores_of(trial, judged, teacher, metric_named(task.metric))}
+        student, profile, metric = trial.deliver(), dict(self.profile(cell, trial, teacher, splits)), task.metric
+        shipped: nn.Module = student
+        if (filed := self.files.of(cell, student, splits, self.profile_seconds)) is not None:
+            profile |= filed.profile
+        if filed is not None and cell.conversions:
+            shipped, profile["student"] = filed.net, sizes_of(profile["student"])
+            judged = evaluate_one(shipped, splits.test, "fp32", known, metric_named(metric))
+            details["delivered"] = self.files.keep(cell, filed)
+        details |= {"scores": scores_of(trial, judged, teacher, metric_named(metric)), "profile": profile}
         if cell.evaluate.corruptions:
-            details["scores"] |= robustness(trial.deliver(), cell.dataset.name, splits.test, cell.train.precision)
-        if count := cell.evaluate.neighbours:
-            details["scores"] |= neighbours_of(trial.deliver(), splits, trial.train_spec.precision, count)
-        details |= {"profile": self.profile(cell, trial, teacher, splits)}
-        if known is not None:
-            outcomes = Outcomes(*(classes.cpu().numpy() for classes in (judged.predicted, known, splits.test.targets)))
-            details[OUTCOMES] = packed(outcomes, task.num_classes)
-        if task.num_classes <= MOST_CLASSES:
-            details["test_top1_per_class"] = judged.per_class(splits.test.targets, task.num_classes)
-            details |= {"classes": list(task.classes)} if task.classes else {}
+            details["scores"] |= robustness(shipped, cell.dataset.name, splits.test, cell.train.precision)
+        if (count := cell.evaluate.neighbours) and shipped is student:  # a converted file gives no embedding
+            details["scores"] |= neighbours_of(student, splits, trial.train_spec.precision, count)
+        details |= told(judged, splits, known)
         return details
 
     def profile(self, cell: Cell, trial: Trial, teacher: Teacher, splits: Splits) -> dict[str, dict[str, Any]]:
         """Teacher and student side by side."""
         student = trial.deliver()
-        specs = (cell.teacher, cell.student, cell.dataset)
-        name = " ".join([str(student.method and student.method.name), *(spec.model_dump_json() for spec in specs)])
+        made = json.dumps(trial.net.structure) + str(student.method and student.method.name)
+        name = " ".join([made, *(spec.model_dump_json() for spec in (cell.teacher, cell.student, cell.dataset))])
         if name not in self._profiles:
             nets = {"teacher": teacher.net, "student": student}
             self._profiles[name] = profile(nets, splits.train.inputs, self.device, self.profile_seconds)

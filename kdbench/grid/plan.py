@@ -13,6 +13,7 @@ import torch
 from kdbench.data import task_of
 from kdbench.errors import UserError, first_line
 from kdbench.method.contract import NEEDS, Inapplicable, Outputs, Task
+from kdbench.method.onnx_tools import onnx_package, onnxruntime_package
 from kdbench.nets import Net, build_net, chosen_by
 from kdbench.results.records import Records, is_final
 from kdbench.results.schema import Record
@@ -78,6 +79,9 @@ class Plan:
 
 def make_plan(cells: list[Cell], results: Path, data_dir: Path, plugins: tuple[Path, ...] = ()) -> Plan:
     """The plan for `cells`, which are of one suite. Raises UserError when a model can't be built for its data set."""
+    if any(cell.filed for cell in cells):  # one line now, not one for each cell later
+        onnx_package()
+        onnxruntime_package()
     records = Records(results, cells[0].suite)
     found = records.read_many(c.key for c in cells)
     shapes = Shapes(data_dir)

@@ -39,12 +39,10 @@ class Recorder:
         """Weights, record, MLflow; then the checkpoints may go. A reason that is known already is not noted again."""
         if record["status"] == "skipped" and self.knows(record):
             return
-        files = []
         if student is not None:
-            files = [self.folder.student(record["key"])]
-            write_atomic(files[0], student)
+            write_atomic(self.folder.student(record["key"]), student)
         self.records.write(record)
-        self.tracker.finish(record, files)
+        self.tracker.finish(record, self.folder.files_of(record["key"]) if record["status"] == "done" else [])
         if record["status"] in ("failed", "diverged"):
             title = f"{record['dataset']} · {record['teacher']} -> {record['student']} · {record['label']}"
             self.bar.say(f"{record['status']}: {title} · seed {record['seed']}: {record['reason']}")

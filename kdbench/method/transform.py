@@ -50,7 +50,7 @@ class Transform:
 class Reshape(Transform):
     """Before training. `files`: the conversions, by name and settings, that its student is delivered with."""
 
-    files: tuple[tuple[str, dict[str, Any]], ...] = ()
+    files: ClassVar[tuple[tuple[str, dict[str, Any]], ...]] = ()
 
     def apply(self, model: nn.Module, given: Given) -> Any:
         """Change `model` in place and return the record (JSON). Raises `Inapplicable` where it would change nothing."""
@@ -65,7 +65,9 @@ class Reshape(Transform):
 
 
 class Conversion(Transform):
-    """After training: an ONNX file becomes another one."""
+    """After training: an ONNX file becomes another one. `operators`: some of these must have run in a forward of it."""
+
+    operators: ClassVar[tuple[str, ...]] = ()
 
     def check(self, model: nn.Module) -> None:
         """Raises `Inapplicable` for a net of which it would change nothing. Shapes only: weights may be on meta."""

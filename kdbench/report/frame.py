@@ -44,6 +44,7 @@ def frame_of(records: Iterable[Record]) -> pd.DataFrame:
             **{name: value for name, value in record["scores"].items() if not isinstance(value, list | dict)},
             **{f"student_{k}": v for k, v in (profile.get("student") or {}).items()},
             **{f"teacher_{k}": v for k, v in (profile.get("teacher") or {}).items()},
+            **{f"{n}_{k}": v for n in ("file", "uncompressed", "ran") for k, v in (profile.get(n) or {}).items()},
             **{f"cost_{k}": v for k, v in (record.get("cost") or {}).items()},
             **{name: record.get(name) for name in HEAD},
             "alone": objective == alone() and not record["settings"].get("then"),
@@ -75,6 +76,7 @@ def with_missing(frame: pd.DataFrame, wanted: Iterable[Cell]) -> pd.DataFrame:
         here |= {"control": cell.control} if cell.control and not cell.adapts else {}
         if cell.adapts:  # no teacher was asked
             row = {name: value for name, value in row.items() if not str(name).startswith("teacher_")}
+        here |= {"origin": cell.origin.key} if cell.filed else {}
         rows.append({**row, "key": cell.key, **here, "seed": cell.seed, "label": cell.label,
                      "teacher_key": cell.teacher_key})  # fmt: skip
     return pd.DataFrame(rows)

@@ -8,6 +8,7 @@ from typing import Any
 
 from kdbench.files import finite
 from kdbench.report.across import MeanGain
+from kdbench.report.compression import AXES, cells_of_line
 from kdbench.report.frame import GROUP, title
 from kdbench.report.gains import Gain
 from kdbench.report.markdown import not_believed, remarks, rests_on, teacher_line
@@ -36,6 +37,7 @@ def html(board: Board, links: Mapping[str, str] | None = None) -> str:
         "rests_on": rests_on(board).replace("**", ""),
         "pairs": [_pair_data(board, pair, runs) for pair in board.pairs],
         "mean_gains": [_mean_gain_data(label, gain, board) for label, gain in board.mean_gains.items()],
+        **({"compression": _compression_data(board)} if board.compression else {}),
         "ranking": None if board.ranking is None else _ranking_data(board.ranking),
     }
     text = json.dumps(finite(data), allow_nan=False, separators=(",", ":"), ensure_ascii=False)
@@ -64,6 +66,21 @@ def _pair_data(board: Board, pair: Pair, runs: Runs) -> dict[str, Any]:
         ],
         "curves": {label: thinned(curve, most) for label, curve in board.curves.get(pair.title, {}).items()},
     }
+
+
+def _compression_data(board: Board) -> dict[str, list[dict[str, Any]]]:
+    """By data set: a point for each row, on three axes, and its line of the table as a text."""
+    found: dict[str, list[dict[str, Any]]] = {}
+    for dataset, lines in board.compression.items():
+        found[dataset] = [
+            {
+                "student": line.row.student, "objective": line.row.label, "front": list(line.fronts),
+                "score": _round(line.row.score), **{name: _round(x(line.row)) for name, (_, x) in AXES.items()},
+                "text": "\n".join(f"{name}: {text}" for name, text in cells_of_line(line).items()),
+            }
+            for line in lines
+        ]  # fmt: skip
+    return found
 
 
 def thinned(curve: list[float], most: int = MOST_POINTS) -> list[tuple[int, float]]:

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping
 import pandas as pd
 
 from kdbench.report.across import MeanGain
+from kdbench.report.compression import LEGEND, cells_of_line
 from kdbench.report.gains import STUDENT, Gain
 from kdbench.report.inert import inert_board
 from kdbench.report.meaning import legend, notes_of
@@ -35,6 +36,8 @@ def markdown(board: Board) -> str:
         parts.append("")
     if board.ranking is not None:
         parts += ["## Across pairs\n", across(board.rows, board.ranking, board.mean_gains, board.reference), ""]
+    for dataset, lines in board.compression.items():
+        parts += [f"## What to ship: {dataset}\n", grid([cells_of_line(line) for line in lines]), "", LEGEND, ""]
     return "\n".join([*parts, rests_on(board) + "\n", legend(board)]) + "\n"
 
 

@@ -1,5 +1,6 @@
 """From a frame of cells to the rows of each pair."""
 
+import math
 import os
 from collections.abc import Hashable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -15,14 +16,23 @@ from kdbench.report.gains import Gains, gains_of, references_of, rows_of
 from kdbench.report.looks import Looked
 from kdbench.report.predictions import ByLabel, between_seeds, copied, outcomes_of
 from kdbench.report.published import beside
-from kdbench.report.rows import LOST, NAN, NOT_DONE, Cost, Pair, Row, Scores, Size
+from kdbench.report.rows import LOST, NAN, NOT_DONE, Cost, File, Pair, Row, Scores, Size
 from kdbench.report.standing import Standing, standing_of
 from kdbench.results.looks_file import Declared
 from kdbench.results.outcomes import OUTCOMES
 from kdbench.results.schema import Record
 
 AT_ONCE = min(4, os.cpu_count() or 1)  # pairs; each takes up to 200 MB while it is computed
-MEANS = ("test_", "validation_", "teacher_", "student_", "cost_")  # columns of the frame that are averaged
+MEANS = (
+    "test_",
+    "validation_",
+    "teacher_",
+    "student_",
+    "cost_",
+    "file_",
+    "uncompressed_",
+    "ran_",
+)  # columns of the frame that are averaged
 Identities = Mapping[tuple[str, ...], Mapping[str, Any]]  # (data set, teacher, student, label) -> a cell's identity
 
 
@@ -140,6 +150,8 @@ def _rows_of(part: pd.DataFrame, found: Found, sought: Sought) -> Iterator[Row]:
             if sought.identities is None
             else beside(sought.identities[place], score, best, mean.get(metric.teacher, NAN)),
             ranked=found.standing.means.get(str(label), NAN),
+            file=File.of(mean, "file_"),
+            before=File.of(mean, "uncompressed_" if math.isfinite(mean.get("uncompressed_bytes", NAN)) else "file_"),
             control=_first_text(cells, "control"),
             adapts=_first_text(cells, "adapts"),
             tier=found.standing.tier(str(label)),

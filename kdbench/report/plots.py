@@ -20,6 +20,7 @@ from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator
 
 from kdbench.files import write_atomic
 from kdbench.method.metric import Metric
+from kdbench.report.compression import AXES, Compressed
 from kdbench.report.rows import Pair, Row
 from kdbench.report.statistics import Ranking
 from kdbench.report.table import Board
@@ -45,6 +46,8 @@ def write_plots(board: Board, folder: Path) -> list[Path]:
             written += save(figure, folder / f"{number:02d}-{slug(pair.title)}")
         if pairs:
             written += save(latency_figure(pairs, board.metric), folder / "accuracy-latency")
+        for dataset, lines in board.compression.items():
+            written += save(compression_figure(lines), folder / f"compression-{slug(dataset)}")
         if board.ranking is not None and len(board.ranking.ranks) <= MOST_ROWS:
             written += save(ranking_figure(board.ranking), folder / "critical-difference")
     return written
@@ -145,6 +148,19 @@ def latency_figure(pairs: list[Pair], metric: Metric) -> Figure:
         _front(axes, points)
     for axes in panels[len(datasets) :]:
         axes.set_axis_off()
+    return figure
+
+
+def compression_figure(lines: list[Compressed]) -> Figure:
+    """Accuracy against size, latency and multiply-adds of every row that was measured as a file, with the fronts."""
+    figure = Figure(figsize=(5 * len(AXES), 4))
+    for axes, (label, of) in zip(figure.subplots(1, len(AXES)), AXES.values(), strict=True):
+        points = [(of(line.row), line.row.score, f"{line.row.student}, {line.row.label}") for line in lines]
+        points = [p for p in points if math.isfinite(p[0]) and math.isfinite(p[1])]
+        axes.set(xlabel=label, ylabel=lines[0].row.metric.axis, xscale="log")
+        _plain_numbers(axes, [p[0] for p in points] or [1.0])
+        axes.plot([p[0] for p in points], [p[1] for p in points], "o", color=COLOURS[0], markersize=4)
+        _front(axes, points)
     return figure
 
 

@@ -36,6 +36,21 @@ class Size(Means):
 
 
 @dataclass(frozen=True)
+class File(Means):
+    """A student as an ONNX file. Times in ONNX Runtime: on one CPU thread, `_all`: on as many as there are cores."""
+
+    bytes: float = NAN
+    ort_ms_b1: float = NAN  # of one example
+    ort_ms_b1_vs_first: float = NAN  # as a multiple of that of the net before its transforms
+    ort_ms_b64: float = NAN
+    ort_ms_b1_all: float = NAN
+    ort_ms_b64_all: float = NAN
+    peak_mb_b1: float = NAN  # MiB that it adds to a process
+    peak_mb_b64: float = NAN
+    conversion_seconds: float = NAN
+
+
+@dataclass(frozen=True)
 class Cost(Means):
     """Of training."""
 
@@ -97,6 +112,8 @@ class Row:
     copied: float = NAN  # percent of the teacher's errors that it makes too, with the same wrong class
     adapts: str = ""  # data set, teacher and student (tabs between them) of the row whose student learns these data
     control: str = ""  # what stands in its teacher's place, one of CONTROLS; "" for the teacher itself
+    file: File = field(default_factory=File)
+    before: File = field(default_factory=File)  # of the net before its transforms
     tier: int | None = None  # 0: tied for the top; 1: for the top of the others, and so on; None: not ranked
 
     @property
@@ -107,6 +124,11 @@ class Row:
     def lost(self) -> int:
         """Seeds that it was tried on and has no score of: what is left is not a fair sample."""
         return sum(self.not_done.get(status, 0) for status in LOST)
+
+    @property
+    def latency(self) -> float:
+        """Milliseconds of one example on one CPU thread: of its file, where that was measured, else in torch."""
+        return self.file.ort_ms_b1 if math.isfinite(self.file.ort_ms_b1) else self.size.cpu_ms_b1
 
     @property
     def is_ranked(self) -> bool:

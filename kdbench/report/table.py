@@ -11,6 +11,7 @@ from kdbench.errors import UserError
 from kdbench.method.metric import MIXED, TOP1, Metric
 from kdbench.report import statistics
 from kdbench.report.across import MeanGain, mean_gains
+from kdbench.report.compression import Compressed, compressions_of
 from kdbench.report.frame import GROUP, NOTHING, Beside, Curves, Sources, curves_of, frame_of, sources_of, with_missing
 from kdbench.report.gains import Gain
 from kdbench.report.pairs import Identities, Sought, pairs_of
@@ -37,6 +38,7 @@ class Board:
     curves: Curves
     per_class: pd.DataFrame  # one row per objective, pair and class
     class_words: ClassWords
+    compression: dict[str, list[Compressed]]  # by data set: rows that were measured as files
 
     @property
     def metric(self) -> Metric:
@@ -95,6 +97,7 @@ def make_board(
         curves=curves_of(frame, records),
         per_class=by_class,
         class_words=class_words(by_class),
+        compression=compressions_of(frame, pairs),
     )
 
 

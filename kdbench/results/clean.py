@@ -43,7 +43,7 @@ def of_suite(folder: SuiteFolder, records: dict[str, Record]) -> Iterator[tuple[
     for path in sorted(folder.checkpoints.glob(f"*{SUFFIX}")):
         if is_final(records.get(path.name.split(".")[0])):
             yield path, "a checkpoint of a finished cell"
-    for path in sorted(folder.students.glob("*.safetensors")):
+    for path in sorted(folder.students.glob("[!.]*.*")):
         if not folder.record(path.stem).exists():
             yield path, "a student without a record"
     for path in sorted(folder.locks.glob("*.lock")):

@@ -74,6 +74,7 @@ class Shape(TypedDict):
     profile: NotRequired[Annotated[dict[Name, Annotated[dict[Name, Number], Few]], Few] | None]
     cost: NotRequired[Annotated[dict[Name, Number], Few] | None]
     versions: NotRequired[Versions | None]
+    delivered: NotRequired[dict[Text, Text] | None]  # of a converted student: its form and SHA-256
     structure: NotRequired[
         Annotated[list[dict[str, Any]], Few] | None
     ]  # the student's transforms, and what each decided

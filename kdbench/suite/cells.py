@@ -29,7 +29,7 @@ from kdbench.suite.load import Suite
 from kdbench.suite.models import dropping
 from kdbench.suite.objectives import ObjectiveSpec, for_pair, objective
 from kdbench.suite.spec import DatasetSpec, ModelSpec, TeacherSpec, TeacherTrain, Train, title_of
-from kdbench.suite.steps import Step, names_of, steps_of
+from kdbench.suite.steps import Step, made, names_of, steps_of
 
 DATA = Path("data")  # where data sets are looked for when not told otherwise
 NOTHING_LEARNT = dict.fromkeys(("checkpoint", "checkpoint_entry", "head", "taught_by", "objective"), None)
@@ -58,6 +58,7 @@ class Cell:
     adapts: bool = False  # does its student, the trained one of `start`, learn other data with a new classifier?
     labels: str = ""  # "none": its training may not read them
     then: tuple[Step, ...] = ()  # conversions: it trains nothing itself, but is the file made of `before`
+    filed: bool = field(default=False, compare=False)  # is it also measured as the file that is delivered?
 
     @property
     def identity(self) -> dict[str, Any]:
@@ -83,6 +84,19 @@ class Cell:
     def transforms(self) -> tuple[Step, ...]:
         """What is done to its student before it trains."""
         return steps_of(self.student.transforms or ())
+
+    @cached_property
+    def conversions(self) -> tuple[Step, ...]:
+        """What is done to its trained student: what its transforms call for, then its row's own."""
+        called = [file for step in steps_of(self.make.transforms or ()) for file in made(step).files]
+        return (*(step for name, settings in called for step in steps_of([{name: settings}])), *self.then)
+
+    @cached_property
+    def origin(self) -> "Cell":
+        """The cell whose student is this one's before all that was done to it: what its score is a drop from."""
+        if self.before is not None:
+            return self.before.origin
+        return replace(self, student=self.student.model_copy(update={"transforms": None})) if self.transforms else self
 
     @cached_property
     def make(self) -> ModelSpec:
@@ -258,21 +272,8 @@ def _cell(suite: Suite, number: int, label: str, dataset: DatasetSpec, data: str
         evaluate=suite.evaluate,
         then=suite.then.get(label, ()),
         labels=suite.labels.get(label, ""),
+        filed=bool(suite.then) or any(student.transforms or student.start for _, student, _ in suite.pairs),
     )
-
-
-def with_starts(cells: Iterable[Cell]) -> list[Cell]:
-    """The cells, each after what must be done before it, whether that is a row of the suite or not."""
-    cells = list(cells)
-    own = {cell.key for cell in cells}
-    found: dict[str, Cell] = {}
-    for cell in cells:
-        befores: list[Cell] = []
-        while (before := (befores[-1] if befores else cell).before) is not None:
-            befores.append(before)
-        found |= {b.key: b for b in reversed(befores) if b.key not in own and b.key not in found}
-        found[cell.key] = cell
-    return list(found.values())
 
 
 def matching(cells: list[Cell], only: str | None) -> list[Cell]:

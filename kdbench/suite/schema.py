@@ -3,6 +3,7 @@
 from typing import Any
 
 from kdbench.method.register import METHODS
+from kdbench.method.transform import TRANSFORMS
 from kdbench.suite.controls import CONTROLS
 from kdbench.suite.plugins import load_methods
 from kdbench.suite.recipes import recipes
@@ -23,7 +24,17 @@ def schema() -> dict[str, Any]:
         ramped = {k: {"anyOf": [v, ramp]} if v.get("type") in numeric else v for k, v in own.items()}
         number = {"type": "number", "exclusiveMinimum": 0}
         terms[name] = {"anyOf": [number, ramp, {**settings, "properties": ramped}]}
-    options = {"seeds": root["properties"]["seeds"], "teacher": {"enum": list(CONTROLS)}}  # a row's own
+    each = {name: TRANSFORMS.schema(name) for name in TRANSFORMS}
+    named = {
+        "type": "object",
+        "properties": each,
+        "minProperties": 1,
+        "maxProperties": 1,
+        "additionalProperties": False,
+    }
+    steps = {"type": "array", "minItems": 1, "items": {"anyOf": [{"enum": list(TRANSFORMS)}, named]}}
+    teacher = {"enum": list(CONTROLS)}
+    options = {"seeds": root["properties"]["seeds"], "teacher": teacher, "then": steps}  # a row's own
     rest = {"additionalProperties": False, "minProperties": 1}
     plain_row = {"type": "object", "properties": {**terms, **options}, **rest}
     phase = {**plain_row, "properties": {"epochs": {"type": "integer", "minimum": 1}, **terms}}

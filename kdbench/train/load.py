@@ -73,7 +73,8 @@ def find(key: str | Path, results: Path) -> tuple[Record, Path]:
         raise UserError(f"{paths[0]}: no such record") from error
     if record["status"] != "done":
         raise UserError(f"cell {record['key']} ({record['label']}) is {record['status']}: it left no student")
-    weights = suite_of_record(paths[0]).student(record["key"])
+    folder = suite_of_record(paths[0])
+    weights = (folder.converted if record.get("delivered") else folder.student)(record["key"])
     if not weights.is_file():
         raise UserError(f"the student of {record['key']} is not in {weights.parent}")
     return record, weights
@@ -97,6 +98,8 @@ def fetch(name: str, uri: str, folder: Path) -> tuple[Record, Path]:
 
 def load_weights_of(record: Record, weights: Path) -> Student:
     load_methods()
+    if weights.suffix == ".onnx":
+        raise UserError(f"{record['label']} is delivered as an ONNX file, which onnxruntime runs: {weights}")
     settings = record["settings"]
     state = weights_of(record, weights)
     own = {name.removeprefix("method."): state.pop(name) for name in list(state) if name.startswith("method.")}

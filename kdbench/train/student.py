@@ -13,10 +13,10 @@ from kdbench.train.objective import Objective, own_needs
 class Delivered(nn.Module):
     """A student as it is used: its net, and the layers that its objective leaves in it (SimKD)."""
 
-    def __init__(self, net: Net, objective: Objective) -> None:
+    def __init__(self, net: Net, objective: Objective | None = None) -> None:
         super().__init__()
         self.net = net
-        self.method: Method | None = objective.inference()
+        self.method: Method | None = objective.inference() if objective is not None else None
 
     def forward(self, inputs: Inputs, needs: Collection[str] = ("logits",)) -> Outputs:
         if self.method is None:

@@ -1,6 +1,5 @@
 """A student's net with its transforms: decided from its weights, or built again in the shapes that a record tells."""
 
-import copy
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
@@ -49,12 +48,10 @@ def rebuilt(net: Net, structure: Iterable[Any], inputs: InputSpec) -> Net:
     return net
 
 
-def settled(net: Net) -> Net:
-    """A copy of a trained net without what only training needs (a quantiser's noise)."""
-    copied = copy.deepcopy(net)
-    for entry in copied.structure:
-        TRANSFORMS[entry["name"]](**entry["settings"]).settle(copied.model)
-    return copied
+def settle(net: Net) -> None:
+    """Take out of a trained net what only training needs (a quantiser's noise)."""
+    for entry in net.structure:
+        TRANSFORMS[entry["name"]](**entry["settings"]).settle(net.model)
 
 
 def given_of(net: Net, inputs: InputSpec, batches: Batches) -> Given:

@@ -94,6 +94,7 @@ class Judge:
     def weights(self, finding: Finding) -> None:
         """Evaluate the saved student again, where there is one, and time for it."""
         record, path = finding.record, self.student(finding.record["key"])
+        path = path.with_suffix(".onnx") if record.get("delivered") else path
         if not path.is_file():
             finding.open.append("its student's weights are not there")
             return

@@ -17,9 +17,10 @@ from kdbench.layout import Layout, TeacherFolder
 from kdbench.options import Options
 from kdbench.registry import hash_of_file
 from kdbench.results.records import Records
-from kdbench.suite.cells import Cell, with_starts
+from kdbench.suite.cells import Cell
 from kdbench.suite.load import read_with_bases
 from kdbench.suite.shipped import suite_path
+from kdbench.suite.starts import with_starts
 from kdbench.verify.archive import ABOUT, CODE, FORMAT, RESULTS, SUITE
 
 Files = dict[str, bytes]  # name in the archive -> content

@@ -1,8 +1,10 @@
 """A saved student evaluated again: does it give the scores that its record claims?"""
 
+import hashlib
 from pathlib import Path
 
 import torch
+from torch import nn
 
 from kdbench.data import Splits
 from kdbench.method.metric import metric_of
@@ -12,6 +14,7 @@ from kdbench.train.arithmetic import trusted
 from kdbench.train.digests import digest_of
 from kdbench.train.evaluation import Judged, evaluate_one
 from kdbench.train.load import load_weights_of, weights_of
+from kdbench.train.onnx_file import FileNet
 
 POINTS = 0.1  # by which a score may differ on another kind of processor, in points of 100 (or two examples)
 LOSS = 0.01  # and a loss or an error of calibration
@@ -19,6 +22,9 @@ LOSS = 0.01  # and a loss or an error of calibration
 
 def another_student(record: Record, weights: Path) -> str:
     """Is the file another student than the record's? In words, unevaluated; raises UserError where it is none."""
+    if file := record.get("delivered"):
+        same = hashlib.sha256(weights.read_bytes()).hexdigest() == file.get("sha256")
+        return "" if same else f"{weights.name} is another file than the one that was measured"
     claimed = (record.get(DIGESTS) or {}).get("student")
     same = claimed is None or digest_of(weights_of(record, weights)) == claimed
     return "" if same else f"{weights.name} holds another student: its weights have another digest"
@@ -29,13 +35,20 @@ def reevaluated(record: Record, weights: Path, splits: Splits, device: torch.dev
 
     Raises UserError where it can't be built, and what its net raises.
     """
-    student = load_weights_of(record, weights).delivered.to(device).to(memory_format=torch.channels_last)
-    trusted(student)
+    student = student_in(record, weights, splits, device)
     outcomes = unpacked(record[OUTCOMES]) if OUTCOMES in record else None
     teacher = torch.from_numpy(outcomes.teacher).to(device) if outcomes is not None else None
-    precision = record["settings"]["train"].get("precision", "fp32")
+    precision = "fp32" if record.get("delivered") else record["settings"]["train"].get("precision", "fp32")
     judged = evaluate_one(student, splits.test, precision, teacher, metric_of(record))
     return [*_scores(record, judged, exact, len(splits.test)), *_classes(outcomes, judged, splits, exact)]
+
+
+def student_in(record: Record, weights: Path, splits: Splits, device: torch.device) -> nn.Module:
+    if record.get("delivered"):
+        return FileNet(weights.read_bytes(), splits.task.inputs)
+    student = load_weights_of(record, weights).delivered.to(device).to(memory_format=torch.channels_last)
+    trusted(student)
+    return student
 
 
 def _scores(record: Record, judged: Judged, exact: bool, examples: int) -> list[str]:

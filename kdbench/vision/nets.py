@@ -74,7 +74,8 @@ class TimmNet(Net):
                 x = self.model.forward_features(x)
             logits = self.model.forward_head(x)
         logits = logits[0] if isinstance(logits, tuple) else logits
-        embedding = self._embedding.last().flatten(1) if "embedding" in needs else None
+        seen = self._embedding.all()  # taken out also where nobody asks: a net must not hold on to a forward
+        embedding = seen[-1].flatten(1) if "embedding" in needs else None
         if isinstance(self.head[0], nn.Identity):  # without classes the model gives what a classifier would read
             embedding, logits = logits.flatten(1) if "embedding" in needs else None, logits.flatten(1)[:, :0]
         return Outputs(

@@ -3,6 +3,7 @@
 A transform is in these tests from the moment it is registered.
 """
 
+from collections.abc import Iterator
 from functools import cache
 from typing import Any
 
@@ -12,11 +13,14 @@ from timm.models.mlp_mixer import MlpMixer
 from torch import nn
 
 from kdbench.method.contract import Inapplicable, Task
-from kdbench.method.transform import TRANSFORMS, Given, Reshape, register_transform
+from kdbench.method.transform import TRANSFORMS, Conversion, Given, Reshape, register_transform
 from kdbench.nets import Net, build_net, register_net
 from kdbench.suite.load import ModelSpec
 from kdbench.suite.plugins import load_methods
 from kdbench.suite.steps import steps_of
+from kdbench.train.delivery import converted
+from kdbench.train.onnx_file import FileNet, arrays_of, onnx_file
+from kdbench.train.student import Delivered, Student
 from kdbench.train.transforms import rebuilt, shapes_of, stand_ins, transformed
 from kdbench.vision.batches import picture_task
 from kdbench.vision.nets import TimmNet
@@ -155,3 +159,46 @@ def test_a_step_that_leaves_the_net_as_it_was_is_told() -> None:
 
     with pytest.raises(Inapplicable, match="idle left CifarResNet as it was"):
         reshaped("resnet", "idle", {})
+
+
+# --- conversions, on files ---
+
+CONVERSIONS: list[tuple[str, dict[str, Any]]] = [
+    *((name, {}) for name in TRANSFORMS if issubclass(TRANSFORMS[name], Conversion)),
+    ("int8", {"ranges": "dynamic"}),
+    ("int4", {"block": 16}),
+]
+# Nets small enough that exporting them takes a second or two: a CNN, a ViT, an MLP.
+FILES = ("resnet", "vit", "mixer")
+TOO_NARROW = {("int4 32", "resnet"): "finds no dense layer of 32 inputs or more"}
+
+
+@cache
+def delivered(kind: str) -> tuple[Student, bytes]:
+    student = Student(Delivered(net(kind)), task().inputs).eval()
+    return student, onnx_file(student, {})
+
+
+def few(n: int) -> Iterator[dict[str, Any]]:
+    generator = torch.Generator().manual_seed(1)
+    return (arrays_of(task().inputs.random(32, generator=generator), task().inputs) for _ in range(2))
+
+
+@pytest.mark.parametrize("kind", FILES)
+@pytest.mark.parametrize(("name", "settings"), CONVERSIONS, ids=str)
+def test_every_conversion_on_every_kind_of_net(kind: str, name: str, settings: dict[str, Any]) -> None:
+    student, file = delivered(kind)
+    [step] = steps_of([{name: settings}])
+    why = TOO_NARROW.get((" ".join(map(str, [name, *step[name].values()])), kind))
+    if why is not None:
+        with pytest.raises(Inapplicable, match=f"^{name} {why}"):
+            converted(file, step, student, task().inputs, few)
+        return
+    made = converted(file, step, student, task().inputs, few)
+    inputs = task().inputs.random(8)
+    with torch.inference_mode():
+        expected, found = student(inputs), FileNet(made, task().inputs)(inputs).logits
+    assert made != file
+    assert (found - expected).abs().max() < 0.2 * expected.abs().max() + 0.05
+    if name in ("fp16", "bf16"):
+        assert len(made) < 0.85 * len(file)

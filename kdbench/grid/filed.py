@@ -1,0 +1,114 @@
+"""Students as files: those of trained cells beside their scores, and cells that are nothing but a converted file."""
+
+import hashlib
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from kdbench.data import Splits
+from kdbench.files import write_atomic
+from kdbench.grid.begin import left_by
+from kdbench.grid.judged import told
+from kdbench.layout import Layout
+from kdbench.method.metric import metric_named
+from kdbench.nets import build_net
+from kdbench.results.outcomes import OUTCOMES, unpacked
+from kdbench.results.schema import Record
+from kdbench.suite.cells import Cell
+from kdbench.train.delivery import deliver, measured
+from kdbench.train.evaluation import evaluate_one
+from kdbench.train.load import load_weights_of
+from kdbench.train.onnx_file import FileNet
+from kdbench.train.robustness import robustness
+from kdbench.train.student import Delivered
+from kdbench.train.transforms import examples
+
+FROM_TRAINING = ("cost", "repeatable", "led_around", "metric", "num_classes", "inputs", "num_train", "num_test",
+                 "structure", "teacher_key", "teacher_train_seconds", "classes")  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Filed:
+    """A file, the same as a net, and what a record tells of it."""
+
+    file: bytes
+    net: FileNet
+    profile: dict[str, dict[str, Any]]
+
+
+@dataclass
+class Files:
+    """Makes, measures and keeps the files of one worker's cells. `seconds`: that each timing may take."""
+
+    results: Path
+    _references: dict[str, bytes] = field(default_factory=dict)
+
+    def of(self, cell: Cell, delivered: Delivered, splits: Splits, seconds: float) -> Filed | None:
+        """The file of a trained student; None where no row of its suite asks for files. Raises Inapplicable."""
+        if not cell.filed:
+            return None
+        inputs, shown = splits.task.inputs, examples(splits.train, cell.seed)
+        made = deliver(delivered, inputs, cell.conversions, shown, {"kdbench.key": cell.key})
+        changed = bool(cell.conversions or cell.make.transforms)
+        found = measured(made.file, self.reference(cell, splits) if changed else None, inputs, seconds)
+        found["file"]["conversion_seconds"] = made.seconds
+        return Filed(made.file, FileNet(made.file, inputs), found)
+
+    def reference(self, cell: Cell, splits: Splits) -> bytes:
+        """The same net before its transforms. Untrained: its size and speed are those of a trained one."""
+        spec = cell.make.model_copy(update={"transforms": None, "pretrained": False, "checkpoint": None})
+        name = f"{spec.model_dump_json()} {cell.dataset.model_dump_json()}"
+        if name not in self._references:
+            net = build_net(spec, splits.task, 0)
+            self._references[name] = deliver(Delivered(net), splits.task.inputs, (), examples(splits.train, 0), {}).file
+        return self._references[name]
+
+    def keep(self, cell: Cell, filed: Filed) -> dict[str, Any]:
+        """Write the file of a cell whose student is no more than that; returns what its record says of it."""
+        write_atomic(Layout(self.results).suite(cell.suite).converted(cell.key), filed.file)
+        return {"format": "onnx", "sha256": hashlib.sha256(filed.file).hexdigest()}
+
+    def converted(self, cell: Cell, splits: Splits, seconds: float) -> dict[str, Any]:
+        """Make and keep the file of a cell that is another's student, converted; returns what its record tells."""
+        assert cell.before is not None
+        record, weights = left_by(cell.before, self.results)
+        student = load_weights_of(record, weights)
+        filed = self.of(cell, student.delivered, splits, seconds)
+        assert filed is not None
+        metric = metric_named(splits.metric)
+        outcomes = unpacked(record.get(OUTCOMES) or {})
+        known = None if outcomes is None else torch.from_numpy(outcomes.teacher).to(splits.test.targets.device)
+        judged = evaluate_one(filed.net, splits.test, "fp32", known, metric)
+        scores = scores_of_file(record, judged.scores, metric)
+        if splits.validation:
+            held_out = evaluate_one(filed.net, splits.validation, "fp32", None, metric)
+            scores[metric.validation] = held_out.scores[metric.name]
+        if cell.evaluate.corruptions:
+            scores |= robustness(filed.net, cell.dataset.name, splits.test, "fp32")
+        profile = {"teacher": record["profile"]["teacher"], "student": sizes_of(record["profile"]["student"])}
+        return {
+            **{name: record[name] for name in FROM_TRAINING if name in record},
+            "scores": scores,
+            "profile": {**profile, **filed.profile},
+            "delivered": self.keep(cell, filed),
+            **told(judged, splits, known),
+        }
+
+
+def sizes_of(profile: dict[str, Any]) -> dict[str, Any]:
+    """Without times: those were the net's in torch, before it was converted."""
+    return {name: value for name, value in profile.items() if name in ("params", "macs", "flops")}
+
+
+def scores_of_file(record: Record, found: dict[str, float], metric: Any) -> dict[str, Any]:
+    """No epoch is chosen for a file, and none was better."""
+    scores = {
+        metric.test: found[metric.name],
+        metric.best: None,
+        metric.chosen: None,
+        **{f"test_{name}": found[name] for name in ("top1", "top5", "nll", "ece")},
+        "teacher_agreement": found.get("agreement"),
+    }
+    return {**scores, metric.teacher: record["scores"].get(metric.teacher)}

@@ -1,0 +1,19 @@
+"""Cells with those that must be done before them."""
+
+from collections.abc import Iterable
+
+from kdbench.suite.cells import Cell
+
+
+def with_starts(cells: Iterable[Cell]) -> list[Cell]:
+    """The cells, each after what must be done before it, whether that is a row of the suite or not."""
+    cells = list(cells)
+    own = {cell.key for cell in cells}
+    found: dict[str, Cell] = {}
+    for cell in cells:
+        befores: list[Cell] = []
+        while (before := (befores[-1] if befores else cell).before) is not None:
+            befores.append(before)
+        found |= {b.key: b for b in reversed(befores) if b.key not in own and b.key not in found}
+        found[cell.key] = cell
+    return list(found.values())
