@@ -39,6 +39,7 @@ from kdbench.results.looks_file import read_looks
 from kdbench.results.mlflow_thread import PATIENCE, Tracker, behind
 from kdbench.results.records import Records
 from kdbench.results.schema import Record
+from kdbench.results.verified_file import read_verified
 from kdbench.suite.load import load_suite
 from kdbench.suite.origin import claim
 from kdbench.suite.shipped import suite_path
@@ -206,7 +207,7 @@ def _board_of(made: Plan, folder: SuiteFolder, path: Path, options: Options) -> 
     store = Records(options.results, made.name)
     records, declared = store.read_many(c.key for c in made.cells), read_looks(folder)
     notes = changed(load_suite(path, options.plugins, models=False), declared) if declared else []
-    beside = Beside(notes, store.damaged)
+    beside = Beside(notes, store.damaged, read_verified(folder, records.values()))
     return make_board(made.name, made.cells, records.values(), beside=beside, declared=declared), records
 
 

@@ -119,6 +119,8 @@ def _on_results(command: Command) -> None:
     verify.add_argument("--budget", default="8m", metavar="TIME",
                         help="how long it may take, e.g. 30m (default: 8m): students are evaluated for half of it, and "
                              "epochs are drawn among those that the rest allows")  # fmt: skip
+    verify.add_argument("--note", action="store_true",
+                        help="where nothing is wrong: note what was found, and have the tables show it")  # fmt: skip
     verify.add_argument("--draw", type=int, metavar="NUMBER", help="draw the same cells and epochs as another time")
     verify.add_argument("--run-code", action="append", default=[], metavar="NAME",
                         help="of an archive: run this file of its code, with your rights; without it nothing of an "

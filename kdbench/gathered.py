@@ -13,6 +13,7 @@ from kdbench.report.frame import Beside
 from kdbench.report.table import Board, make_board
 from kdbench.results.looks_file import Declared, read_looks
 from kdbench.results.merge import Found, from_folders, from_mlflow, from_results, with_recorded_data
+from kdbench.results.verified_file import read_verified
 from kdbench.suite.cells import Cell, cells_of, matching
 from kdbench.suite.load import Suite, load_suite
 from kdbench.suite.starts import with_starts
@@ -34,13 +35,14 @@ class Gathered:
     found: Found
     declared: Declared | None
     notes: list[str]
+    checked: dict[str, str]  # what was found when cells were judged
 
 
 def board_of(gathered: Gathered, **shown: Any) -> Board:
     """`shown`: as for `make_board`."""
     name, cells, records = gathered.suite.name, gathered.cells, gathered.found.records
     own = [records[cell.key] for cell in cells if cell.key in records]
-    beside = Beside(gathered.notes, gathered.found.refused)
+    beside = Beside(gathered.notes, gathered.found.refused, gathered.checked)
     return make_board(name, cells, own, beside=beside, declared=gathered.declared, **shown)
 
 
@@ -55,7 +57,8 @@ def gather(path: Path, options: Options, also: Sequence[Path] = (), mlflow: str 
     if mlflow:
         from_mlflow(found, mlflow, suite.name)
     cells, notes = with_recorded_data(cells, found.records.values())
-    return Gathered(suite, cells, found, declared, [*notes, *changed(suite, declared)])
+    checked = read_verified(Layout(options.results).suite(suite.name), found.records.values())
+    return Gathered(suite, cells, found, declared, [*notes, *changed(suite, declared)], checked)
 
 
 def cells_asked(suite: Suite, declared: Declared | None, options: Options, unread: bool = False) -> list[Cell]:

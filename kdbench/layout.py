@@ -2,7 +2,7 @@
 
 results/
   SUITE/          records/KEY.json  students/KEY.safetensors  checkpoints/  .locks/  .suite  mlflow.jsonl
-                  leaderboard.{md,csv,tex,html}  cells.{csv,parquet}  per_class.csv  plots/  looks.json
+                  leaderboard.{md,csv,tex,html}  cells.{csv,parquet}  per_class.csv  plots/  looks.json  verified.json
   teachers/       KEY.json  KEY.safetensors  .KEY.lock  checkpoints/
   teacher_cache/  teacher outputs of earlier runs; safe to delete at any time
   mlflow.db, .mlflow.lock, mlartifacts/SUITE/
@@ -64,6 +64,11 @@ class SuiteFolder:
     def looks(self) -> Path:
         """Of a run until decided: which looks were declared, and how far it came."""
         return self.path / "looks.json"
+
+    @property
+    def verified(self) -> Path:
+        """What a judgement found of its cells, where that was to be noted."""
+        return self.path / "verified.json"
 
     @property
     def per_class(self) -> Path:

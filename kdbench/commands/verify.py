@@ -8,7 +8,7 @@ from pathlib import Path
 
 from kdbench.commands.given import options_of, seconds_of
 from kdbench.errors import UserError
-from kdbench.verify.folder import judge_folder, suite_of_folder
+from kdbench.verify.folder import judge_folder, note, suite_of_folder
 from kdbench.verify.judge import Asked
 from kdbench.verify.quiet import Quiet
 from kdbench.verify.submitted import judge_archive
@@ -25,6 +25,8 @@ def run(given: argparse.Namespace) -> int:
 def verdict_on(given: argparse.Namespace, asked: Asked) -> Verdict:
     options, what = options_of(given), given.results_or_archive
     if what.suffix == ".zip":
+        if given.note:
+            raise UserError("--note goes with a folder of results: an archive is left as it was sent")
         with tempfile.TemporaryDirectory() as folder:
             return judge_archive(what, Path(folder), options, asked, Quiet(), given.run_code)
     if given.run_code:
@@ -32,4 +34,8 @@ def verdict_on(given: argparse.Namespace, asked: Asked) -> Verdict:
     if what.is_dir():
         options, what = replace(options, results=what.resolve().parent), suite_of_folder(what)
     shown = {"published": given.compare_published, "reference": given.reference}
-    return judge_folder(what, options, asked, Quiet(), **shown)
+    verdict = judge_folder(what, options, asked, Quiet(), **shown)
+    if given.note and verdict.good:
+        note(what, options, verdict, **shown)
+        verdict.said.append("noted; the tables show it")
+    return verdict

@@ -1,8 +1,8 @@
 """Records -> a frame with one row per cell, and what can be read off it: what the cells rest on, and their curves."""
 
 import json
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -129,10 +129,14 @@ class Sources:
 
 @dataclass(frozen=True)
 class Beside:
-    """What is known beside the records. `notes`: warnings; `refused`: what was wrong with records that don't count."""
+    """What is known beside the records. `notes`: warnings; `refused`: what was wrong with records that don't count.
+
+    `checked`: key -> what `kdbench verify` found of a cell.
+    """
 
     notes: Iterable[str] = ()
     refused: Iterable[str] = ()
+    checked: Mapping[str, str] = field(default_factory=dict)
 
 
 NOTHING = Beside()

@@ -74,6 +74,7 @@ def accuracy(row: Row, board: Board) -> dict[str, str]:
         "with new examples": new_text(row.gain),
         f"vs {board.reference}": gain_text(row.reference_gain),
         "chosen": number(row.chosen),
+        "checked": row.checked,
     }
     if (later := board.adapted.get((row.names, row.label))) is not None:
         name = later.dataset.removesuffix(f" after {row.dataset}")

@@ -121,14 +121,19 @@ def _spreads(pair: Pair) -> list[str]:
 
 def legend(board: Board) -> str:
     asked = any(math.isfinite(row.scores.test_corrupted_top1) for row in board.rows)
-    text = (LEGEND + CORRUPTED * asked).replace("REFERENCE", board.reference)
+    noted = any(row.checked for row in board.rows)
+    text = (LEGEND + CORRUPTED * asked + CHECKED * noted).replace("REFERENCE", board.reference)
     return text.replace("SCORE", board.metric.title).replace("WORDS", board.metric.words)
 
 
 CORRUPTED = """ *corrupted*: the mean accuracy on the test examples made worse in the ways that their data set \
 states, at every strength; by kind in leaderboard.csv (`corrupted_...`)."""
 
+CHECKED = """ *checked*: of how many cells `kdbench verify` found that the saved weights, evaluated again, give what \
+is claimed, and that an epoch, trained again, ends in the recorded state."""
+
 LEGEND_BEGINS = "**How to read it.**"
+
 LEGEND = """\
 **How to read it.** *SCORE*: WORDS on the test set after the last epoch, mean ± standard deviation over `n` seeds. \
 *vs student*, *vs REFERENCE*: mean difference on the same seeds and its 95% interval (each by itself; none with one \

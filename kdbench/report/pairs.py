@@ -2,7 +2,7 @@
 
 import math
 import os
-from collections.abc import Hashable, Iterable, Iterator, Mapping
+from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
@@ -21,6 +21,7 @@ from kdbench.report.standing import Standing, standing_of
 from kdbench.results.looks_file import Declared
 from kdbench.results.outcomes import OUTCOMES
 from kdbench.results.schema import Record
+from kdbench.results.verified_file import EPOCH, WEIGHTS
 
 AT_ONCE = min(4, os.cpu_count() or 1)  # pairs; each takes up to 200 MB while it is computed
 MEANS = (
@@ -154,6 +155,7 @@ def _rows_of(part: pd.DataFrame, found: Found, sought: Sought) -> Iterator[Row]:
             before=File.of(mean, "uncompressed_" if math.isfinite(mean.get("uncompressed_bytes", NAN)) else "file_"),
             control=_first_text(cells, "control"),
             adapts=_first_text(cells, "adapts"),
+            checked=checked_in_words(cells.get("checked", []), len(ours)),
             tier=found.standing.tier(str(label)),
             between_seeds=between_seeds(found.outcomes.get(str(label), {})),
             copied=NAN if _first_text(cells, "adapts") else copied(found.outcomes.get(str(label), {})),
@@ -177,7 +179,7 @@ def _means_of(done: pd.DataFrame) -> dict[Any, dict[str, float]]:
 
 def _by_label(part: pd.DataFrame) -> dict[Any, dict[str, list[Any]]]:
     """label -> column -> its cells' values; of ten thousand rows, a frame for each would take half a minute."""
-    wanted = ("label", "status", *GROUP, "reason", "objective", "recipe", "control", "adapts")
+    wanted = ("label", "status", *GROUP, "reason", "objective", "recipe", "control", "adapts", "checked")
     names = [name for name in wanted if name in part]
     found: dict[Any, dict[str, list[Any]]] = {}
     for values in part[names].itertuples(index=False, name=None):
@@ -185,6 +187,12 @@ def _by_label(part: pd.DataFrame) -> dict[Any, dict[str, list[Any]]]:
         for name, value in zip(names, values, strict=True):
             cells[name].append(value)
     return found
+
+
+def checked_in_words(levels: Sequence[str], done: int) -> str:
+    """`weights 5/5, epoch 1/5`: of how many of the `done` cells they were evaluated again, or an epoch replayed."""
+    counts = {name: sum(name in level.split() for level in levels) for name in (WEIGHTS, EPOCH)}
+    return ", ".join(f"{name} {count}/{done}" for name, count in counts.items() if count)
 
 
 def _first_text(cells: Mapping[str, list[Any]], column: str) -> str:

@@ -114,6 +114,7 @@ class Row:
     control: str = ""  # what stands in its teacher's place, one of CONTROLS; "" for the teacher itself
     file: File = field(default_factory=File)
     before: File = field(default_factory=File)  # of the net before its transforms
+    checked: str = ""  # what `kdbench verify` found: `weights 5/5, epoch 1/5`; "" where nothing was noted
     tier: int | None = None  # 0: tied for the top; 1: for the top of the others, and so on; None: not ranked
 
     @property

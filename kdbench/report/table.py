@@ -80,6 +80,8 @@ def make_board(
         )
     cells, records = list(cells), list(records)
     frame = with_missing(frame_of(records), cells)
+    if beside.checked:
+        frame["checked"] = [beside.checked.get(str(key), "") for key in frame["key"]]
     sought = Sought(reference, _identities(frame, cells) if published else None, declared)
     pairs = pairs_of(frame, sought, records)
     distilled = [pair for pair in pairs if not any(row.adapts for row in pair.rows)]
@@ -131,6 +133,7 @@ def _columns(row: Row) -> dict[str, Any]:
         "reason": row.reason, **row.means,
     }  # fmt: skip
     found |= {"control": row.control} if row.control else {}
+    found |= {"checked": row.checked} if row.checked else {}
     if row.n:
         found |= {"between_seeds": row.between_seeds, "copied_errors": row.copied}
         found |= {"std": row.std, "group": None if row.tier is None else row.tier + 1}

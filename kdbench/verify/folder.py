@@ -11,8 +11,10 @@ from kdbench.grid.cohort import Place, Worker
 from kdbench.grid.events import Events
 from kdbench.layout import Layout, SuiteFolder
 from kdbench.options import Options
+from kdbench.report.write import write_board
 from kdbench.results.records import Records
 from kdbench.results.schema import Record
+from kdbench.results.verified_file import note_verified
 from kdbench.verify.judge import Asked, Judge
 from kdbench.verify.tables import stale
 from kdbench.verify.verdict import Verdict
@@ -47,6 +49,14 @@ def judge_folder(suite: Path, options: Options, asked: Asked, events: Events, **
     there = [path.name for path in place.board_files() if path.parent == place.path]
     verdict.said.append(f"tables computed again from the records: {', '.join(there) or 'none is there'}")
     return verdict
+
+
+def note(suite: Path, options: Options, verdict: Verdict, **shown: Any) -> None:
+    """Note what was found beside the records, and write the tables, which show it."""
+    gathered = gather(suite, options)
+    place, store = Layout(options.results).suite(gathered.suite.name), Records(options.results, gathered.suite.name)
+    note_verified(place, store.read_all(), {f.record["key"]: f.found for f in verdict.findings})
+    write_board(board_of(gather(suite, options), **shown), place.path)
 
 
 def made_anew(gathered: Gathered, records: Sequence[Record]) -> list[str]:

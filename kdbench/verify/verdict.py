@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 
 from kdbench.plain import harmless
 from kdbench.results.schema import Record
+from kdbench.results.verified_file import EPOCH, WEIGHTS
 
 
 @dataclass
@@ -24,6 +25,11 @@ class Finding:
         record = self.record
         text = f"{record['dataset']} · {record['teacher']} -> {record['student']} · {record['label']}"
         return harmless(f"{text} · seed {record['seed']} ({record['key']})")
+
+    @property
+    def found(self) -> list[str]:
+        """Which of WEIGHTS and EPOCH hold."""
+        return [WEIGHTS] * self.reevaluated + [EPOCH] * bool(self.replayed)
 
     @property
     def epochs(self) -> int:

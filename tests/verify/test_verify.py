@@ -81,6 +81,21 @@ def test_an_honest_folder_passes(kdbench: Any, finished: Folder) -> None:
     assert "WRONG" not in out
 
 
+def test_what_was_found_can_be_noted_and_the_table_shows_it(kdbench: Any, folder: Folder) -> None:
+    words = ("verify", folder.suite, "--sample", 1, "--draw", 1)
+    assert kdbench(*words, "--note", results=folder.results)[0] == 0
+    table = (folder.place / "leaderboard.md").read_text()
+    assert table.count("weights 1/1, epoch 1/1") == 1
+    assert table.count("weights 1/1") == 2
+    assert ",checked," in (folder.place / "leaderboard.csv").read_text().splitlines()[0]
+    assert kdbench(*words, results=folder.results)[0] == 0, "the table with its notes is what its records say"
+    record = folder.record()
+    folder.write(sealed({**record, "cost": {**record["cost"], "step_ms": 1.0}}))
+    kdbench("leaderboard", folder.suite, results=folder.results)
+    table = (folder.place / "leaderboard.md").read_text()
+    assert table.count("weights 1/1") == 1, "what was noted of another record counts no more"
+
+
 def changed_score(folder: Folder) -> Record:
     """As a careful liar would: the curve ends in it, and the outcomes are gone."""
     record = folder.record()
