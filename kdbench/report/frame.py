@@ -76,7 +76,7 @@ def with_missing(frame: pd.DataFrame, wanted: Iterable[Cell]) -> pd.DataFrame:
         here |= {"control": cell.control} if cell.control and not cell.adapts else {}
         if cell.adapts:  # no teacher was asked
             row = {name: value for name, value in row.items() if not str(name).startswith("teacher_")}
-        here |= {"origin": cell.origin.key} if cell.filed else {}
+        here |= {"origin": cell.origin.key} if cell.filed and not cell.adapts else {}
         rows.append({**row, "key": cell.key, **here, "seed": cell.seed, "label": cell.label,
                      "teacher_key": cell.teacher_key})  # fmt: skip
     return pd.DataFrame(rows)
