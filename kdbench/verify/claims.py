@@ -17,7 +17,15 @@ CLOSE = 1e-6  # points: sums in another order
 def contradictions(record: Record) -> list[str]:
     """What is wrong with a record that is done; empty when all fits."""
     found = ["its seal is broken: it was changed after it was written"] if is_intact(record) is False else []
-    return [*found, *_curves(record), *_outcomes(record)]
+    return [*found, *(_curves(record) if is_trained(record) else []), *_outcomes(record)]
+
+
+def is_trained(record: Record) -> bool:
+    """Are its scores those of its training's last epoch, and not those of a converted file, or on other data, or of a
+    student that is judged at the end alone?
+    """
+    settings = record["settings"]
+    return "delivered" not in record and not {"then", "adapts", "labels"} & settings.keys()
 
 
 def _curves(record: Record) -> Iterator[str]:

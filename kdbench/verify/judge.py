@@ -22,7 +22,7 @@ from kdbench.results.provenance import versions
 from kdbench.results.schema import Record
 from kdbench.suite.cells import Cell
 from kdbench.train.loop import Stopped
-from kdbench.verify.claims import contradictions
+from kdbench.verify.claims import contradictions, is_trained
 from kdbench.verify.replay import replay, states_of
 from kdbench.verify.verdict import Finding
 from kdbench.verify.weights import LOSS, POINTS, another_student, reevaluated
@@ -94,6 +94,11 @@ class Judge:
     def weights(self, finding: Finding) -> None:
         """Evaluate the saved student again, where there is one, and time for it."""
         record, path = finding.record, self.student(finding.record["key"])
+        if not is_trained(record):
+            finding.open.append(
+                "its scores are not its training's own (converted, adapted, other labels): only claimed"
+            )
+            return
         path = path.with_suffix(".onnx") if record.get("delivered") else path
         if not path.is_file():
             finding.open.append("its student's weights are not there")
@@ -150,6 +155,8 @@ class Judge:
             left -= 1
 
     def why_not_replayed(self, record: Record) -> str:
+        if not is_trained(record):
+            return "no epoch is replayed of what is converted, adapted or learns from other labels"
         if not states_of(record):
             return "no epoch can be replayed: its record has no digests (runs in fp32 on the CPU keep them)"
         if differs := self.differs(record):

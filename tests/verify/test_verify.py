@@ -236,6 +236,17 @@ def test_a_record_of_before_is_read_and_only_claimed(kdbench: Any, folder: Folde
     assert "not judged, 1 cell: no epoch can be replayed: its record has no digests" in out
 
 
+def test_the_score_of_a_converted_file_is_only_claimed(kdbench: Any, folder: Folder) -> None:
+    """It is that of the file, not of the last epoch's student."""
+    record = changed_score(folder)
+    folder.write(sealed({**record, "scores": {**record["scores"], "test_top1": 1.0}, "delivered": {}}))
+    assert kdbench("leaderboard", folder.suite, results=folder.results)[0] == 0
+    code, out, _ = kdbench("verify", folder.suite, "--sample", 2, results=folder.results)
+    assert code == 0, out
+    assert "weights re-evaluated: 1 students" in out
+    assert "not judged, 1 cell: its scores are not its training's own" in out
+
+
 def test_a_row_whose_key_changed_must_be_made_anew(kdbench: Any, folder: Folder, tmp_path: Path) -> None:
     suite = yaml.safe_load(folder.suite.read_text())
     suite["methods"]["kd"]["kd"]["temperature"] = 3
