@@ -17,6 +17,7 @@ from multiprocessing.connection import Connection
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from torch import nn
 
 from kdbench.train.proof import Operation, trouble
@@ -60,8 +61,9 @@ def in_child(tasks: Sequence[Task], threads: int) -> list[str] | None:
     """None when the child died, or used more time than any such tasks need."""
     # A fork shares what is imported, so it costs milliseconds. With a GPU autograd does not survive one, other systems
     # have none that is safe, and a daemon may not make one.
+    together = dist.is_available() and dist.is_initialized()  # beside its threads a fork may hang
     forks = sys.platform == "linux" and not torch.cuda.is_available() and not multiprocessing.current_process().daemon
-    return (in_fork if forks else in_python)(tasks, threads, 120 + 10 * len(tasks))
+    return (in_fork if forks and not together else in_python)(tasks, threads, 120 + 10 * len(tasks))
 
 
 def in_fork(tasks: Sequence[Task], threads: int, seconds: float) -> list[str] | None:

@@ -52,7 +52,7 @@ def followers_of(process):
     return [int(line.split()[0]) for line in found.stdout.splitlines() if "kdbench.grid.follower" in line]
 
 
-def until(condition, seconds=120):
+def until(condition, seconds=300):
     end = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < end
@@ -67,19 +67,19 @@ def test_whoever_dies_ends_all_and_a_run_goes_on_with_fewer(suite_file, tmp_path
     until(lambda: list(results.glob("teachers/*.safetensors")))
     [follower] = followers_of(run)
     os.kill(follower, signal.SIGKILL)
-    said = run.communicate(timeout=60)[0].splitlines()
+    said = run.communicate(timeout=120)[0].splitlines()
     assert run.returncode == 1
     assert [line for line in said if "killed (by signal 9" in line and "the same command goes on" in line]
     assert not [line for line in said if "Traceback" in line]
 
     run = begin(suite, results, "--devices", "2")
-    until(lambda: followers_of(run))
+    until(lambda: list(results.glob("tiny/.locks/*.owner")))
     [follower] = followers_of(run)
-    time.sleep(8)
+    time.sleep(2)
     run.send_signal(signal.SIGINT)
-    assert "go on with: kdbench run" in run.communicate(timeout=60)[0]
+    assert "go on with: kdbench run" in run.communicate(timeout=120)[0]
     assert run.returncode == 130
-    until(lambda: not Path(f"/proc/{follower}").exists(), 10)
+    until(lambda: not Path(f"/proc/{follower}").exists(), 20)
     assert list(results.glob("*/checkpoints/*.ckpt"))
 
     run = begin(suite, results, "--jobs", "1")
