@@ -17,6 +17,7 @@ from typing import Any
 from kdbench.errors import UserError
 from kdbench.layout import is_reserved
 from kdbench.plain import harmless
+from kdbench.suite.check_training import tables
 from kdbench.suite.yaml_lines import read_yaml
 
 FORMAT = 1
@@ -129,7 +130,8 @@ def check_suite(submission: Submission, archive: Path) -> None:
     data = read_yaml(submission.suite_file).data
     listed = data.get("plugins") or []
     mine = {f"{CODE}/{name}" for name in submission.code}
-    if "extends" in data or not isinstance(listed, list) or not {*map(str, listed)} <= mine:
+    recipes = [table["recipe"] for _, table in tables(data) if "recipe" in table]  # packed ones are written out
+    if "extends" in data or recipes or not isinstance(listed, list) or not {*map(str, listed)} <= mine:
         raise UserError(f"{archive}: its suite names files that are not in it; `kdbench submit` packs none such")
     if data.get("name") != submission.suite:
         raise UserError(f"{archive}: its suite has another name than its results")

@@ -27,6 +27,7 @@ from kdbench.verify.replay import replay, states_of
 from kdbench.verify.verdict import Finding
 from kdbench.verify.weights import LOSS, POINTS, another_student, reevaluated
 
+MOST_THREADS = 512
 DECIDE = ("kind", "torch", "onednn", "timm")  # digits: what of `versions` must be the same here
 
 
@@ -59,7 +60,7 @@ class Judge:
 
     def findings(self, records: Sequence[Record]) -> list[Finding]:
         """Of every record that is done."""
-        findings = [Finding(record, contradictions(record)) for record in records if record["status"] == "done"]
+        findings = [Finding(record, told_wrong(record)) for record in records if record["status"] == "done"]
         for finding in findings:
             finding.wrong += self.other_code(finding.record)
         drawn = self.random.sample(findings, len(findings))
@@ -185,11 +186,19 @@ class Judge:
         finding.replayed = 0 if found.wrong else found.epochs
 
 
+def told_wrong(record: Record) -> list[str]:
+    """`contradictions`, also of a record whose settings and outcomes a stranger made up."""
+    try:
+        return contradictions(record)
+    except Exception as error:
+        return [f"its parts do not fit together: {first_line(error)}"]
+
+
 @contextmanager
 def threads_of(record: Record) -> Iterator[None]:
-    """As many threads as made the record: digits hang on it."""
-    before = torch.get_num_threads()
-    torch.set_num_threads((record.get("versions") or {}).get("threads") or before)
+    """As many threads as made the record: digits hang on it. Not what no machine can start."""
+    before, said = torch.get_num_threads(), (record.get("versions") or {}).get("threads") or 0
+    torch.set_num_threads(said if 0 < said <= MOST_THREADS else before)
     try:
         yield
     finally:

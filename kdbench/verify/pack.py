@@ -19,10 +19,13 @@ from kdbench.registry import hash_of_file
 from kdbench.results.records import Records
 from kdbench.suite.cells import Cell
 from kdbench.suite.load import read_with_bases
+from kdbench.suite.recipes import expand
 from kdbench.suite.shipped import suite_path
 from kdbench.suite.starts import with_starts
 from kdbench.verify.archive import ABOUT, CODE, FORMAT, RESULTS, SUITE
 
+CODES = ("code", "data_code", "transform_code", "metric_code")  # entries of settings: name -> hash
+HAVE_CODE = ("student", "teacher", "model", "taught_by")  # entries that may hold such ones
 Files = dict[str, bytes]  # name in the archive -> content
 
 
@@ -53,8 +56,10 @@ def asked_cells(gathered: Gathered, rows: Sequence[str]) -> list[Cell]:
 
 
 def suite_alone(suite: Path, plugins: Iterable[Path]) -> bytes:
-    """The suite as one file: what it extends is in it, and its code stands in the archive."""
-    data: dict[str, Any] = dict(read_with_bases(suite_path(suite)).data)
+    """The suite as one file: what it extends and its recipes are in it, and its code stands in the archive."""
+    document = read_with_bases(suite_path(suite))
+    expand(document)  # recipes, which may be files beside it
+    data: dict[str, Any] = dict(document.data)
     data.pop("extends", None)
     data["plugins"] = [f"{CODE}/{path.name}" for path in plugins]
     return yaml.safe_dump({k: v for k, v in data.items() if v != []}, sort_keys=False, allow_unicode=True).encode()
@@ -75,17 +80,21 @@ def other_files(cells: Iterable[Cell], plugins: Iterable[Path]) -> list[str]:
         for name, digest in codes_of(cell.identity).items():
             if digest not in packed:
                 wrong[f"{name}: its code imports files beside its own; put it into one file to submit it"] = None
-        for spec in (cell.teacher, cell.student):
+        for spec in (*(link.teacher for link in cell.lineage), cell.student):
             if spec.checkpoint is not None:
                 wrong[f"{spec.short}: begins with {spec.checkpoint}, which is not packed"] = None
     return [*wrong]
 
 
 def codes_of(settings: dict[str, Any]) -> dict[str, str]:
-    """Name -> hash of all code in a cell's settings that came in by plugins."""
-    nets = settings.get("student") or {}, (settings.get("teacher") or {}).get("model") or {}
-    tables = [settings.get("code"), settings.get("data_code"), *(net.get("code") for net in nets)]
-    return {name: digest for table in tables if isinstance(table, dict) for name, digest in table.items()}
+    """Name -> hash of all code in a cell's settings that came in by plugins: its own, its nets', its teachers'."""
+    found: dict[str, str] = {}
+    for name, part in settings.items():
+        if isinstance(part, dict) and name in CODES:
+            found |= {entry: str(digest) for entry, digest in part.items()}
+        elif isinstance(part, dict) and name in HAVE_CODE:
+            found |= codes_of(part)
+    return found
 
 
 def results_of(cells: Sequence[Cell], results: Path) -> Files:

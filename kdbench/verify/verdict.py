@@ -8,6 +8,8 @@ from kdbench.plain import harmless
 from kdbench.results.schema import Record
 from kdbench.results.verified_file import EPOCH, WEIGHTS
 
+MOST = 1000  # characters of what is told: it may quote what a stranger wrote
+
 
 @dataclass
 class Finding:
@@ -34,7 +36,9 @@ class Finding:
     @property
     def epochs(self) -> int:
         """That its training has."""
-        return int(self.record["settings"].get("train", {}).get("epochs", 0))
+        train = self.record["settings"].get("train")
+        epochs = train.get("epochs") if isinstance(train, dict) else None
+        return epochs if isinstance(epochs, int) else 0
 
 
 @dataclass
@@ -63,9 +67,9 @@ class Verdict:
         for one in replayed:
             yield f"  {one.title}: epochs 1 to {one.replayed} of {one.epochs}, every state and curve" + among(one)
         for reason, count in Counter(reason for finding in findings for reason in finding.open).items():
-            yield f"not judged, {count} cell{'s' * (count > 1)}: {reason}"
-        yield from (f"WRONG: {line}" for line in self.wrong)
-        yield from (f"WRONG: {f.title}: {line}" for f in findings for line in f.wrong)
+            yield f"not judged, {count} cell{'s' * (count > 1)}: {harmless(reason, MOST)}"
+        yield from (f"WRONG: {harmless(line, MOST)}" for line in self.wrong)
+        yield from (f"WRONG: {f.title}: {harmless(line, MOST)}" for f in findings for line in f.wrong)
         yield "Nothing is wrong with it, as far as was looked." if self.good else "It does not hold."
 
 

@@ -32,6 +32,7 @@ class Mine(Method):
         return {"mine": (student.logits - teacher.logits).abs().mean()}
 """
 RAN = "the plugin ran"
+NO_KEY = "0" * 20
 
 
 def run(capfd: pytest.CaptureFixture[str], *words: object) -> tuple[int, str, str]:
@@ -45,7 +46,8 @@ def suite(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A finished one that extends another and has a method of its own."""
     folder = tmp_path_factory.mktemp("submitted")
     (folder / "mine.py").write_text(METHOD)
-    (folder / "base.yaml").write_text(yaml.safe_dump({**TINY, "name": "base"}))
+    (folder / "own.yaml").write_text(yaml.safe_dump(TINY["train"]))
+    (folder / "base.yaml").write_text(yaml.safe_dump({**TINY, "name": "base", "train": {"recipe": "own.yaml"}}))
     rows = {"mine": {"ce": 1, "mine": 0.5}, "kd": TINY["methods"]["kd"]}
     path = folder / "suite.yaml"
     path.write_text(yaml.safe_dump({"extends": "base.yaml", "name": "ours", "plugins": ["mine.py"], "methods": rows}))
@@ -83,6 +85,7 @@ def test_it_holds_the_row_alone_and_all_that_it_rests_on(packed: Path, suite: Pa
     whole = yaml.safe_load(files["suite.yaml"])
     assert whole["plugins"] == ["code/mine.py"]
     assert "extends" not in whole
+    assert TINY["train"].items() <= whole["train"].items()  # the recipe's file is not packed, what it says is
     assert whole["datasets"] == TINY["datasets"]
     again = packed.with_name("again.zip")
     write_archive(again, files)
@@ -134,11 +137,40 @@ def made_with_other_code(files: dict[str, bytes]) -> None:
     files[f"results/ours/records/{record['key']}.json"] = json.dumps(sealed(record)).encode()
 
 
+def rewritten(files: dict[str, bytes], **changes: Any) -> None:
+    """A record with other settings, whose key and seal a liar made fit."""
+    name = next(name for name in files if "/records/" in name)
+    record = json.loads(files.pop(name))
+    record["settings"] |= changes
+    record["key"] = fingerprint(record["settings"])
+    files[f"results/ours/records/{record['key']}.json"] = json.dumps(sealed(record)).encode()
+
+
+def settings_of_no_kind(files: dict[str, bytes]) -> None:
+    rewritten(files, train=["no table"], code={"mine": []})
+
+
+def other_transform(files: dict[str, bytes]) -> None:
+    rewritten(files, transform_code={"halve": NO_KEY})
+
+
+def a_teacher_s_own_teacher(files: dict[str, bytes]) -> None:
+    rewritten(files, teacher={"taught_by": {"code": {"older": NO_KEY}}})
+
+
+def what_moves_the_cursor(files: dict[str, bytes]) -> None:
+    rewritten(files, code={"mine\x1b[2J": NO_KEY})
+
+
 FORGERIES: list[tuple[Callable[[dict[str, bytes]], None], str]] = [
     (other_code, "it was made by other code of mine than the archive holds"),
     (other_student, "holds another student"),
     (other_score, "test_nll is claimed to be"),
     (made_with_other_code, "its record tells of other code of mine"),
+    (settings_of_no_kind, "its parts do not fit together"),
+    (other_transform, "it was made by other code of halve than the archive holds"),
+    (a_teacher_s_own_teacher, "it was made by other code of older than the archive holds"),
+    (what_moves_the_cursor, r"it was made by other code of mine\x1b[2J than the archive holds"),
 ]
 
 
@@ -156,7 +188,6 @@ def test_a_forgery_is_found_without_running_code(
     assert RAN not in out
 
 
-NO_KEY = "0" * 20
 BAD_NAMES = [
     "../evil.py",
     "/tmp/evil.py",
@@ -183,7 +214,13 @@ def test_a_file_that_does_not_belong_there_is_refused_before_anything_is_written
 
 
 @pytest.mark.parametrize(
-    "change", [{"plugins": ["/tmp/evil.py"]}, {"plugins": ["code/../mine.py"]}, {"extends": "quickstart"}]
+    "change",
+    [
+        {"plugins": ["/tmp/evil.py"]},
+        {"plugins": ["code/../mine.py"]},
+        {"extends": "quickstart"},
+        {"train": {"recipe": "../own.yaml"}},
+    ],
 )
 def test_its_suite_can_name_no_code_outside(
     packed: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str], change: dict[str, Any]
@@ -235,7 +272,7 @@ def test_what_can_t_be_packed_is_told(suite: Path, tmp_path: Path, capfd: pytest
 
 
 def test_code_in_several_files_is_refused(suite: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    for name in ("suite.yaml", "base.yaml"):
+    for name in ("suite.yaml", "base.yaml", "own.yaml"):
         shutil.copy(suite.parent / name, tmp_path)
     (tmp_path / "helper_of_mine.py").write_text("def half(x):\n    return x / 2\n")
     (tmp_path / "mine.py").write_text(f"import sys\nsys.path.insert(0, {str(tmp_path)!r})\n"
