@@ -18,6 +18,7 @@ from torch import Tensor
 from kdbench.errors import UserError, first_line
 from kdbench.method.contract import Batch, Field, Inputs, InputSpec, Task, map_inputs
 from kdbench.method.metric import metric_named
+from kdbench.plain import harmless
 from kdbench.registry import Registry
 from kdbench.seeding import derive
 
@@ -235,9 +236,16 @@ def load_splits(name: str, settings: dict[str, Any], data_dir: Path, validation:
 
 
 def task_of(name: str, settings: dict[str, Any], data_dir: Path) -> Task:
-    """What there is to learn in the data set `name`; the data are read only where they don't say it unread."""
+    """What there is to learn in the data set `name`; the data are read only where they don't say it unread.
+
+    Raises UserError for a class whose name can't be written.
+    """
     info = DATASETS[name].info
-    return info(data_dir, **settings) if info is not None else load_splits(name, settings, data_dir).task
+    task: Task = info(data_dir, **settings) if info is not None else load_splits(name, settings, data_dir).task
+    for label in task.classes:
+        if label.encode(errors="ignore").decode() != label:
+            raise UserError(f"data set {name}: the name of class {harmless(label)} is not valid UTF-8; rename it")
+    return task
 
 
 @dataclass(frozen=True)

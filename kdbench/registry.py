@@ -4,6 +4,7 @@ A method enters through `@register_method(...)` when its file is imported. Three
 group `kdbench.methods` (ours included), `plugins:` in a suite, `--plugin FILE`.
 """
 
+import ast
 import hashlib
 import inspect
 import json
@@ -11,6 +12,7 @@ import sys
 import sysconfig
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
+from importlib.util import resolve_name
 from pathlib import Path
 from types import ModuleType
 from typing import Any, Generic, TypeVar
@@ -151,9 +153,8 @@ def foreign_code(entry: Any) -> str:
 
 def _add_imported(module: Any, folder: Path, files: set[Path]) -> None:
     """Add to `files` those below `folder` from which `module` has something, and what these have from others."""
-    for value in list(vars(module).values()) if module else ():
-        name = value.__name__ if isinstance(value, ModuleType) else getattr(value, "__module__", None)
-        other = sys.modules.get(name) if isinstance(name, str) else None
+    for name in _modules_in(module) if module else ():
+        other = sys.modules.get(name)
         path = Path(getattr(other, "__file__", None) or "/").resolve()
         others = (place for place in (*RELEASED, *INSTALLED) if place.is_relative_to(folder))
         if path in files or not path.is_relative_to(folder) or any(path.is_relative_to(place) for place in others):
@@ -161,6 +162,25 @@ def _add_imported(module: Any, folder: Path, files: set[Path]) -> None:
         if path.suffix == ".py" and path.is_file():
             files.add(path)
             _add_imported(other, folder, files)
+
+
+def _modules_in(module: ModuleType) -> set[str]:
+    """Names of the modules that it has something from: what its things tell, and what its import lines do.
+
+    A number that came by `from helper import SCALE` does not tell where it is from.
+    """
+    things = [
+        v.__name__ if isinstance(v, ModuleType) else getattr(v, "__module__", None) for v in vars(module).values()
+    ]
+    found = {name for name in things if isinstance(name, str)}
+    with suppress(OSError, SyntaxError, ValueError, ImportError, RecursionError):
+        for node in ast.walk(ast.parse(Path(module.__file__ or "").read_bytes())):
+            if isinstance(node, ast.Import):
+                found |= {alias.name for alias in node.names}
+            elif isinstance(node, ast.ImportFrom):
+                start = resolve_name("." * node.level + (node.module or ""), module.__package__)
+                found |= {start, *(f"{start}.{alias.name}" for alias in node.names)}
+    return found
 
 
 def _source(entry: Any) -> bytes:

@@ -22,6 +22,7 @@ from kdbench.suite.identity import (
     dataset_identity,
     dump,
     fingerprint,
+    metric_code,
     model_identity,
     objective_identity,
 )
@@ -118,7 +119,7 @@ class Cell:
     def data_identity(self) -> dict[str, Any]:
         """Which data, and how much of them is held out."""
         digest = {"data": self.data} if self.data else {}
-        code = code_of("data_code", DATASETS, [self.dataset.name])
+        code = code_of("data_code", DATASETS, [self.dataset.name]) | metric_code(self.dataset)
         return {"dataset": dataset_identity(self.dataset), **digest, **code, "validation": self.validation}
 
     @cached_property

@@ -52,8 +52,14 @@ class Tokens:
 
     def files(self) -> dict[str, str]:
         """Name -> path of what is read from local folders: part of what tells these numbers from others."""
-        paths = [Path(name).expanduser() / "tokenizer.json" for name, _ in self.all]
-        return {f"tokenizer {number}": str(path) for number, path in enumerate(paths) if path.is_file()}
+        found: dict[str, str] = {}
+        for number, (name, _) in enumerate(self.all):
+            folder, title = Path(name).expanduser(), f"tokenizer {number}"
+            if (whole := folder / "tokenizer.json").is_file():
+                found[title] = str(whole)
+            elif name != MADE and folder.is_dir():  # an older kind: a vocabulary, merges, a configuration
+                found |= {f"{title}/{file.name}": str(file) for file in folder.iterdir() if file.is_file()}
+        return found
 
 
 def prepare(length: int, **_: Any) -> dict[str, Any]:

@@ -35,9 +35,17 @@ def json_lines(path: Path) -> Iterator[Row]:
                 row = json.loads(line)
             except ValueError as error:
                 raise UserError(f"{path}:{number}: no JSON: {error}") from error
+            if "\\u" in line and not is_writable(row):
+                raise UserError(f"{path}:{number}: holds half of a pair of \\u escapes, which is no character")
             if not isinstance(row, dict):
                 raise UserError(f"{path}:{number}: a line must be a table {{column: value}}")
             yield row
+
+
+def is_writable(row: Any) -> bool:
+    """Can it be written as UTF-8? A lone surrogate can't."""
+    text = json.dumps(row, ensure_ascii=False)
+    return text.encode(errors="ignore").decode() == text
 
 
 def parquet(path: Path) -> Iterator[Row]:

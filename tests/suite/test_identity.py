@@ -11,6 +11,7 @@ from PIL import Image
 
 from kdbench.data import DATASETS, NOT_THERE
 from kdbench.errors import UserError
+from kdbench.method.metric import METRICS
 from kdbench.method.register import METHODS
 from kdbench.registry import foreign_code
 from kdbench.suite.cells import Cell, cells_of
@@ -187,6 +188,52 @@ def test_what_a_plugin_imports_from_beside_itself(tmp_path: Path) -> None:
     assert foreign_code(METHODS["helped"]) == before
     (tmp_path / "helper_of_edited.py").write_text("def scale(x): return 2 * x\n")
     assert foreign_code(METHODS["helped"]) != before
+
+
+def test_a_number_that_a_plugin_imports_from_beside_itself(tmp_path: Path) -> None:
+    """It does not tell where it comes from; the import line does."""
+    (tmp_path / "number_of_edited.py").write_text("SCALE = 1\n")
+    head = f"import sys; sys.path.insert(0, {str(tmp_path)!r})\nfrom number_of_edited import SCALE\nsys.path.pop(0)\n"
+    (tmp_path / "plugin.py").write_text("import torch\n" + head + PLUGIN.replace("edited", "numbered"))
+    load_plugin(tmp_path / "plugin.py")
+    before = METHODS.code("numbered")
+    (tmp_path / "number_of_edited.py").write_text("SCALE = 2\n")
+    assert foreign_code(METHODS["numbered"]) != before
+
+
+METRIC = """
+from functools import partial
+from kdbench.method.metric import METRICS, Metric
+
+def share(predicted, targets, of=1):
+    return float((predicted == targets).double().mean()) * 100
+
+METRICS["share"] = Metric("share", "share", "share", "%", partial(share, of=1))
+"""
+
+
+def test_an_edited_metric_is_another(
+    tmp_path: Path, suite_file: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delitem(METRICS, "share", raising=False)
+    (tmp_path / "data" / "texts").mkdir(parents=True)
+    for part in ("train", "val"):
+        (tmp_path / "data" / "texts" / f"{part}.csv").write_text("text,label\ngood,yes\nbad,no\n")
+    dataset = {"name": "text_folder", "path": "texts", "vocabulary": 300}
+    plugin = tmp_path / "metric.py"
+
+    def found(metric: str, source: str = METRIC) -> list[str]:
+        plugin.write_text(source)
+        nets = [{"teacher": "bilstm", "student": "bilstm"}]
+        given = {"datasets": [{**dataset, "metric": metric}], "plugins": [str(plugin)], "pairs": nets}
+        suite = suite_file(**given, train={"epochs": 1, "batch_size": 8, "lr": 0.1, "augment": "none"})
+        return [cell.key for cell in cells_of(load_suite(suite, models=False), data_dir=tmp_path / "data")]
+
+    before, usual = found("share"), found("macro_f1")
+    assert found("share") == before
+    edited = METRIC.replace("* 100", "* 99")
+    assert not set(found("share", edited)) & set(before)
+    assert found("macro_f1", edited) == usual
 
 
 def test_methods_of_our_own_are_known_by_the_version() -> None:

@@ -93,6 +93,30 @@ def test_the_key_knows_the_data(tmp_path: Path) -> None:
     assert digest_of("text_folder", settings(path="elsewhere"), tmp_path) == "not there"
 
 
+def test_the_key_knows_every_kind_of_tokenizer(tmp_path: Path) -> None:
+    """Older ones have no tokenizer.json but a vocabulary."""
+    words = tmp_path / "words"
+    words.mkdir()
+    (words / "vocab.txt").write_text("[PAD]\n[UNK]\ngood\n")
+    root, given = folder(tmp_path), settings(tokenizer=str(words))
+    before = digest_of("text_folder", given, root)
+    (words / "vocab.txt").write_text("[PAD]\ngood\n[UNK]\n")
+    after = digest_of("text_folder", given, root)
+    assert after != before
+    (words / "tokenizer.json").write_text("{}")  # then the vocabulary is not read
+    alone = digest_of("text_folder", given, root)
+    (words / "vocab.txt").write_text("")
+    assert digest_of("text_folder", given, root) == alone != after
+
+
+def test_half_a_character_is_refused_with_its_line(tmp_path: Path) -> None:
+    root = folder(tmp_path, "jsonl")
+    with (root / "texts" / "train.jsonl").open("a") as file:
+        file.write('{"text": "fine", "label": "\\ud83d"}\n')
+    with pytest.raises(UserError, match=r"train\.jsonl:13: holds half of a pair"):
+        task_of("text_folder", settings(), root)
+
+
 def test_classes_in_an_order_of_ones_own_numbers_and_pairs(tmp_path: Path) -> None:
     named = load_splits("text_folder", settings(classes=("yes", "no")), folder(tmp_path))
     assert named.train.targets.tolist() == [0, 1, 0, 1] * 3

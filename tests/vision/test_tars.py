@@ -32,6 +32,16 @@ def add(tar: tarfile.TarFile, name: str, content: bytes) -> None:
     tar.addfile(member, io.BytesIO(content))
 
 
+def test_a_class_whose_name_is_no_utf8_is_refused(photos: Path, tmp_path: Path) -> None:
+    picture = next(photos.rglob("*.jpg")).read_bytes()
+    for part in ("train", "val"):
+        with tarfile.open(tmp_path / f"{part}.tar", "w", format=tarfile.GNU_FORMAT) as tar:
+            add(tar, "caf\udce9/0.jpg", picture)
+            add(tar, "tea/0.jpg", picture)
+    with pytest.raises(UserError, match=r"class caf\\udce9 is not valid UTF-8"):
+        task_of("tar", SETTINGS, tmp_path)
+
+
 def one_tar(files: list[Path], target: Path) -> None:
     """train.tar with a folder per class, beside what is no picture."""
     with tarfile.open(target.with_suffix(".tar"), "w") as tar:
