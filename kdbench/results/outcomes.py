@@ -44,6 +44,8 @@ def unpacked(entry: dict[str, Any]) -> Outcomes | None:
     try:
         kind, num_classes = np.dtype(f"<u{entry['bytes']}"), int(entry["num_classes"])
         predicted, teacher, target = (_classes(entry[name], kind) for name in ("predicted", "teacher", "target"))
+        if not 0 < len(predicted) == len(teacher) == len(target):
+            return None
         return Outcomes(predicted, (teacher + predicted) % num_classes, (target + predicted) % num_classes)
     except (KeyError, TypeError, ValueError, OverflowError, ZeroDivisionError, zlib.error):
         return None

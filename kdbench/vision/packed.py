@@ -44,10 +44,10 @@ class Name:
 
 @dataclass(frozen=True)
 class Survey:
-    """What became known when all pictures were decoded: which are broken; with a pack, the others' checksums."""
+    """What became known when all pictures were decoded: which are broken, and the pixels' checksums."""
 
     broken: dict[int, str]
-    checksums: np.ndarray  # [N] uint32, or none where no pack was made
+    checksums: np.ndarray  # [N] uint32
 
     @staticmethod
     def read(name: Name, count: int) -> "Survey | None":
@@ -56,7 +56,7 @@ class Survey:
             about = json.loads(name.file(".json").read_bytes())
             broken = {int(place): str(why) for place, why in about["broken"].items()}
             checksums = np.array(about["checksums"], np.uint32)
-            if len(checksums) in (0, count) and all(0 <= place < count for place in broken):
+            if len(checksums) == count and all(0 <= place < count for place in broken):
                 return Survey(broken, checksums)
         return None
 
@@ -104,17 +104,17 @@ def obtain(
     """
     with hold(name.file(".lock"), waiting):
         survey = Survey.read(name, len(decoder))
-        if survey is None or (keep and not pack_is_whole(name, survey, decoder)):
+        if survey is None or (keep and not pack_is_whole(name, decoder)):
             survey = make(decoder, name, keep)
-        if pack_is_whole(name, survey, decoder):
+        decoder.checksums = survey.checksums
+        if pack_is_whole(name, decoder):
             return Pack(name.file(".pixels"), survey.checksums, decoder), survey.broken
         return decoder, survey.broken
 
 
-def pack_is_whole(name: Name, survey: Survey, decoder: Decoder) -> bool:
+def pack_is_whole(name: Name, decoder: Decoder) -> bool:
     with suppress(OSError):
-        size = name.file(".pixels").stat().st_size
-        return len(survey.checksums) > 0 and size == len(decoder) * decoder.side**2 * 3
+        return name.file(".pixels").stat().st_size == len(decoder) * decoder.side**2 * 3
     return False
 
 
@@ -122,8 +122,7 @@ def make(decoder: Decoder, name: Name, keep: bool) -> Survey:
     """Decode every picture once; with `keep` into a pack."""
     print(f"{len(decoder)} pictures are decoded once" + f", into {name.file('.pixels')}" * keep, file=sys.stderr)
     name.remove_older()
-    survey = _packed(decoder, name) if keep else None
-    survey = survey or Survey(decoder.survey(lambda first, rows: None), np.empty(0, np.uint32))
+    survey = (_packed(decoder, name) if keep else None) or _surveyed(decoder)
     with suppress(OSError):  # else they are decoded again the next time
         survey.write(name)
     return survey
@@ -132,17 +131,22 @@ def make(decoder: Decoder, name: Name, keep: bool) -> Survey:
 def _packed(decoder: Decoder, name: Name) -> Survey | None:
     """None when it can't be written."""
     new = name.file(".new")
-    checksums: list[int] = []
     try:
         with open(new, "wb") as file:
-
-            def keep(first: int, rows: np.ndarray) -> None:
-                file.write(rows.tobytes())
-                checksums.extend(zlib.crc32(row) for row in rows)
-
-            broken = decoder.survey(keep)
+            survey = _surveyed(decoder, file.write)
         os.replace(new, name.file(".pixels"))
     except OSError:
         new.unlink(missing_ok=True)
         return None
-    return Survey(broken, np.array(checksums, np.uint32))
+    return survey
+
+
+def _surveyed(decoder: Decoder, write: Callable[[bytes], object] = len) -> Survey:
+    """Every picture decoded; `write` gets their pixels in order."""
+    checksums: list[int] = []
+
+    def keep(first: int, rows: np.ndarray) -> None:
+        write(rows.tobytes())
+        checksums.extend(zlib.crc32(row) for row in rows)
+
+    return Survey(decoder.survey(keep), np.array(checksums, np.uint32))

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import PIL
 import torch
 
 from kdbench.data import Held, Splits
@@ -34,7 +35,8 @@ class About:
 
     def name(self, side: int) -> Name:
         root = os.path.realpath(self.root) if os.path.exists(self.root) else self.root
-        return Name(f"{_short(root)}-{side}", _short(self.data))
+        decoded = f"{self.data} Pillow {PIL.__version__}"  # another one may decode to other pixels
+        return Name(f"{_short(root)}-{side}", _short(decoded))
 
 
 @dataclass(frozen=True)

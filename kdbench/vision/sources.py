@@ -1,6 +1,7 @@
 """Picture files, wherever they lie, and their pixels: decoded by several threads when they are asked for."""
 
 import threading
+import zlib
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -69,7 +70,12 @@ class Files:
 
 
 class Decoder:
-    """The pixels of a source, decoded anew whenever they are asked for. `pictures`: how many were decoded so far."""
+    """The pixels of a source, decoded anew whenever they are asked for. `pictures`: how many were decoded so far.
+
+    `checksums` [N]: of the pixels that the key stands for, once they are known.
+    """
+
+    checksums: np.ndarray | None = None
 
     def __init__(self, source: Source, side: int, megapixels: float | None = None) -> None:
         self.source, self.side, self.megapixels = source, side, megapixels
@@ -80,10 +86,20 @@ class Decoder:
         return len(self.source)
 
     def fill(self, places: Sequence[int], rows: np.ndarray) -> None:
-        """The pictures `places` into rows [M, side, side, 3] uint8. Raises UserError for one that can't be read."""
+        """The pictures `places` into rows [M, side, side, 3] uint8.
+
+        Raises UserError for one that can't be read, or is another by now: its cells' keys tell of what it was.
+        """
         if broken := self.try_to_fill(places, rows):
             shown = ", ".join(broken.values())
             raise UserError(f"pictures can't be read any more: {shown}")
+        if self.checksums is not None and (changed := self.changed(places, rows, self.checksums)):
+            raise UserError(f"pictures changed since this run began: {', '.join(changed)}; start it again")
+
+    def changed(self, places: Sequence[int], rows: np.ndarray, checksums: np.ndarray) -> list[str]:
+        """The names of those whose pixels have another checksum."""
+        both = zip(places, rows, strict=True)
+        return [self.source.name(place) for place, row in both if zlib.crc32(row) != checksums[place]]
 
     def try_to_fill(self, places: Sequence[int], rows: np.ndarray) -> dict[int, str]:
         """As `fill`, but tells which can't be read: place -> its name, and why if there is something to say."""

@@ -50,6 +50,8 @@ def test_damaged_outcomes_are_none(entry: dict[str, Any]) -> None:
     assert unpacked(entry) is None
     whole = packed(drawn(50, 3), 3)
     assert unpacked({**whole, "teacher": base64.b64encode(b"zz").decode()}) is None
+    assert unpacked({**whole, "predicted": packed(drawn(1, 3), 3)["predicted"]}) is None, "one for fifty"
+    assert unpacked(packed(drawn(0, 3), 3)) is None, "none at all"
 
 
 NUM = 400

@@ -148,11 +148,11 @@ def test_memory_is_flat_over_epochs(held, tmp_path, where):
     held(where)
     train, _ = loaded(folder_of_jpegs(tmp_path / "photos", 96, 6, 3, (225, 260)), size=224)
     how, after = SimpleNamespace(batch_size=16, augment="crop_flip"), []
-    for number in range(6):
+    for number in range(11):
         for batch in train.epoch(how, 0, number):
             del batch
         after.append(psutil.Process().memory_info().rss / 2**20)
-    assert after[5] - after[2] < 8
+    assert min(after[8:]) - min(after[2:5]) < 42  # half of six passes; a batch or two come and go with the allocator
 
 
 def in_turn_threads() -> int:
@@ -231,6 +231,32 @@ def test_a_pack_may_be_deleted_at_any_time(photos, held):
     whole = batches_of(train, 10)
     train.pixels.path.unlink()
     assert_same(batches_of(train, 10), whole)
+
+
+@pytest.mark.parametrize("where", ["pack", "stream"])
+def test_a_picture_that_changes_meanwhile_is_not_trained_on(held, tmp_path, where):
+    """Its key tells of the old one. Another run may have removed the pack, since it was of other pictures."""
+    held(where)
+    root = tmp_path / "photos"
+    for part in ("train", "val"):
+        for number, name in enumerate(CLASSES):
+            save_noise(root / part / name / "0.jpg", number)
+    train, _ = loaded(root)
+    again, _ = loaded(root)  # by what is known of them from the first time
+    save_noise(root / "train" / "bee" / "0.jpg", 77)
+    if where == "pack":
+        train.pixels.path.unlink()
+    for split in (train, again):
+        with pytest.raises(UserError, match=r"pictures changed since this run began: .*bee/0\.jpg; start it again"):
+            batches_of(split, 3)
+
+
+def test_another_pillow_has_another_pack(photos, held, monkeypatch):
+    held("pack")
+    train, _ = loaded(photos)
+    monkeypatch.setattr("PIL.__version__", "0.1")
+    other, _ = loaded(photos)
+    assert other.pixels.path != train.pixels.path
 
 
 def test_who_come_together_make_one_pack(photos, held, decoded):
