@@ -1,11 +1,14 @@
 """Files that are whole or not there at all."""
 
+import hashlib
 import json
 import math
 import os
 import tempfile
 from pathlib import Path
 from typing import Any
+
+DIGEST = 32  # bytes
 
 
 class CannotWrite(OSError):
@@ -21,6 +24,19 @@ def write_atomic(path: Path, content: bytes) -> None:
         _write_aside(path, content)
     except OSError as error:
         raise CannotWrite(error.errno, error.strerror or str(error), str(path)) from error
+
+
+def write_checked(path: Path, content: bytes) -> None:
+    """As `write_atomic`, with a digest before it, for `read_checked`."""
+    write_atomic(path, hashlib.sha256(content).digest() + content)
+
+
+def read_checked(path: Path) -> bytes:
+    """What `write_checked` wrote. Raises OSError when there is none, ValueError when it is damaged."""
+    whole = path.read_bytes()
+    if hashlib.sha256(whole[DIGEST:]).digest() != whole[:DIGEST]:
+        raise ValueError(f"{path} is damaged")
+    return whole[DIGEST:]
 
 
 def _write_aside(path: Path, content: bytes) -> None:

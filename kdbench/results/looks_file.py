@@ -49,7 +49,7 @@ def read_looks(folder: SuiteFolder) -> Declared | None:
         return Declared(**found)
     except FileNotFoundError:
         return None
-    except (OSError, ValueError, TypeError, KeyError) as error:
+    except (OSError, ValueError, TypeError, KeyError, RecursionError) as error:
         raise UserError(
             f"{folder.looks}: can't be read, and without it nobody knows how often the table was looked at"
         ) from error

@@ -54,6 +54,26 @@ class Digests(TypedDict, total=False):
     teacher: Text
 
 
+@with_config(ConfigDict(extra="forbid", strict=True))
+class OneInput(TypedDict):
+    """A `Field` of `method.contract`."""
+
+    name: Text
+    shape: Annotated[list[Count], Few]
+    dtype: NotRequired[Name]
+    low: NotRequired[Number]
+    high: NotRequired[Number]
+
+
+@with_config(ConfigDict(extra="allow", strict=True))
+class Inputs(TypedDict):
+    """An `InputSpec` of `method.contract`: what the student takes."""
+
+    fields: Annotated[list[OneInput], Few]
+    about: Text
+    others: NotRequired[Annotated[list[dict[str, Any]], Few]]
+
+
 @with_config(ConfigDict(extra="allow", strict=True))
 class Shape(TypedDict):
     """What tables are made from, and its types; a file that is otherwise is no record."""
@@ -83,6 +103,7 @@ class Shape(TypedDict):
     digests: NotRequired[Digests]
     seal: NotRequired[Text]
     metric: NotRequired[Name | None]  # None: top-1
+    inputs: NotRequired[Inputs]
     num_classes: NotRequired[Count | None]
     num_train: NotRequired[Count | None]
     num_test: NotRequired[Count | None]

@@ -16,7 +16,7 @@ def read_verified(folder: SuiteFolder, records: Iterable[Record]) -> dict[str, s
     try:
         found = json.loads(folder.verified.read_bytes())
         noted = {str(key): (str(seal), {*words} & {WEIGHTS, EPOCH}) for key, (seal, words) in found.items()}
-    except (OSError, ValueError, TypeError, AttributeError):
+    except (OSError, ValueError, TypeError, AttributeError, RecursionError):
         return {}
     seals = {record["key"]: record[SEAL] for record in records if SEAL in record}
     same = {key: words for key, (seal, words) in noted.items() if words and seal == seals.get(key)}

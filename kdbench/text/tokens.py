@@ -15,11 +15,11 @@ from typing import Any
 import numpy as np
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save
+from safetensors.torch import load, save
 from torch import Tensor
 
 from kdbench.errors import UserError, first_line
-from kdbench.files import cache_folder, write_atomic
+from kdbench.files import cache_folder, read_checked, write_checked
 from kdbench.text.batches import Reading
 from kdbench.text.extra import optional, quiet_transformers
 
@@ -51,10 +51,10 @@ def made_once(texts: Sequence[Text], vocabulary: int) -> Any:
     package = optional("tokenizers")
     place = cache_folder("text") / f"{digest_of(f'{MADE} {vocabulary}', texts, 0)}.json"
     try:
-        return package.Tokenizer.from_file(str(place))
+        return package.Tokenizer.from_str(read_checked(place).decode())
     except Exception:  # none, or damaged: it is made again
         found = made(texts, vocabulary)
-        write_atomic(place, found.to_str().encode())
+        write_checked(place, found.to_str().encode())
         return found
 
 
@@ -106,7 +106,7 @@ def reading(own: Any, text: str, part: Sequence[Text], length: int) -> Reading:
     found = kept(place)
     if not found:
         found = numbers(own, part, length)
-        write_atomic(place, save(found))
+        write_checked(place, save(found))
     pairs = any(isinstance(one, tuple) for one in part)
     special = {entry["content"]: entry["id"] for entry in signs["added_tokens"] if entry["special"]}
     hidden = next((special[sign] for sign in ("[MASK]", "<mask>") if sign in special), None)
@@ -125,9 +125,9 @@ def digest_of(tokenizer: str, part: Sequence[Text], length: int) -> str:
 
 def kept(place: Path) -> dict[str, Tensor]:
     try:
-        found = load_file(place)
+        found = load(read_checked(place))
         return found if found.keys() == {"ids", "lengths", "segments"} else {}
-    except (OSError, SafetensorError):
+    except (OSError, ValueError, SafetensorError):
         return {}  # none, or damaged: it is made again
 
 

@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from kdbench.files import write_atomic
+from kdbench.files import read_checked, write_checked
 from kdbench.locks import hold
 from kdbench.vision.holding import packs
 from kdbench.vision.sources import Decoder
@@ -53,7 +53,7 @@ class Survey:
     def read(name: Name, count: int) -> "Survey | None":
         """None where there is none, or a damaged one."""
         with suppress(OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError):
-            about = json.loads(name.file(".json").read_bytes())
+            about = json.loads(read_checked(name.file(".json")))
             broken = {int(place): str(why) for place, why in about["broken"].items()}
             checksums = np.array(about["checksums"], np.uint32)
             if len(checksums) == count and all(0 <= place < count for place in broken):
@@ -62,7 +62,7 @@ class Survey:
 
     def write(self, name: Name) -> None:
         about: dict[str, Any] = {"broken": self.broken, "checksums": self.checksums.tolist()}
-        write_atomic(name.file(".json"), json.dumps(about, separators=(",", ":")).encode())
+        write_checked(name.file(".json"), json.dumps(about, separators=(",", ":")).encode())
 
 
 class Pack:

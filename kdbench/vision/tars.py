@@ -19,7 +19,7 @@ from typing import Literal, NamedTuple
 from kdbench.data import Held, Splits, register_dataset
 from kdbench.digest import digest_of_files
 from kdbench.errors import UserError, first_line
-from kdbench.files import cache_folder, write_atomic
+from kdbench.files import cache_folder, read_checked, write_checked
 from kdbench.method.contract import Task
 from kdbench.vision.batches import picture_task
 from kdbench.vision.builtin import AUGMENTED
@@ -74,10 +74,10 @@ def archives_of(root: Path, part: str) -> list[Path]:
 def entries_of(archive: Path) -> list[Entry]:
     """The pictures in a tar file, in its order. What was found is kept for the next time. Raises UserError."""
     about = archive.stat()
-    stamp = [about.st_size, about.st_mtime_ns, about.st_ino]
+    stamp = [about.st_size, about.st_mtime_ns, about.st_ctime_ns, about.st_ino]
     kept = cache_folder("tars") / f"{hashlib.sha256(os.fsencode(archive.resolve())).hexdigest()[:32]}.json"
     with suppress(OSError, ValueError, TypeError, KeyError, RecursionError):
-        known = json.loads(kept.read_bytes())
+        known = json.loads(read_checked(kept))
         if known["stamp"] == stamp:
             return [Entry(str(n), int(o), int(s), str(label)) for n, o, s, label in known["entries"]]
     try:
@@ -85,7 +85,7 @@ def entries_of(archive: Path) -> list[Entry]:
     except (tarfile.TarError, OSError) as error:
         raise UserError(f"data set tar: {archive} can't be read: {first_line(error)}") from error
     with suppress(OSError):  # then it is listed again the next time
-        write_atomic(kept, json.dumps({"stamp": stamp, "entries": found}, separators=(",", ":")).encode())
+        write_checked(kept, json.dumps({"stamp": stamp, "entries": found}, separators=(",", ":")).encode())
     return found
 
 

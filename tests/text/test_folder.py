@@ -69,6 +69,20 @@ def test_all_kinds_give_the_same_numbers(tmp_path: Path) -> None:
     assert all(ids.equal(found[0]) for ids in found)
 
 
+def test_numbers_that_were_kept_and_are_damaged_are_made_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("KDBENCH_CACHE", str(tmp_path / "cache"))
+    root = folder(tmp_path)
+    before = load_splits("text_folder", settings(), root).train.readings[0].ids
+    kept = sorted(path for path in (tmp_path / "cache" / "text").iterdir())
+    assert {path.suffix for path in kept} == {".json", ".safetensors"}
+    for path in kept:
+        whole = path.read_bytes()
+        for place in (-1, -len(whole) // 2):
+            path.write_bytes(whole[:place] + bytes([whole[place] ^ 1]) + (whole[place + 1 :] if place < -1 else b""))
+            assert load_splits("text_folder", settings(), root).train.readings[0].ids.equal(before)
+            assert path.read_bytes() == whole
+
+
 def test_folders_of_classes(tmp_path: Path) -> None:
     for part in ("train", "dev"):
         for number, (text, label) in enumerate(ROWS):

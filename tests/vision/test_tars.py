@@ -1,6 +1,7 @@
 """Pictures in tar files are those of a folder, whichever way the tar tells their classes; none is unpacked."""
 
 import io
+import os
 import tarfile
 from pathlib import Path
 
@@ -117,6 +118,18 @@ def test_a_tar_is_listed_once_while_it_does_not_change(photos, tmp_path, monkeyp
     assert task_of("tar", SETTINGS, root).num_train == 11
     assert listed == ["train.tar", "val.tar", "train.tar"]
     assert digest_of("tar", SETTINGS, root) != before
+
+
+def test_a_tar_of_the_same_size_and_time_is_listed_anew(photos, tmp_path):
+    root = made(photos, tmp_path / "tars", shards)
+    before, _ = tars.labelled_parts(root)
+    archive = next(path for path in sorted((root / "train").iterdir()) if b"class0\n" in path.read_bytes())
+    about = archive.stat()
+    archive.write_bytes(archive.read_bytes().replace(b"class0\n", b"class1\n", 1))
+    os.utime(archive, ns=(about.st_atime_ns, about.st_mtime_ns))
+    assert (archive.stat().st_size, archive.stat().st_ino) == (about.st_size, about.st_ino)
+    after, _ = tars.labelled_parts(root)
+    assert after[0].labels != before[0].labels
 
 
 def test_broken_ones_are_named_with_their_tar(photos, tmp_path):
