@@ -129,7 +129,10 @@ def message_of(problem: Any, what: str, known: Iterable[str]) -> str:
 
 
 def _origin(entry: Any) -> str:
-    return inspect.getsourcefile(entry) or "?"
+    try:
+        return inspect.getsourcefile(entry) or "?"
+    except TypeError:  # built in, or an object that can be called
+        return "?"
 
 
 HERE = Path(__file__).resolve().parent

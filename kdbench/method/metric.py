@@ -1,12 +1,14 @@
 """What the score of a task is: how records spell it, and how tables say it. Higher is better."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from torch import Tensor, from_numpy
 
 from kdbench.errors import UserError, unknown
+from kdbench.registry import foreign_code
 
 
 @dataclass(frozen=True)
@@ -91,10 +93,22 @@ def spearman(predicted: Tensor, targets: Tensor) -> float:
     return pearson(*(from_numpy(rankdata(x.cpu().numpy())) for x in (predicted, targets)))
 
 
+class Metrics(dict[str, Metric]):
+    """By name. `code`: of each that was put in later a hash of its code as it was then, as a registry has it."""
+
+    def __init__(self, ours: Iterable[Metric]) -> None:
+        super().__init__((metric.name, metric) for metric in ours)
+        self.code: dict[str, str] = {}
+
+    def __setitem__(self, name: str, metric: Metric) -> None:
+        super().__setitem__(name, metric)
+        function: Any = metric.of.func if isinstance(metric.of, partial) else metric.of
+        self.code[name] = "" if function is None else foreign_code(function)
+
+
 TOP1 = Metric("top1", "top-1", "accuracy", "%")
-METRICS = {
-    metric.name: metric
-    for metric in (
+METRICS = Metrics(
+    (
         TOP1,
         Metric("macro_f1", "macro F1", "the mean of the classes' F1", "%", macro_f1),
         Metric("f1", "F1", "F1 of class 1", "%", binary_f1),
@@ -102,7 +116,7 @@ METRICS = {
         Metric("spearman", "Spearman", "Spearman's correlation of class numbers times 100", "", spearman),
         Metric("matthews", "Matthews", "Matthews' correlation times 100", "", matthews),
     )
-}
+)
 MIXED = Metric("score", "score", "each data set's own score")  # of a table whose data sets are judged differently
 
 

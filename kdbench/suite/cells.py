@@ -78,7 +78,7 @@ class Cell:
             **({"labels": self.labels} if self.labels else {}),
             **({"adapts": self.start.dataset.name} if self.adapts and self.start else {}),
             **code_of("code", METHODS, self.methods),
-            **code_of("transform_code", TRANSFORMS, names_of([*self.transforms, *self.then])),
+            **code_of("transform_code", TRANSFORMS, names_of([*self.transforms, *self.conversions])),
         }
 
     @cached_property

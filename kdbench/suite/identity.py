@@ -3,7 +3,7 @@
 import hashlib
 import json
 from collections.abc import Iterable
-from functools import lru_cache, partial
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,7 @@ from kdbench.data import DATASETS
 from kdbench.method.metric import METRICS
 from kdbench.method.register import METHODS
 from kdbench.nets import NETS, digest_of_net
-from kdbench.registry import Registry, foreign_code
+from kdbench.registry import Registry
 from kdbench.suite.frozen import Frozen
 from kdbench.suite.objectives import BASELINE, ObjectiveSpec, objective
 from kdbench.suite.spec import DatasetSpec, ModelSpec
@@ -71,14 +71,9 @@ def code_of(entry: str, registry: Registry[Any], names: Iterable[str]) -> dict[s
 
 def metric_code(spec: DatasetSpec) -> dict[str, Any]:
     """The same of the metric that a data set's settings name."""
-    metric = METRICS.get(str(spec.settings.get("metric")))
-    code = _code_of_function(metric.of) if metric is not None and metric.of is not None else ""
-    return {"metric_code": {metric.name: code}} if metric is not None and code else {}
-
-
-@lru_cache(maxsize=64)
-def _code_of_function(function: Any) -> str:
-    return foreign_code(function.func if isinstance(function, partial) else function)
+    name = str(spec.settings.get("metric"))
+    code = METRICS.code.get(name) if name in METRICS else None
+    return {"metric_code": {name: code}} if code else {}
 
 
 def model_identity(spec: ModelSpec) -> dict[str, Any]:

@@ -7,7 +7,7 @@ kd, int8: {ce: 0.1, kd: 0.9, then: [int8]}
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-from kdbench.errors import unknown
+from kdbench.errors import Tame, first_line, unknown
 from kdbench.method.transform import TRANSFORMS, Conversion, Reshape
 from kdbench.suite.yaml_lines import Place
 
@@ -84,9 +84,12 @@ def _check_step(name: str, given: dict[str, Any], place: Place) -> Iterator[tupl
         yield (*place, name, setting), text
     try:
         if not problems:
-            TRANSFORMS[name](**settings)
+            with Tame():
+                TRANSFORMS[name](**settings)
     except ValueError as error:
         yield (*place, name), str(error)
+    except Exception as error:  # a plugin's, whatever it is
+        yield (*place, name), f"can't be made: {first_line(error)}"
 
 
 def check_starts(data: dict[str, Any]) -> Iterator[tuple[Place, str]]:

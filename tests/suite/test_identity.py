@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from conftest import STUDENT, TEACHER
 from PIL import Image
 
 from kdbench.data import DATASETS, NOT_THERE
@@ -199,6 +200,48 @@ def test_a_number_that_a_plugin_imports_from_beside_itself(tmp_path: Path) -> No
     before = METHODS.code("numbered")
     (tmp_path / "number_of_edited.py").write_text("SCALE = 2\n")
     assert foreign_code(METHODS["numbered"]) != before
+
+
+TRANSFORM = """
+from kdbench import Conversion, Reshape, register_transform
+
+@register_transform("to_file")
+class ToFile(Conversion):
+    pass
+"""
+CALLS = """
+from kdbench import Reshape, register_transform
+
+@register_transform("calls_for_a_file")
+class Calls(Reshape):
+    files = (("to_file", {}),)
+"""
+
+
+@pytest.mark.parametrize("raised", ["RuntimeError('no luck')", "SystemExit(0)", "KeyboardInterrupt"])
+def test_a_transform_that_can_t_be_made_is_a_mistake_of_the_suite(
+    tmp_path: Path, suite_file: Callable[..., Path], raised: str
+) -> None:
+    (tmp_path / "calls.py").write_text(f"{CALLS}    def __init__(self) -> None:\n        raise {raised}\n")
+    pair = {"teacher": TEACHER, "student": {**STUDENT, "transforms": ["calls_for_a_file"]}}
+    with pytest.raises(UserError, match=r"suite.yaml:\d+: .*calls_for_a_file: can't be made: "):
+        load_suite(suite_file(pairs=[pair], plugins=["calls.py"]))
+
+
+def test_an_edited_conversion_that_a_transform_calls_for_is_another(
+    tmp_path: Path, suite_file: Callable[..., Path]
+) -> None:
+    pair = {"teacher": TEACHER, "student": {**STUDENT, "transforms": ["calls_for_a_file"]}}
+    (tmp_path / "calls.py").write_text(CALLS)
+
+    def found(source: str) -> list[str]:
+        (tmp_path / "to_file.py").write_text(source)
+        suite = suite_file(pairs=[pair], plugins=["to_file.py", "calls.py"])
+        return [cell.key for cell in cells_of(load_suite(suite))]
+
+    before = found(TRANSFORM)
+    assert found(TRANSFORM) == before
+    assert not set(found(TRANSFORM.replace("pass", "operators = ()"))) & set(before)
 
 
 METRIC = """
