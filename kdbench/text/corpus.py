@@ -54,10 +54,12 @@ class Tokens:
         """Name -> path of what is read from local folders: part of what tells these numbers from others."""
         found: dict[str, str] = {}
         for number, (name, _) in enumerate(self.all):
+            if name == MADE:  # whatever folder is called so
+                continue
             folder, title = Path(name).expanduser(), f"tokenizer {number}"
             if (whole := folder / "tokenizer.json").is_file():
                 found[title] = str(whole)
-            elif name != MADE and folder.is_dir():  # an older kind: a vocabulary, merges, a configuration
+            elif folder.is_dir():  # an older kind: a vocabulary, merges, a configuration
                 found |= {f"{title}/{file.name}": str(file) for file in folder.iterdir() if file.is_file()}
         return found
 

@@ -123,6 +123,14 @@ def test_the_key_knows_every_kind_of_tokenizer(tmp_path: Path) -> None:
     assert digest_of("text_folder", given, root) == alone != after
 
 
+def test_a_folder_called_as_the_made_tokenizer_is_not_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = digest_of("text_folder", settings(), folder(tmp_path))
+    (tmp_path / "bpe").mkdir()
+    (tmp_path / "bpe" / "tokenizer.json").write_text("{}")
+    monkeypatch.chdir(tmp_path)
+    assert digest_of("text_folder", settings(), tmp_path) == before
+
+
 def test_half_a_character_is_refused_with_its_line(tmp_path: Path) -> None:
     root = folder(tmp_path, "jsonl")
     with (root / "texts" / "train.jsonl").open("a") as file:
