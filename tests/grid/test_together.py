@@ -54,9 +54,10 @@ def followers_of(process):
 
 def until(condition, seconds=300):
     end = time.monotonic() + seconds
-    while not condition():
+    while not (found := condition()):
         assert time.monotonic() < end
         time.sleep(0.2)
+    return found
 
 
 @pytest.mark.slow
@@ -73,8 +74,8 @@ def test_whoever_dies_ends_all_and_a_run_goes_on_with_fewer(suite_file, tmp_path
     assert not [line for line in said if "Traceback" in line]
 
     run = begin(suite, results, "--devices", "2")
-    until(lambda: list(results.glob("tiny/.locks/*.owner")))
-    [follower] = followers_of(run)
+    [follower] = until(lambda: followers_of(run))
+    until(lambda: any(f"process {run.pid}," in path.read_text() for path in results.glob("tiny/.locks/*.owner")))
     time.sleep(2)
     run.send_signal(signal.SIGINT)
     assert "go on with: kdbench run" in run.communicate(timeout=120)[0]
