@@ -14,6 +14,7 @@ from huggingface_hub import constants, try_to_load_from_cache
 from kdbench.errors import UserError
 
 FILES = ("model.safetensors", "pytorch_model.bin", "open_clip_model.safetensors", "open_clip_pytorch_model.bin")
+TORCH_HUB = "checkpoints"  # where torch.hub keeps what it fetched
 WAIT = 3.0  # seconds for a host to answer
 
 
@@ -38,7 +39,7 @@ def why_not(model: str) -> str:
 
 def _is_kept(hub_id: str | None, url: str | None) -> bool:
     kept = bool(hub_id) and any(isinstance(try_to_load_from_cache(str(hub_id), name), str) for name in FILES)
-    return kept or (bool(url) and (Path(torch.hub.get_dir()) / "checkpoints" / os.path.basename(str(url))).is_file())
+    return kept or (bool(url) and (Path(torch.hub.get_dir()) / TORCH_HUB / os.path.basename(str(url))).is_file())
 
 
 @lru_cache

@@ -87,6 +87,7 @@ def measure(folder: Path, cohorts: int, rows: int, mlflow: bool) -> dict[str, An
         patches.enter_context(patch("kdbench.api.run_plan", timed))
         patches.enter_context(patch("kdbench.api.make_board", lambda *given, **named: SimpleNamespace(table=None)))
         patches.enter_context(patch("kdbench.api.write_board", lambda *given: ""))
+        patches.enter_context(patch("kdbench.api.description", lambda *given: ""))
         patches.enter_context(patch("os.scandir", read.scandir))
         patches.enter_context(patch("os.listdir", read.listdir))
         if not mlflow:

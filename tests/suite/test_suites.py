@@ -58,6 +58,7 @@ def slices(monkeypatch):
     for place in ("suite.cells", "grid.cohort"):  # as if the data were there
         monkeypatch.setattr(f"kdbench.{place}.digest_of", lambda *data: "few")
     monkeypatch.setattr(timm, "create_model", lambda *a, **k: create(*a, **{**k, "pretrained": False}))
+    monkeypatch.setattr("kdbench.vision.nets.must_be_had", lambda model: None)
     monkeypatch.setattr("kdbench.grid.outcome.profile", lambda *a: {"teacher": {}, "student": {}})  # elsewhere
     monkeypatch.setattr("kdbench.train.arithmetic.Verdicts.prove", lambda self, operations: [])  # likewise
 

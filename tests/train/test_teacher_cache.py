@@ -33,7 +33,7 @@ def records(tmp_path):
 def asked(monkeypatch):
     """Steps in which the teacher was asked."""
     steps, forward = [], training.forward_teacher
-    monkeypatch.setattr(training, "forward_teacher", lambda *a: steps.append(a) or forward(*a))
+    monkeypatch.setattr(training, "forward_teacher", lambda *a, **k: steps.append(a) or forward(*a, **k))
     return steps
 
 

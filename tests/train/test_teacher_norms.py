@@ -1,6 +1,7 @@
 """`teacher_norms: batch`: the teacher's batch norms in train mode for one row, without a trace for the others."""
 
 import time
+from typing import Any
 
 import pytest
 import torch
@@ -105,9 +106,9 @@ def test_its_second_forward_is_the_cost_of_those_who_ask_for_it(
 ) -> None:
     whole = loop.forward_teacher
 
-    def slow(teacher: Net, batch: Batch, needs: frozenset[str], precision: str) -> Outputs:
+    def slow(teacher: Net, batch: Batch, needs: frozenset[str], **how: Any) -> Outputs:
         time.sleep(0.05 * any(":" in need for need in needs))
-        return whole(teacher, batch, needs, precision)
+        return whole(teacher, batch, needs, **how)
 
     monkeypatch.setattr(loop, "forward_teacher", slow)
     trials = {label: begin(cells[label], splits, teacher) for label in ROWS}
