@@ -11,6 +11,7 @@ from kdbench.data import Splits
 from kdbench.suite.cells import cells_of
 from kdbench.suite.load import load_suite, read_with_bases
 from kdbench.text.corpus import Labelled, Tokens, splits_of
+from kdbench.train.arithmetic import NARROW, Verdicts
 from kdbench.vision.batches import Images
 
 SUITES = sorted((Path(__file__).parents[2] / "suites").glob("*.yaml"))
@@ -60,7 +61,8 @@ def slices(monkeypatch):
     monkeypatch.setattr(timm, "create_model", lambda *a, **k: create(*a, **{**k, "pretrained": False}))
     monkeypatch.setattr("kdbench.vision.nets.must_be_had", lambda model: None)
     monkeypatch.setattr("kdbench.grid.outcome.profile", lambda *a: {"teacher": {}, "student": {}})  # elsewhere
-    monkeypatch.setattr("kdbench.train.arithmetic.Verdicts.prove", lambda self, operations: [])  # likewise
+    prove = Verdicts.prove  # of each layer of large nets it takes long; what may end the process is proven nonetheless
+    monkeypatch.setattr(Verdicts, "prove", lambda self, all_: prove(self, [o for o in all_ if NARROW.search(o.name)]))
 
 
 @pytest.mark.parametrize("path", TRAINED, ids=lambda path: path.stem)
