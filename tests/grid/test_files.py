@@ -151,7 +151,7 @@ def test_a_converted_student_is_exported_as_it_was_measured_or_not_at_all(
         file.write_bytes(content)
 
 
-def test_verify_says_that_converted_files_are_only_claimed(folder: Path, records: dict[str, Record], capsys: Any) -> None:
+def test_verify_calls_converted_files_only_claimed(folder: Path, records: dict[str, Record], capsys: Any) -> None:
     from kdbench.cli import main
 
     suite = suite_in(folder, pairs=SUITE["pairs"][:1], methods=RUN)
