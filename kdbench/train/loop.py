@@ -287,10 +287,10 @@ def end_epoch(cohort: Cohort, trials: Sequence[Trial]) -> None:
 
 def with_progress(cohort: Cohort, batch: Batch, place: tuple[int, int]) -> Batch:
     """The batch of `place` (epoch and step) with the share of the training that is done, 0..1."""
-    epoch, step = place
+    (epoch, step), device = place, batch.target.device
     batch = labelled(batch, cohort.batches, cohort.splits.num_classes)
     share = (epoch * cohort.steps + step) / (cohort.batches.epochs * cohort.steps)
-    return replace(batch, progress=torch.full((), share, dtype=torch.float64, device=batch.target.device))
+    return replace(batch, progress=torch.full((), share, dtype=torch.float64, device=device))
 
 
 def is_out_of_memory(error: Exception) -> bool:

@@ -28,6 +28,12 @@ def is_trained(record: Record) -> bool:
     return "delivered" not in record and not {"then", "adapts", "labels"} & settings.keys()
 
 
+def is_evaluated(record: Record) -> bool:
+    """Can its scores be found again from what lies beside it, a student's weights or a delivered file, and the data?"""
+    as_trained = not {"adapts", "labels"} & record["settings"].keys()
+    return is_trained(record) or (as_trained and bool(record.get("delivered")))
+
+
 def _curves(record: Record) -> Iterator[str]:
     """The scores are ends and extremes of curves, one value for each epoch."""
     if record.get("delivered"):  # its scores are of the file that became of the student

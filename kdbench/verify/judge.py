@@ -22,7 +22,7 @@ from kdbench.results.provenance import versions
 from kdbench.results.schema import Record
 from kdbench.suite.cells import Cell
 from kdbench.train.loop import Stopped
-from kdbench.verify.claims import contradictions, is_trained
+from kdbench.verify.claims import contradictions, is_evaluated, is_trained
 from kdbench.verify.replay import replay, states_of
 from kdbench.verify.verdict import Finding
 from kdbench.verify.weights import LOSS, POINTS, another_student, reevaluated
@@ -95,10 +95,8 @@ class Judge:
     def weights(self, finding: Finding) -> None:
         """Evaluate the saved student again, where there is one, and time for it."""
         record, path = finding.record, self.student(finding.record["key"])
-        if not is_trained(record):
-            finding.open.append(
-                "its scores are not its training's own (converted, adapted, other labels): only claimed"
-            )
+        if not is_evaluated(record):
+            finding.open.append("its scores are not its training's own (adapted, other labels): only claimed")
             return
         path = path.with_suffix(".onnx") if record.get("delivered") else path
         if not path.is_file():

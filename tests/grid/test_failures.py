@@ -304,7 +304,7 @@ def test_a_bad_data_set_fails_its_own_cells(
         "sound": "done", "short": "failed", "wrong": "failed", "away": "failed", "exits": "failed",
         "exits_later": "failed",
     }  # fmt: skip
-    for name, reason in (("short", "batches"), ("wrong", "object has no attribute"), ("away", "no route"),
+    for name, reason in (("short", "batches"), ("wrong", "target"), ("away", "no route"),
                          ("exits", "SystemExit: 7"), ("exits_later", "SystemExit: 7")):  # fmt: skip
         assert reason in found[name]["reason"]
 
