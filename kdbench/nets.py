@@ -179,6 +179,15 @@ def family_of(model: str) -> Family:
     return found
 
 
+def own_crop(model: str, side: int) -> dict[str, Any] | None:
+    """How examples of `side` are cut where the net's own makers judge it; None where its family says nothing.
+
+    Raises UserError for a way that is not known here.
+    """
+    say = None if model in NETS else getattr(family_of(model), "own_crop", None)
+    return say(model, side) if say is not None else None
+
+
 def digest_of_net(name: str, options: dict[str, Any]) -> str:
     """What tells the files that a registered net starts from; "" where there are none."""
     digest = getattr(NETS[name], "digest", None) if name in NETS else None

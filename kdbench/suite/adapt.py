@@ -7,6 +7,7 @@ classifier learns STL-10 and TinyImageNet.
 from dataclasses import replace
 from typing import Any
 
+from kdbench.suite.crop import cropped, without
 from kdbench.suite.evaluation import SCORE_ALONE
 from kdbench.suite.objectives import BASELINE, objective
 from kdbench.suite.spec import Adapt
@@ -27,10 +28,10 @@ def adapted(cell: Any, how: Adapt, train: Train, data: str) -> Any:
     }
     return replace(
         cell,
-        dataset=how.dataset,
+        dataset=cropped(how.dataset, train, cell.teacher, cell.student),
         data=data,
         student=cell.student.model_copy(update=bare),
-        train=train,
+        train=without(train),
         phases=objective({BASELINE: 1.0}),
         control="untrained",
         start=cell,

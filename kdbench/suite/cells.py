@@ -15,6 +15,7 @@ from kdbench.method.register import METHODS
 from kdbench.method.transform import TRANSFORMS
 from kdbench.suite.adapt import adapted
 from kdbench.suite.controls import CONTROLS
+from kdbench.suite.crop import judged, without
 from kdbench.suite.evaluation import SCORE_ALONE, Evaluate
 from kdbench.suite.identity import (
     alone,
@@ -266,8 +267,9 @@ def _cell(suite: Suite, number: int, label: str, dataset: DatasetSpec, data: str
         start = _cell(suite, other, begins.label, dataset, data, seed)
         if start is None:
             raise UserError(f"{place}: row {begins.label!r} is not run on {title_of(*suite.pairs[other][:2])}")
+    teacher_train = without(suite.teacher_train)
     return Cell(
-        *(suite.name, label, dataset, *pair, suite.teacher_train, phases, seed, suite.validation, place, data),
+        *(suite.name, label, *judged(dataset, pair, place), teacher_train, phases, seed, suite.validation, place, data),
         control=suite.controls.get(label, ""),
         start=start,
         evaluate=suite.evaluate,

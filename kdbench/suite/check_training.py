@@ -7,6 +7,7 @@ from typing import Any
 
 from kdbench.data import DATASETS
 from kdbench.errors import unknown
+from kdbench.suite.crop import takes
 from kdbench.suite.spec import mistakes
 from kdbench.suite.training import Recipe, Train
 from kdbench.suite.yaml_lines import Place
@@ -31,6 +32,7 @@ def tables(data: dict[str, Any]) -> Iterator[tuple[Place, dict[str, Any]]]:
 
 def check_rest(data: dict[str, Any]) -> Iterator[tuple[Place, str]]:
     """What concerns the rows' labels, and what students learn afterwards."""
+    yield from check_crop(data)
     yield from check_evaluate(data)
     yield from check_labels(data)
     then, train = data.get("then"), data.get("train")
@@ -79,6 +81,17 @@ def _check_augment(given: Any, name: str, place: Place) -> Iterator[tuple[Place,
         yield place, f"data set {name} knows no table of augmentations"
     elif isinstance(given, dict):
         yield from mistakes(model, given, place)
+
+
+def check_crop(data: dict[str, Any]) -> Iterator[tuple[Place, str]]:
+    """Mistakes in `test_crop`; and a net's own, where no data set can be cut."""
+    for place, table in tables(data):
+        how, names = table.get("test_crop"), [name for name in _names(data) if takes(name)]
+        if how in ("teacher", "student") and not names:
+            yield (*place, "test_crop"), "the data sets' examples have one size: nothing can be cut"
+        elif isinstance(how, dict | int | float) and not isinstance(how, bool):
+            found = (DATASETS.settings(name, {"test_crop": how})[1] for name in names[:1])
+            yield from (((*place, "test_crop"), text) for [*wrong] in found for s, text in wrong if s == "test_crop")
 
 
 def check_evaluate(data: dict[str, Any]) -> Iterator[tuple[Place, str]]:

@@ -115,6 +115,9 @@ class Recipe(Frozen):
 class Train(Recipe, Batches):
     """How a student is trained: a suite's `train`."""
 
+    # How examples are cut where nets are judged (`crop.py`); whose own, or as the data set's setting of that name.
+    test_crop: Literal["teacher", "student"] | float | dict[str, Any] | None = None
+
     __hash__ = Batches.__hash__
 
     @property

@@ -66,6 +66,12 @@ class Pictures(ABC):
     def size(self) -> tuple[int, int]:
         """Height and width."""
 
+    @abstractmethod
+    def to(self, device: torch.device) -> Self: ...
+
+    @abstractmethod
+    def __getitem__(self, index: Tensor) -> Self: ...
+
     def __len__(self) -> int:
         return len(self.targets)
 

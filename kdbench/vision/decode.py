@@ -13,6 +13,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageOps
 
+from kdbench.vision.sizing import Sized, fitted
+
 MEGAPIXELS = 50.0  # in one picture, unless the data set says otherwise: 200 MB while it is decoded
 
 
@@ -49,17 +51,18 @@ def decode(path: Path, size: int, megapixels: float | None = None) -> np.ndarray
     return decoded(path.read_bytes(), size, megapixels)
 
 
-def decoded(content: bytes, size: int, megapixels: float | None = None) -> np.ndarray:
-    """[size, size, 3] uint8: the shorter side is resized, the middle is cut out.
+def decoded(content: bytes, size: int, megapixels: float | None = None, sized: Sized = fitted) -> np.ndarray:
+    """[size, size, 3] uint8; `sized` says how it gets that size. Raises as `opened`."""
+    return np.asarray(sized(opened(content, megapixels), size))
 
-    Raises TooLarge, and whatever Pillow does for what is no picture.
-    """
+
+def opened(content: bytes, megapixels: float | None = None) -> Image.Image:
+    """All of it, upright, 8-bit RGB. Raises TooLarge, and whatever Pillow does for what is no picture."""
     with Image.open(BytesIO(content)) as picture:
         most, has = MEGAPIXELS if megapixels is None else megapixels, picture.width * picture.height / 1e6
         if has > most:
             raise TooLarge(f"{has:.1f} megapixels; the limit is {most:g} (the data set's `max_megapixels`)")
-        upright = ImageOps.exif_transpose(picture)
-        return np.asarray(ImageOps.fit(as_rgb(upright), (size, size), Image.Resampling.BICUBIC))
+        return as_rgb(ImageOps.exif_transpose(picture))
 
 
 def as_rgb(picture: Image.Image) -> Image.Image:

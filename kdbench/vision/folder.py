@@ -5,7 +5,7 @@ import sys
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
@@ -15,7 +15,8 @@ from kdbench.errors import UserError
 from kdbench.method.contract import Task
 from kdbench.vision.batches import picture_task
 from kdbench.vision.builtin import AUGMENTED
-from kdbench.vision.parts import Labelled, held_as, splits_of
+from kdbench.vision.parts import How, Labelled, held_as, how_of, splits_of
+from kdbench.vision.sizing import CropSetting, prepared
 from kdbench.vision.sources import Files
 
 EXTENSIONS = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm"}
@@ -23,7 +24,7 @@ Side = Annotated[int, Field(ge=4, le=1024)]
 Megapixels = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
 
-def info(data_dir: Path, path: str, size: int, broken: str, max_megapixels: float | None) -> Task:
+def info(data_dir: Path, path: str, size: int, **_: object) -> Task:
     """Counts the pictures; a folder that isn't there yet is taken to have ten classes of a hundred pictures.
 
     Raises UserError for a class without pictures to learn from; says which have none to test.
@@ -47,7 +48,7 @@ def named(classes: list[str]) -> str:
     return ", ".join(classes[:5]) + (f" and {len(classes) - 5} more" if len(classes) > 5 else "")
 
 
-def digest(data_dir: Path, path: str, size: int, broken: str, max_megapixels: float | None) -> str | None:
+def digest(data_dir: Path, path: str, **_: object) -> str | None:
     """Of what is read: names of classes and pictures, and what is in the pictures."""
     root = data_dir / Path(path).expanduser()
     if not root.is_dir():
@@ -61,24 +62,17 @@ def digest(data_dir: Path, path: str, size: int, broken: str, max_megapixels: fl
     return digest_of_files(files, classes)
 
 
-def prepare(size: int, **_: object) -> dict[str, object]:
-    """As `decode` does it, for whoever uses the net: in words and in Pillow's."""
-    return {
-        "steps": "turn upright by EXIF; to RGB; resize the shorter side and cut out the middle; divide by 255",
-        "size": size,
-        "interpolation": "bicubic",
-        "pillow": f"ImageOps.fit(ImageOps.exif_transpose(picture).convert('RGB'), ({size}, {size}), Image.BICUBIC)",
-        "layout": "[batch, RGB, height, width]",
-        "range": [0.0, 1.0],
-    }
+def prepare(size: int, test_crop: dict[str, Any] | None = None, **_: object) -> dict[str, object]:
+    """As the test pictures come to be, for whoever uses the net."""
+    return prepared(size, test_crop)
 
 
-def held(data_dir: Path, path: str, size: int, broken: str, max_megapixels: float | None) -> Held:
+def held(data_dir: Path, path: str, **how: Any) -> Held:
     root = data_dir / Path(path).expanduser()
     if not root.is_dir():
         return Held()
     train, test, classes = parts_of(root)
-    return held_as([_labelled(part, classes) for part in (train, test)], size, max_megapixels)
+    return held_as([_labelled(part, classes) for part in (train, test)], how_of(**how))
 
 
 @register_dataset("folder", info=info, digest=digest, prepare=prepare, held=held, **AUGMENTED)
@@ -88,18 +82,21 @@ def folder(
     size: Side = 64,
     broken: Literal["stop", "skip"] = "stop",
     max_megapixels: Megapixels | None = None,
+    test_crop: CropSetting | None = None,
 ) -> Splits:
     """Pictures of any size, brought to `size` x `size`: the shorter side is resized, the middle is cut out.
 
     `path` is relative to the data folder, or absolute. Up to 1 GiB of pixels is kept in memory; more is streamed, from
     a pack on the disk where there is room (`kdbench plan` says which). `broken`: pictures that can't be read end the
     run (`stop`, the default) or are left out (`skip`); either way they are named. `max_megapixels`: a picture with
-    more can't be read (default: 50). Hidden folders and files (`.name`) are passed over.
+    more can't be read (default: 50). `test_crop`: how test pictures are brought to `size`, `{share: 0.95,
+    interpolation: bicubic}`: timm's evaluation, `share` is its `crop_pct` (default: as above). Hidden folders and files
+    (`.name`) are passed over.
     """
     train, test, classes = parts_of(data_dir / Path(path).expanduser())
-    data = digest(data_dir, path, size, broken, max_megapixels) or ""
     labelled = [_labelled(part, classes) for part in (train, test)]
-    return splits_of("folder", labelled, classes, (size, max_megapixels, broken == "skip"), data)
+    how = How(size, max_megapixels, broken == "skip", test_crop)
+    return splits_of("folder", labelled, classes, how, digest(data_dir, path) or "")
 
 
 def parts_of(root: Path) -> tuple[Path, Path, list[str]]:

@@ -16,7 +16,8 @@ from kdbench.method.contract import Task
 from kdbench.vision.batches import picture_task
 from kdbench.vision.builtin import AUGMENTED
 from kdbench.vision.folder import Megapixels, Side, prepare
-from kdbench.vision.parts import Labelled, held_as, splits_of
+from kdbench.vision.parts import How, Labelled, held_as, how_of, splits_of
+from kdbench.vision.sizing import CropSetting
 
 
 class HubFiles:
@@ -83,15 +84,20 @@ def read(data_dir: Path, path: str, columns: Columns) -> tuple[list[Labelled], l
     return [train, test], classes
 
 
-def info(data_dir: Path, path: str, size: int, broken: str, max_megapixels: float | None, **columns: str) -> Task:
-    (train, test), classes = read(data_dir, path, Columns(**columns))
+def columns_of(train: str, test: str, image: str, label: str, **_: object) -> Columns:
+    """Of the data set's settings."""
+    return Columns(train, test, image, label)
+
+
+def info(data_dir: Path, path: str, size: int, **settings: Any) -> Task:
+    (train, test), classes = read(data_dir, path, columns_of(**settings))
     task = picture_task(len(classes), size, len(train.labels), len(test.labels))
     return replace(task, classes=tuple(classes))
 
 
-def digest(data_dir: Path, path: str, size: int, broken: str, max_megapixels: float | None, **columns: str) -> str:
+def digest(data_dir: Path, path: str, **settings: Any) -> str:
     """Of a folder's files; of a data set on the hub what `datasets` tells it by, its commit included."""
-    about = Columns(**columns)
+    about = columns_of(**settings)
     named = (about.train, about.test, about.image, about.label)
     if folder := local_folder(data_dir, path):
         return digest_of_files(dict(files_in(folder)), named)
@@ -105,8 +111,8 @@ def files_in(folder: Path) -> Iterable[tuple[str, str]]:
     return ((name.as_posix(), str(path)) for name, path in names if not any(p.startswith(".") for p in name.parts))
 
 
-def held(data_dir: Path, path: str, size: int, broken: str, max_megapixels: float | None, **columns: str) -> Held:
-    return held_as(read(data_dir, path, Columns(**columns))[0], size, max_megapixels)
+def held(data_dir: Path, path: str, **settings: Any) -> Held:
+    return held_as(read(data_dir, path, columns_of(**settings))[0], how_of(**settings))
 
 
 @register_dataset("hfds", info=info, digest=digest, **AUGMENTED, prepare=prepare, held=held)
@@ -120,6 +126,7 @@ def hfds(
     test: str = "validation",
     image: str = "image",
     label: str = "label",
+    test_crop: CropSetting | None = None,
 ) -> Splits:
     """A Hugging Face data set: `path` is its name on the hub, or a folder with its files (`train-*.parquet`, ...).
 
@@ -127,5 +134,5 @@ def hfds(
     """
     columns = Columns(train, test, image, label)
     parts, classes = read(data_dir, path, columns)
-    data = digest(data_dir, path, size, broken, max_megapixels, **vars(columns))
-    return splits_of("hfds", parts, classes, (size, max_megapixels, broken == "skip"), data)
+    how = How(size, max_megapixels, broken == "skip", test_crop)
+    return splits_of("hfds", parts, classes, how, digest(data_dir, path, **vars(columns)))

@@ -13,9 +13,11 @@ from typing import Any
 
 import timm
 import torch
+from timm.data import resolve_data_config
 from torch import Tensor, nn
 
 from kdbench.attention import ATTENTION, AttentionTap
+from kdbench.errors import UserError
 from kdbench.method.contract import Inapplicable, Outputs, Task
 from kdbench.nets import Net, Spec
 from kdbench.parts import OutputTap, Tap, modules_named
@@ -175,6 +177,23 @@ class Timm:
             options.setdefault("img_size", wanted)  # a net that is made for one size; others take any
         model = timm.create_model(spec.model, pretrained=spec.pretrained, num_classes=task.num_classes, **options)
         return TimmNet(model, wanted if wanted != side else None)
+
+    def own_crop(self, model: str, side: int) -> dict[str, Any] | None:
+        """Of its `pretrained_cfg`, as `timm.data.resolve_data_config`: a data set's `test_crop`.
+
+        Where `side` is the cfg's `test_input_size` and not the size it was trained at, its `test_crop_pct` counts.
+        """
+        cfg = timm.models.get_pretrained_cfg(model)
+        if cfg is None or not cfg.has_weights:  # then what it says are timm's defaults
+            return None
+        tested = cfg.test_input_size is not None and (cfg.input_size[-1] != side == cfg.test_input_size[-1])
+        found = resolve_data_config(pretrained_cfg=cfg.to_dict(), use_test_size=tested)
+        if found["crop_mode"] not in ("center", "squash"):
+            raise UserError(
+                f"test_crop: {model} is judged with borders ({found['crop_mode']}), which is not known here"
+            )
+        mode = {"mode": "squash"} if found["crop_mode"] == "squash" else {}
+        return {"share": float(found["crop_pct"]), "interpolation": found["interpolation"], **mode}
 
 
 FAMILY = Timm()

@@ -1,12 +1,14 @@
 """A data set from picture files with labels: in memory, from a pack or decoded as it goes."""
 
 import hashlib
+import json
 import math
 import os
 import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import PIL
@@ -17,7 +19,9 @@ from kdbench.errors import UserError
 from kdbench.vision.batches import Images, Pictures
 from kdbench.vision.builtin import images
 from kdbench.vision.holding import Holding, holding_of
+from kdbench.vision.learnt import Learnt
 from kdbench.vision.packed import Name, obtain
+from kdbench.vision.sizing import sized_by
 from kdbench.vision.sources import Decoder, Source, in_turn, workers
 from kdbench.vision.streamed import Streamed
 
@@ -26,17 +30,21 @@ SOME = 64  # pictures that are decoded to see how fast that goes
 
 @dataclass(frozen=True)
 class About:
-    """Of a part of a data set: its name, where it is, what tells its pictures from others, where pixels shall lie."""
+    """Of a part of a data set: its name, where it is, what tells its pictures from others, where pixels shall lie.
+
+    `crop`: what tells these pixels from others of the same pictures, so that both have a pack.
+    """
 
     dataset: str
     root: str
     data: str
     holding: Holding
+    crop: str = ""
 
     def name(self, side: int) -> Name:
         root = os.path.realpath(self.root) if os.path.exists(self.root) else self.root
         decoded = f"{self.data} Pillow {PIL.__version__}"  # another one may decode to other pixels
-        return Name(f"{_short(root)}-{side}", _short(decoded))
+        return Name(f"{_short(root + self.crop)}-{side}", _short(decoded))
 
 
 @dataclass(frozen=True)
@@ -48,25 +56,50 @@ class Labelled:
     labels: Sequence[int]
 
 
-def splits_of(
-    dataset: str, parts: Sequence[Labelled], classes: Sequence[str], how: tuple[int, float | None, bool], data: str
-) -> Splits:
-    """Training and test pictures. `how`: side, megapixels and whether broken ones are left out; `data`: the digest."""
-    side, megapixels, skip = how
-    holding = holding_of(sum(len(part.labels) for part in parts), side)
-    made = []
-    for part in parts:
-        about = About(dataset, part.root, f"{data} {side} {megapixels}", holding)
-        made.append(pictures_of(Decoder(part.source, side, megapixels), part.labels, about, skip))
-    return Splits(made[0], made[1], len(classes), classes=tuple(classes))
+@dataclass(frozen=True)
+class How:
+    """How pictures are read: to which side, how large they may be, whether broken ones are left out.
+
+    `test_crop`: how they are brought to that side where nets are judged (`sizing.Middle`); None: as for training.
+    """
+
+    side: int
+    megapixels: float | None = None
+    skip: bool = False
+    test_crop: dict[str, Any] | float | None = None
+
+    def decoder(self, source: Source, test: bool = False) -> Decoder:
+        return Decoder(source, self.side, self.megapixels, sized_by(self.test_crop if test else None))
 
 
-def held_as(parts: Sequence[Labelled], side: int, megapixels: float | None) -> Held:
+def how_of(size: int, broken: str, max_megapixels: float | None, **more: Any) -> How:
+    """Of a data set's settings; those that say nothing of it are passed over."""
+    return How(size, max_megapixels, broken == "skip", more.get("test_crop"))
+
+
+def splits_of(dataset: str, parts: Sequence[Labelled], classes: Sequence[str], how: How, data: str) -> Splits:
+    """Training and test pictures. `data`: the digest of them all."""
+    holding = holding_of(sum(len(part.labels) for part in parts), how.side)
+    train, test = parts
+    about = f"{data} {how.side} {how.megapixels}"
+    crop = f" {json.dumps(how.test_crop, sort_keys=True)}" if how.test_crop else ""
+    learnt, whole = pictures_of(
+        how.decoder(train.source), train.labels, About(dataset, train.root, about, holding), how.skip
+    )
+    judged = About(dataset, test.root, about + crop, holding, crop)
+    seen, _ = pictures_of(how.decoder(test.source, test=True), test.labels, judged, how.skip)
+    if how.test_crop:
+        again = Streamed(how.decoder(train.source, test=True), torch.tensor(whole), learnt.targets)
+        return Splits(Learnt(learnt, again), seen, len(classes), classes=tuple(classes))
+    return Splits(learnt, seen, len(classes), classes=tuple(classes))
+
+
+def held_as(parts: Sequence[Labelled], how: How) -> Held:
     """Where the pixels will lie, and how fast some of them are decoded just now, if that matters."""
-    holding = holding_of(sum(len(part.labels) for part in parts), side)
+    holding = holding_of(sum(len(part.labels) for part in parts), how.side)
     if holding.where == "memory":
         return Held(holding.words(math.inf))
-    rate = decode_rate(Decoder(parts[0].source, side, megapixels))
+    rate = decode_rate(how.decoder(parts[0].source))
     return Held(holding.words(rate), rate if holding.where == "stream" else math.inf)
 
 
@@ -87,16 +120,19 @@ def _short(text: str) -> str:
     return hashlib.sha256(text.encode("utf-8", "surrogateescape")).hexdigest()[:16]
 
 
-def pictures_of(decoder: Decoder, labels: Sequence[int], about: About, skip: bool) -> Pictures:
-    """The pictures with their labels [N]. What can't be read is named, and left out with `skip`, else a UserError."""
+def pictures_of(decoder: Decoder, labels: Sequence[int], about: About, skip: bool) -> tuple[Pictures, list[int]]:
+    """The pictures with their labels [N], and which of the source they are.
+
+    What can't be read is named, and left out with `skip`, else a UserError.
+    """
     if about.holding.where == "memory":
         return in_memory(decoder, labels, about, skip)
     pixels, broken = obtain(decoder, about.name(decoder.side), about.holding.where == "pack")
-    whole = torch.tensor(whole_ones(len(decoder), broken, about, skip))
-    return Streamed(pixels, whole, torch.tensor(labels)[whole])
+    whole = whole_ones(len(decoder), broken, about, skip)
+    return Streamed(pixels, torch.tensor(whole), torch.tensor(labels)[whole]), whole
 
 
-def in_memory(decoder: Decoder, labels: Sequence[int], about: About, skip: bool) -> Images:
+def in_memory(decoder: Decoder, labels: Sequence[int], about: About, skip: bool) -> tuple[Images, list[int]]:
     pixels = np.empty((len(decoder), decoder.side, decoder.side, 3), dtype=np.uint8)
 
     def keep(first: int, rows: np.ndarray) -> None:
@@ -104,7 +140,7 @@ def in_memory(decoder: Decoder, labels: Sequence[int], about: About, skip: bool)
 
     broken = decoder.survey(keep)
     whole = whole_ones(len(decoder), broken, about, skip)
-    return images(pixels[whole] if broken else pixels, [labels[place] for place in whole])
+    return images(pixels[whole] if broken else pixels, [labels[place] for place in whole]), whole
 
 
 def whole_ones(count: int, broken: dict[int, str], about: About, skip: bool) -> list[int]:

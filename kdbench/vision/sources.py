@@ -14,6 +14,7 @@ import torch
 
 from kdbench.errors import UserError
 from kdbench.vision.decode import TooLarge, decoded, own_limit
+from kdbench.vision.sizing import Sized, fitted
 
 Given = TypeVar("Given")
 Made = TypeVar("Made")
@@ -77,8 +78,8 @@ class Decoder:
 
     checksums: np.ndarray | None = None
 
-    def __init__(self, source: Source, side: int, megapixels: float | None = None) -> None:
-        self.source, self.side, self.megapixels = source, side, megapixels
+    def __init__(self, source: Source, side: int, megapixels: float | None = None, sized: Sized = fitted) -> None:
+        self.source, self.side, self.megapixels, self.sized = source, side, megapixels, sized
         self.pictures = 0
         self._lock = threading.Lock()
 
@@ -107,7 +108,7 @@ class Decoder:
         with own_limit():
             for row, place in enumerate(places):
                 try:
-                    rows[row] = decoded(self.source.content(place), self.side, self.megapixels)
+                    rows[row] = decoded(self.source.content(place), self.side, self.megapixels, self.sized)
                 except (TooLarge, ValueError) as error:
                     broken[place] = f"{self.source.name(place)} ({error})"
                 except Exception:

@@ -14,7 +14,7 @@ from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from kdbench.data import Held, Splits, register_dataset
 from kdbench.digest import digest_of_files
@@ -24,7 +24,8 @@ from kdbench.method.contract import Task
 from kdbench.vision.batches import picture_task
 from kdbench.vision.builtin import AUGMENTED
 from kdbench.vision.folder import EXTENSIONS, Megapixels, Side, prepare
-from kdbench.vision.parts import Labelled, held_as, splits_of
+from kdbench.vision.parts import How, Labelled, held_as, how_of, splits_of
+from kdbench.vision.sizing import CropSetting
 
 PARTS = {"train": ("train",), "test": ("val", "test")}
 
@@ -141,21 +142,21 @@ def labelled_parts(root: Path) -> tuple[list[Labelled], list[str]]:
     return made, classes
 
 
-def info(data_dir: Path, path: str, size: int, broken: str, max_megapixels: float | None) -> Task:
+def info(data_dir: Path, path: str, size: int, **_: object) -> Task:
     (train, test), classes = labelled_parts(data_dir / Path(path).expanduser())
     task = picture_task(len(classes), size, len(train.labels), len(test.labels))
     return replace(task, classes=tuple(classes))
 
 
-def digest(data_dir: Path, path: str, size: int, broken: str, max_megapixels: float | None) -> str | None:
+def digest(data_dir: Path, path: str, **_: object) -> str | None:
     root = data_dir / Path(path).expanduser()
     if not root.is_dir():
         return None
     return digest_of_files({f"{part}/{file.name}": str(file) for part in PARTS for file in archives_of(root, part)})
 
 
-def held(data_dir: Path, path: str, size: int, broken: str, max_megapixels: float | None) -> Held:
-    return held_as(labelled_parts(data_dir / Path(path).expanduser())[0], size, max_megapixels)
+def held(data_dir: Path, path: str, **how: Any) -> Held:
+    return held_as(labelled_parts(data_dir / Path(path).expanduser())[0], how_of(**how))
 
 
 @register_dataset("tar", info=info, digest=digest, **AUGMENTED, prepare=prepare, held=held)
@@ -165,11 +166,12 @@ def tar(
     size: Side = 64,
     broken: Literal["stop", "skip"] = "stop",
     max_megapixels: Megapixels | None = None,
+    test_crop: CropSetting | None = None,
 ) -> Splits:
     """Pictures in tar files, WebDataset's shards too: `path` holds train.tar or train/*.tar, and val (or test) alike.
 
     A picture's class is in its .cls file, else its folder in the tar, else the tar's name. All else is as for `folder`.
     """
     labelled, classes = labelled_parts(data_dir / Path(path).expanduser())
-    data = digest(data_dir, path, size, broken, max_megapixels) or ""
-    return splits_of("tar", labelled, classes, (size, max_megapixels, broken == "skip"), data)
+    how = How(size, max_megapixels, broken == "skip", test_crop)
+    return splits_of("tar", labelled, classes, how, digest(data_dir, path) or "")

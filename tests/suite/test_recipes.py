@@ -14,6 +14,7 @@ from kdbench.suite.load import load_suite, read_with_bases
 from kdbench.suite.recipes import recipes
 from kdbench.suite.shipped import shipped
 from kdbench.suite.training import Train
+from kdbench.vision.sizing import middle
 
 # What the sources' own tables and configurations say, in their words; each is translated by one line of `settings`.
 RAND = {"num_ops": 2, "std": 0.5, "probability": 0.5}
@@ -23,22 +24,23 @@ SOURCES: dict[str, dict[str, Any]] = {
             "decay": [150, 180, 210]},
     # pytorch/examples, imagenet/main.py: StepLR(30, 0.1)
     "imagenet-90": {"epochs": 90, "batch": 256, "opt": "sgd", "lr": 0.1, "wd": 1e-4, "momentum": 0.9, "decay": [30, 60],
-                    "crop": (0.08, 1), "flip": 0.5},
+                    "crop": (0.08, 1), "flip": 0.5, "test_crop": (224 / 256, "bilinear")},
     "imagenet-100": {"epochs": 100, "batch": 256, "opt": "sgd", "lr": 0.1, "wd": 1e-4, "momentum": 0.9,
-                     "decay": [30, 60, 90], "crop": (0.08, 1), "flip": 0.5},
+                     "decay": [30, 60, 90], "crop": (0.08, 1), "flip": 0.5, "test_crop": (224 / 256, "bilinear")},
     # arXiv 2110.00476, table 2, columns A1 to A3
     "rsb-a1": {"epochs": 600, "batch": 2048, "opt": "lamb", "lr": 5e-3, "wd": 0.01, "warmup": 5, "sched": "cosine",
                "smoothing": 0.1, "drop_path": 0.05, "repeated": 3, "rand": 7, "mixup": 0.2, "cutmix": 1.0,
-               "crop": (0.08, 1), "flip": 0.5},
+               "crop": (0.08, 1), "flip": 0.5, "test_crop": (0.95, "bicubic")},
     "rsb-a2": {"epochs": 300, "batch": 2048, "opt": "lamb", "lr": 5e-3, "wd": 0.02, "warmup": 5, "sched": "cosine",
                "drop_path": 0.05, "repeated": 3, "rand": 7, "mixup": 0.1, "cutmix": 1.0,
-               "crop": (0.08, 1), "flip": 0.5},
+               "crop": (0.08, 1), "flip": 0.5, "test_crop": (0.95, "bicubic")},
     "rsb-a3": {"epochs": 100, "batch": 2048, "opt": "lamb", "lr": 8e-3, "wd": 0.02, "warmup": 5, "sched": "cosine",
-               "rand": 6, "mixup": 0.1, "cutmix": 1.0, "crop": (0.08, 1), "flip": 0.5},
+               "rand": 6, "mixup": 0.1, "cutmix": 1.0, "crop": (0.08, 1), "flip": 0.5, "test_crop": (0.95, "bicubic")},
     # arXiv 2012.12877, table 9 (lr = 0.0005 x batch / 512), and main.py for the rate's ends
     "deit": {"epochs": 300, "batch": 1024, "opt": "adamw", "lr": 0.0005 * 1024 / 512, "wd": 0.05, "warmup": 5,
              "sched": "cosine", "smoothing": 0.1, "drop_path": 0.1, "repeated": 3, "rand": 9, "mixup": 0.8,
-             "cutmix": 1.0, "erase": 0.25, "min_lr": 1e-5, "warmup_lr": 1e-6, "crop": (0.08, 1), "flip": 0.5},
+             "cutmix": 1.0, "erase": 0.25, "min_lr": 1e-5, "warmup_lr": 1e-6, "crop": (0.08, 1), "flip": 0.5,
+             "test_crop": (0.875, "bicubic")},  # main.py: --eval-crop-ratio, datasets.py: interpolation=3
     # OFAKD, configs/cifar/vit_mlp.yaml and cnn.yaml, on 8 GPUs; timm 0.6.5's `sgd` is Nesterov's
     "ofa": {"epochs": 300, "batch": 8 * 128, "opt": "adamw", "lr": 5e-4, "wd": 0.05, "warmup": 20, "sched": "cosine",
             "min_lr": 1e-5, "warmup_lr": 5e-7, "clip": 5.0, "smoothing": 0.1, "erase": 0.25, "rand": 9, "mixup": 0.8,
@@ -61,6 +63,9 @@ def settings(train: Train) -> dict[str, Any]:
         "crop": tuple(augment["resized_crop"]) if "resized_crop" in augment else None,
         **{theirs: augment.get(ours) for theirs, ours in TABLE.items()},
     }  # fmt: skip
+    if train.test_crop is not None:
+        cut = middle(train.test_crop)
+        found["test_crop"] = cut.share, cut.interpolation
     if train.schedule.timm is not None:
         found |= {"sched": train.schedule.timm.name}
         found |= {name: getattr(train.schedule.timm, name) for name in ("min_lr", "warmup_lr")}
