@@ -27,6 +27,7 @@ def tables(data: dict[str, Any]) -> Iterator[tuple[Place, dict[str, Any]]]:
     places: list[tuple[Place, Any]] = [((name,), data.get(name)) for name in ("train", "teacher_train")]
     pairs = enumerate(listed(data, "pairs"))
     places += [(("pairs", number, "train"), pair.get("train")) for number, pair in pairs if isinstance(pair, dict)]
+    places += [(("then", "train"), data["then"].get("train"))] if isinstance(data.get("then"), dict) else []
     yield from ((place, table) for place, table in places if isinstance(table, dict))
 
 
@@ -69,7 +70,7 @@ def check_labels(data: dict[str, Any]) -> Iterator[tuple[Place, str]]:
 def check_augment(data: dict[str, Any]) -> Iterator[tuple[Place, str]]:
     """Words that one of the data sets does not know, and mistakes in tables."""
     for place, table in tables(data):
-        for name in _names(data):
+        for name in _names(data, place):
             yield from _check_augment(table.get("augment"), name, (*place, "augment"))
 
 
@@ -86,7 +87,7 @@ def _check_augment(given: Any, name: str, place: Place) -> Iterator[tuple[Place,
 def check_crop(data: dict[str, Any]) -> Iterator[tuple[Place, str]]:
     """Mistakes in `test_crop`; and a net's own, where no data set can be cut."""
     for place, table in tables(data):
-        how, names = table.get("test_crop"), [name for name in _names(data) if takes(name)]
+        how, names = table.get("test_crop"), [name for name in _names(data, place) if takes(name)]
         if how in ("teacher", "student") and not names:
             yield (*place, "test_crop"), "the data sets' examples have one size: nothing can be cut"
         elif isinstance(how, dict | int | float) and not isinstance(how, bool):
@@ -103,9 +104,10 @@ def check_evaluate(data: dict[str, Any]) -> Iterator[tuple[Place, str]]:
                 yield ("evaluate", "corruptions"), f"data set {name} knows no corruptions"
 
 
-def _names(data: dict[str, Any]) -> list[str]:
-    """Of the data sets that there are."""
-    names = [spec.get("name") if isinstance(spec, dict) else spec for spec in listed(data, "datasets")]
+def _names(data: dict[str, Any], place: Place = ()) -> list[str]:
+    """Of the data sets that there are, and that a table at `place` says how to train on."""
+    specs = [data["then"].get("dataset")] if place[:1] == ("then",) else listed(data, "datasets")
+    names = [spec.get("name") if isinstance(spec, dict) else spec for spec in specs]
     return [name for name in names if isinstance(name, str) and name in DATASETS]
 
 

@@ -26,6 +26,7 @@ class Probed(nn.Module):
     def __init__(self, net: nn.Module, probe: nn.Module) -> None:
         super().__init__()
         self.net, self.probe = net, probe
+        self.train(net.training)  # who leaves it in the mode it came in must not wake a net that is in eval mode
 
     def forward(self, inputs: Inputs, needs: Collection[str] = ("logits",)) -> Outputs:
         outputs: Outputs = self.net(inputs, {*needs, "embedding"})

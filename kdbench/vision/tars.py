@@ -37,6 +37,7 @@ class Entry(NamedTuple):
     offset: int
     size: int
     label: str
+    told: bool  # is it what a .cls file says, and not the place where the picture lies?
 
 
 @dataclass(frozen=True)
@@ -80,7 +81,7 @@ def entries_of(archive: Path) -> list[Entry]:
     with suppress(OSError, ValueError, TypeError, KeyError, RecursionError):
         known = json.loads(read_checked(kept))
         if known["stamp"] == stamp:
-            return [Entry(str(n), int(o), int(s), str(label)) for n, o, s, label in known["entries"]]
+            return [Entry(str(n), int(o), int(s), str(label), bool(t)) for n, o, s, label, t in known["entries"]]
     try:
         found = _listed(archive)
     except (tarfile.TarError, OSError) as error:
@@ -102,19 +103,28 @@ def _listed(archive: Path) -> list[Entry]:
                 pictures.append(member)
             elif ending == ".cls" and (file := tar.extractfile(member)):
                 classes[_stem(member.name)] = file.read(1000).decode("utf-8", "replace").strip()
-    return [Entry(m.name, m.offset_data, m.size, _label(archive, m.name, classes)) for m in pictures]
+    return [Entry(m.name, m.offset_data, m.size, *_label(archive, m.name, classes)) for m in pictures]
 
 
 def _stem(name: str) -> str:
     return str(PurePosixPath(name).with_suffix(""))
 
 
-def _label(archive: Path, name: str, classes: dict[str, str]) -> str:
-    return classes.get(_stem(name)) or PurePosixPath(name).parent.name or archive.stem
+def _label(archive: Path, name: str, classes: dict[str, str]) -> tuple[str, bool]:
+    """The class, and whether a .cls file says it."""
+    if said := classes.get(_stem(name)):
+        return said, True
+    return PurePosixPath(name).parent.name or archive.stem, False
 
 
 def part_of(root: Path, part: str) -> list[tuple[str, Entry]]:
-    return [(str(archive), entry) for archive in archives_of(root, part) for entry in entries_of(archive)]
+    """The pictures of `train` or `test`. Raises UserError where .cls files tell the classes of some of them only."""
+    found = [(str(archive), entry) for archive in archives_of(root, part) for entry in entries_of(archive)]
+    untold = [f"{archive}:{entry.name}" for archive, entry in found if not entry.told]
+    if 0 < len(untold) < len(found):
+        shown = ", ".join(untold[:5]) + (" ..." if len(untold) > 5 else "")
+        raise UserError(f"data set tar: {len(untold)} of {len(found)} pictures have no class in a .cls file: {shown}")
+    return found
 
 
 def classes_of(labels: Iterable[str]) -> list[str]:

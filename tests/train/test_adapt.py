@@ -104,3 +104,23 @@ def test_mistakes(adapting: Callable[..., Path]) -> None:
     assert "unknown data set 'parrity'; did you mean 'parity'?" in text
     assert re.search(r"then\.train\.epoch: .*epochs", text)
     assert re.search(r"then\.frozen: .*freeze", text)
+
+
+@pytest.mark.parametrize(
+    ("train", "words"),
+    [
+        ({"optimizer": "bogus"}, r"suite\.yaml:\d+: then\.train\.optimizer: unknown optimizer 'bogus'"),
+        ({"augment": "bogus"}, r"then\.train\.augment: unknown augmentation 'bogus'"),
+        ({"augment": {"mixup": -3}}, r"then\.train\.augment\.mixup: should be greater than 0"),
+        ({"recipe": "crdd"}, r"then\.train\.recipe: unknown recipe 'crdd'; did you mean 'crd'"),
+    ],
+)
+def test_its_training_is_checked_as_any(suite_file: Callable[..., Path], train: Any, words: str) -> None:
+    with pytest.raises(UserError, match=words):
+        load_suite(suite_file(then={"dataset": "digits", "train": train}))
+
+
+def test_it_may_have_a_recipe(suite_file: Callable[..., Path]) -> None:
+    suite = load_suite(suite_file(then={"dataset": "digits", "train": {"recipe": "crd", "epochs": 230}}))
+    assert suite.adapt is not None
+    assert (suite.adapt[1].epochs, suite.adapt[1].batch_size) == (230, 64)  # the recipe's, not the suite's 256

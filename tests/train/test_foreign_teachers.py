@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -76,6 +77,23 @@ def test_a_teacher_without_classes(
     again = kdbench("run", suite_file(pairs=[pair], methods={**rows, "rkd": {"ce": 1, "rkd": 1}}))
     assert again[0] == 0, again[2]  # the teacher and its probe are read from disk
     assert records(tmp_path / "results")["rkd"]["scores"]["teacher_top1"] == found["pkt"]["scores"]["teacher_top1"]
+    scores = found["pkt"]["scores"]  # no less than where both err on other pictures: the teacher was in eval mode
+    assert scores["teacher_agreement"] >= scores["teacher_top1"] + scores["test_top1"] - 100
+
+
+def test_a_teacher_without_classes_teaches_the_same_from_disk(
+    knowing: Path, suite_file: Callable[..., Path], kdbench: Run, tmp_path: Path
+) -> None:
+    """In the run that judges it first and in all later ones: in eval mode."""
+    pair = {"teacher": {**TEACHER, "checkpoint": str(knowing), "num_classes": 0}, "student": STUDENT}
+    path = suite_file(pairs=[pair], methods={"pkt": {"pkt": 10000, "labels": "none"}}, evaluate={"probe": "linear"})
+    first, again = tmp_path / "results", tmp_path / "again"
+    assert kdbench("run", path)[0] == 0
+    shutil.copytree(first / "teachers", again / "teachers")
+    assert kdbench("run", path, results=again)[0] == 0
+    made, read = records(first)["pkt"], records(again)["pkt"]
+    assert (made["scores"], made["curves"]) == (read["scores"], read["curves"])
+    assert made["digests"] == read["digests"]
 
 
 def test_a_teacher_of_other_classes_is_judged_by_a_probe(

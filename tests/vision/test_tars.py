@@ -143,6 +143,19 @@ def test_broken_ones_are_named_with_their_tar(photos, tmp_path):
     assert len(load_splits("tar", {**SETTINGS, "broken": "skip"}, root).train) == 12
 
 
+@pytest.mark.parametrize("said", [None, b" \n"])
+def test_cls_files_tell_the_classes_of_all_or_of_none(photos, tmp_path, said):
+    """One that is missing or empty in one of the shards would make a class of its own."""
+    root = made(photos, tmp_path / "tars", shards)
+    with tarfile.open(root / "train" / "shard-000099.tar", "w") as tar:
+        add(tar, "000099.jpg", sorted((photos / "train").rglob("*.jpg"))[0].read_bytes())
+        if said is not None:
+            add(tar, "000099.cls", said)
+    words = r"1 of 13 pictures have no class in a \.cls file: .*shard-000099\.tar:000099\.jpg"
+    with pytest.raises(UserError, match=words):
+        task_of("tar", SETTINGS, root)
+
+
 def test_what_is_wrong_is_told(photos, tmp_path):
     root = tmp_path / "tars"
     with pytest.raises(UserError, match="tars is not a folder"):
