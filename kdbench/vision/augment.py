@@ -10,6 +10,7 @@ erasing, mixing.
 import json
 from collections.abc import Collection, Mapping
 from functools import lru_cache
+from types import MappingProxyType
 from typing import Annotated, Any, Literal, Self
 
 import torch
@@ -85,26 +86,31 @@ class Augment(Settings):
         return order if self.repeats is None else order.repeat_interleave(self.repeats)[:count]
 
     def inputs(
-        self, pixels: Tensor, place: tuple[int, ...], views: Collection[str] = ()
+        self,
+        pixels: Tensor,
+        place: tuple[int, ...],
+        views: Collection[str] = (),
+        others: Mapping[str, Tensor] = MappingProxyType({}),
     ) -> tuple[Tensor, dict[str, Inputs], Blend | None]:
         """A batch of pixels [B, H, W, C] uint8 augmented and mixed, its other `views`, and how it was mixed.
 
         `place`: what the draws depend on (seed, epoch, step). The view `second` is another draw of the same, mixed
-        alike; `plain` is neither augmented nor mixed.
+        alike; `plain` is neither augmented nor mixed. `others`: the pixels of these two, where they are not `pixels`.
         """
         height, width = pixels.shape[1:3]
         mix = self.mix((height, width), *place)
         pictures = self.pictures(pixels, *place)
-        seconds = {"second": self.pictures(pixels, "second view", *place)} if "second" in views else {}
+        again = others.get("second", pixels)
+        seconds = {"second": self.pictures(again, "second view", *place)} if "second" in views else {}
         if mix is not None:
             pictures, seconds = mix.of(pictures), {name: mix.of(view) for name, view in seconds.items()}
-        others: dict[str, Inputs] = dict(seconds)
+        seen: dict[str, Inputs] = dict(seconds)
         if "plain" in views:
-            others["plain"] = to_float(pixels)
+            seen["plain"] = to_float(others.get("plain", pixels))
         if "mixed" in views:
             generator = torch.Generator().manual_seed(derive("mixed view", *place))
-            others["mixed"] = with_neighbours(pictures, generator)
-        return pictures, others, None if mix is None else mix.blend(len(pixels), pixels.device)
+            seen["mixed"] = with_neighbours(pictures, generator)
+        return pictures, seen, None if mix is None else mix.blend(len(pixels), pixels.device)
 
     def pictures(self, pixels: Tensor, *place: object) -> Tensor:
         """[B, H, W, C] uint8 -> [B, 3, H, W] floats; `place`: what the draws depend on (seed, epoch, step)."""

@@ -83,6 +83,7 @@ def folder(
     broken: Literal["stop", "skip"] = "stop",
     max_megapixels: Megapixels | None = None,
     test_crop: CropSetting | None = None,
+    natural: Literal[True] | None = None,
 ) -> Splits:
     """Pictures of any size, brought to `size` x `size`: the shorter side is resized, the middle is cut out.
 
@@ -90,12 +91,12 @@ def folder(
     a pack on the disk where there is room (`kdbench plan` says which). `broken`: pictures that can't be read end the
     run (`stop`, the default) or are left out (`skip`); either way they are named. `max_megapixels`: a picture with
     more can't be read (default: 50). `test_crop`: how test pictures are brought to `size`, `{share: 0.95,
-    interpolation: bicubic}`: timm's evaluation, `share` is its `crop_pct` (default: as above). Hidden folders and files
-    (`.name`) are passed over.
+    interpolation: bicubic}`: timm's evaluation, `share` is its `crop_pct` (default: as above). `natural`:
+    training's `resized_crop` cuts from whole photographs. Hidden folders and files (`.name`) are passed over.
     """
     train, test, classes = parts_of(data_dir / Path(path).expanduser())
     labelled = [_labelled(part, classes) for part in (train, test)]
-    how = How(size, max_megapixels, broken == "skip", test_crop)
+    how = How(size, max_megapixels, broken == "skip", test_crop, bool(natural))
     return splits_of("folder", labelled, classes, how, digest(data_dir, path) or "")
 
 

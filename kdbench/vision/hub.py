@@ -127,6 +127,7 @@ def hfds(
     image: str = "image",
     label: str = "label",
     test_crop: CropSetting | None = None,
+    natural: Literal[True] | None = None,
 ) -> Splits:
     """A Hugging Face data set: `path` is its name on the hub, or a folder with its files (`train-*.parquet`, ...).
 
@@ -134,5 +135,5 @@ def hfds(
     """
     columns = Columns(train, test, image, label)
     parts, classes = read(data_dir, path, columns)
-    how = How(size, max_megapixels, broken == "skip", test_crop)
+    how = How(size, max_megapixels, broken == "skip", test_crop, bool(natural))
     return splits_of("hfds", parts, classes, how, digest(data_dir, path, **vars(columns)))

@@ -147,6 +147,6 @@ def _surveyed(decoder: Decoder, write: Callable[[bytes], object] = len) -> Surve
 
     def keep(first: int, rows: np.ndarray) -> None:
         write(rows.tobytes())
-        checksums.extend(zlib.crc32(row) for row in rows)
+        checksums.extend(decoder.sums(first, rows))
 
     return Survey(decoder.survey(keep), np.array(checksums, np.uint32))

@@ -7,7 +7,7 @@ import os
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -20,11 +20,16 @@ from kdbench.vision.batches import Images, Pictures
 from kdbench.vision.builtin import images
 from kdbench.vision.holding import Holding, holding_of
 from kdbench.vision.learnt import Learnt
+from kdbench.vision.natural import Natural, Photographs
 from kdbench.vision.packed import Name, obtain
 from kdbench.vision.sizing import sized_by
 from kdbench.vision.sources import Decoder, Source, in_turn, workers
 from kdbench.vision.streamed import Streamed
 
+NATURAL = (
+    "training pictures are decoded whole whenever they are needed, {rate:.0f} pictures/s (no pack: each crop is "
+    "another); test pictures: {test}"
+)
 SOME = 64  # pictures that are decoded to see how fast that goes
 
 
@@ -61,12 +66,14 @@ class How:
     """How pictures are read: to which side, how large they may be, whether broken ones are left out.
 
     `test_crop`: how they are brought to that side where nets are judged (`sizing.Middle`); None: as for training.
+    `natural`: training crops are cut from whole photographs.
     """
 
     side: int
     megapixels: float | None = None
     skip: bool = False
     test_crop: dict[str, Any] | float | None = None
+    natural: bool = False
 
     def decoder(self, source: Source, test: bool = False) -> Decoder:
         return Decoder(source, self.side, self.megapixels, sized_by(self.test_crop if test else None))
@@ -74,19 +81,16 @@ class How:
 
 def how_of(size: int, broken: str, max_megapixels: float | None, **more: Any) -> How:
     """Of a data set's settings; those that say nothing of it are passed over."""
-    return How(size, max_megapixels, broken == "skip", more.get("test_crop"))
+    return How(size, max_megapixels, broken == "skip", more.get("test_crop"), bool(more.get("natural")))
 
 
 def splits_of(dataset: str, parts: Sequence[Labelled], classes: Sequence[str], how: How, data: str) -> Splits:
     """Training and test pictures. `data`: the digest of them all."""
-    holding = holding_of(sum(len(part.labels) for part in parts), how.side)
     train, test = parts
     about = f"{data} {how.side} {how.megapixels}"
     crop = f" {json.dumps(how.test_crop, sort_keys=True)}" if how.test_crop else ""
-    learnt, whole = pictures_of(
-        how.decoder(train.source), train.labels, About(dataset, train.root, about, holding), how.skip
-    )
-    judged = About(dataset, test.root, about + crop, holding, crop)
+    learnt, whole = learnt_of(how, train, About(dataset, train.root, about, holding_for(parts, how)))
+    judged = About(dataset, test.root, about + crop, holding_for(parts, how), crop)
     seen, _ = pictures_of(how.decoder(test.source, test=True), test.labels, judged, how.skip)
     if how.test_crop:
         again = Streamed(how.decoder(train.source, test=True), torch.tensor(whole), learnt.targets)
@@ -94,12 +98,31 @@ def splits_of(dataset: str, parts: Sequence[Labelled], classes: Sequence[str], h
     return Splits(learnt, seen, len(classes), classes=tuple(classes))
 
 
+def learnt_of(how: How, part: Labelled, about: About) -> tuple[Pictures, list[int]]:
+    """The training pictures, and which of the source they are."""
+    if not how.natural:
+        return pictures_of(how.decoder(part.source), part.labels, about, how.skip)
+    whole = Photographs(part.source, how.side, how.megapixels)
+    about = replace(about, data=f"{about.data} natural", crop=" natural")
+    _, broken = obtain(whole, about.name(how.side), keep=False)
+    places = whole_ones(len(whole), broken, about, how.skip)
+    return Natural(whole, torch.tensor(places), torch.tensor(part.labels)[places]), places
+
+
+def holding_for(parts: Sequence[Labelled], how: How) -> Holding:
+    """Where the pixels of both parts lie, or with `natural` those of the test pictures."""
+    kept = parts[1:] if how.natural else parts
+    return holding_of(sum(len(part.labels) for part in kept), how.side)
+
+
 def held_as(parts: Sequence[Labelled], how: How) -> Held:
     """Where the pixels will lie, and how fast some of them are decoded just now, if that matters."""
-    holding = holding_of(sum(len(part.labels) for part in parts), how.side)
-    if holding.where == "memory":
+    holding = holding_for(parts, how)
+    if holding.where == "memory" and not how.natural:
         return Held(holding.words(math.inf))
     rate = decode_rate(how.decoder(parts[0].source))
+    if how.natural:
+        return Held(NATURAL.format(rate=rate, test=holding.words(rate)), rate)
     return Held(holding.words(rate), rate if holding.where == "stream" else math.inf)
 
 

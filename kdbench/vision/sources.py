@@ -11,9 +11,10 @@ from typing import Protocol, TypeVar
 
 import numpy as np
 import torch
+from PIL import Image
 
 from kdbench.errors import UserError
-from kdbench.vision.decode import TooLarge, decoded, own_limit
+from kdbench.vision.decode import TooLarge, opened, own_limit
 from kdbench.vision.sizing import Sized, fitted
 
 Given = TypeVar("Given")
@@ -91,11 +92,14 @@ class Decoder:
 
         Raises UserError for one that can't be read, or is another by now: its cells' keys tell of what it was.
         """
-        if broken := self.try_to_fill(places, rows):
-            shown = ", ".join(broken.values())
-            raise UserError(f"pictures can't be read any more: {shown}")
+        self.refuse(self.try_to_fill(places, rows))
         if self.checksums is not None and (changed := self.changed(places, rows, self.checksums)):
             raise UserError(f"pictures changed since this run began: {', '.join(changed)}; start it again")
+
+    def refuse(self, broken: dict[int, str]) -> None:
+        """Raises UserError where there are some."""
+        if broken:
+            raise UserError(f"pictures can't be read any more: {', '.join(broken.values())}")
 
     def changed(self, places: Sequence[int], rows: np.ndarray, checksums: np.ndarray) -> list[str]:
         """The names of those whose pixels have another checksum."""
@@ -104,11 +108,21 @@ class Decoder:
 
     def try_to_fill(self, places: Sequence[int], rows: np.ndarray) -> dict[int, str]:
         """As `fill`, but tells which can't be read: place -> its name, and why if there is something to say."""
+
+        def make(number: int, picture: Image.Image) -> None:
+            rows[number] = np.asarray(self.sized(picture, self.side))
+
+        return self.each(places, make)
+
+    def each(self, places: Sequence[int], make: Callable[[int, Image.Image], None]) -> dict[int, str]:
+        """make(number, picture) of every one of `places`; which can't be read. Raises UserError where one changed."""
         broken: dict[int, str] = {}
         with own_limit():
-            for row, place in enumerate(places):
+            for number, place in enumerate(places):
                 try:
-                    rows[row] = decoded(self.source.content(place), self.side, self.megapixels, self.sized)
+                    make(number, opened(self.content(place), self.megapixels))
+                except UserError:
+                    raise
                 except (TooLarge, ValueError) as error:
                     broken[place] = f"{self.source.name(place)} ({error})"
                 except Exception:
@@ -116,6 +130,13 @@ class Decoder:
         with self._lock:
             self.pictures += len(places)
         return broken
+
+    def content(self, place: int) -> bytes:
+        return self.source.content(place)
+
+    def sums(self, first: int, rows: np.ndarray) -> list[int]:
+        """Checksums of the pictures from `first` on, whose pixels are `rows`."""
+        return [zlib.crc32(row) for row in rows]
 
     def survey(self, keep: Callable[[int, np.ndarray], None]) -> dict[int, str]:
         """Decode every picture once; `keep(first, rows)` gets them in order, a few at a time.

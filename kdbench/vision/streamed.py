@@ -4,8 +4,9 @@ The order is drawn for the whole epoch as for pictures in memory, and so is the 
 bit, however many threads make them, and from whatever step they start. What is past is not decoded.
 """
 
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Protocol, Self
 
 import numpy as np
@@ -17,7 +18,7 @@ from kdbench.vision.sources import CHUNK, in_turn, workers
 
 AHEAD = 2  # batches that are made before they are asked for
 
-Job = tuple[Sequence[int], Tensor, Tensor | None]  # pictures, the rows for them, the batch if it is then whole
+Job = tuple[Callable[[], None], Tensor | None]  # makes some pictures of a batch; the batch if it is then whole
 
 
 class Pixels(Protocol):
@@ -54,21 +55,29 @@ class Streamed(Pictures):
         return replace(self, places=self.places[index.cpu()], targets=self.targets[index])
 
     def read(self, parts: Sequence[Tensor]) -> Generator[Tensor, None, None]:
+        yield from self._read(self._jobs(parts), max([len(part) for part in parts[:1]], default=0))
+
+    def _read(self, jobs: Iterator[Job], size: int) -> Generator[Tensor, None, None]:
+        """The batches, of `size` pictures each, that come of the jobs."""
         threads = self.workers or workers()
-        most = max([2 * threads, *(AHEAD * -(-len(part) // CHUNK) for part in parts[:1])])
-        for batch in in_turn(self._make, self._jobs(parts), threads, most):
+        for batch in in_turn(_done, jobs, threads, max(2 * threads, AHEAD * -(-size // CHUNK))):
             if batch is not None:
                 yield batch.to(self.targets.device, non_blocking=True)
 
     def _jobs(self, parts: Sequence[Tensor]) -> Iterator[Job]:
         for part in parts:
-            places = self.places[part].tolist()
-            batch = torch.empty(len(part), *self.size, 3, dtype=torch.uint8, pin_memory=self.targets.is_cuda)
+            places, batch = self.places[part].tolist(), self._blank(len(part))
             for start in range(0, len(part), CHUNK):
                 chunk = slice(start, start + CHUNK)
-                yield places[chunk], batch[chunk], batch if start + CHUNK >= len(part) else None
+                make = partial(self.pixels.fill, places[chunk], batch[chunk].numpy())
+                yield make, batch if start + CHUNK >= len(part) else None
 
-    def _make(self, job: Job) -> Tensor | None:
-        places, rows, batch = job
-        self.pixels.fill(places, rows.numpy())
-        return batch
+    def _blank(self, *counts: int) -> Tensor:
+        """[..., side, side, 3], to be filled."""
+        return torch.empty(*counts, *self.size, 3, dtype=torch.uint8, pin_memory=self.targets.is_cuda)
+
+
+def _done(job: Job) -> Tensor | None:
+    make, batch = job
+    make()
+    return batch

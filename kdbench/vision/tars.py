@@ -177,11 +177,12 @@ def tar(
     broken: Literal["stop", "skip"] = "stop",
     max_megapixels: Megapixels | None = None,
     test_crop: CropSetting | None = None,
+    natural: Literal[True] | None = None,
 ) -> Splits:
     """Pictures in tar files, WebDataset's shards too: `path` holds train.tar or train/*.tar, and val (or test) alike.
 
     A picture's class is in its .cls file, else its folder in the tar, else the tar's name. All else is as for `folder`.
     """
     labelled, classes = labelled_parts(data_dir / Path(path).expanduser())
-    how = How(size, max_megapixels, broken == "skip", test_crop)
+    how = How(size, max_megapixels, broken == "skip", test_crop, bool(natural))
     return splits_of("tar", labelled, classes, how, digest(data_dir, path) or "")
