@@ -3,6 +3,7 @@
 import math
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 
 import numpy as np
 from scipy import special
@@ -50,12 +51,18 @@ def weighed(there: Bools, a: int, b: int, only: Bools, correlation: float) -> We
     With n common and m such seeds, b's mean is (1 - k) common + k further, k = m / (n + m) (1 - correlation): the least
     variance. If seeds don't pair that is the mean of all its seeds; if they pair fully, of the common ones.
     """
-    common = there[a] & there[b]
-    further = there[b] & only & ~common
+    return Weighed(a, b, *_weights(there[a].tobytes(), there[b].tobytes(), only.tobytes(), correlation))
+
+
+@lru_cache(maxsize=256)  # most rows have the same seeds
+def _weights(ours: bytes, theirs: bytes, only: bytes, correlation: float) -> tuple[Floats, Floats]:
+    here, there, alone = (np.frombuffer(marks, dtype=bool) for marks in (ours, theirs, only))
+    common = here & there
+    further = there & alone & ~common
     n, m = int(common.sum()), int(further.sum())
     share = m / (n + m) * (1 - correlation) if n and m else 0.0
-    ours = common / max(n, 1)
-    return Weighed(a, b, ours, (1 - share) * ours + share * further / max(m, 1))
+    weights = common / max(n, 1)
+    return weights, (1 - share) * weights + share * further / max(m, 1)
 
 
 @dataclass(frozen=True)
@@ -99,11 +106,13 @@ class Chance:
     def _log_variances(self, pairs: Sequence[Weighed]) -> tuple[Floats, Floats]:
         """Mean and variance over the draws of the logarithm of each difference's variance: both [pairs]."""
         ours, theirs = (np.stack([getattr(pair, side) for pair in pairs]) for side in ("ours", "theirs"))
-        drawn = self.variances[:, [pair.a for pair in pairs]] * (ours**2).sum(axis=1)
-        drawn += self.variances[:, [pair.b for pair in pairs]] * (theirs**2).sum(axis=1)
-        drawn += self.seed_variance * ((ours - theirs) ** 2).sum(axis=1)
+        by_row = self.variances.T
+        drawn = by_row[[pair.a for pair in pairs]] * (ours**2).sum(axis=1)[:, None]
+        other = by_row[[pair.b for pair in pairs]]
+        drawn += np.multiply(other, (theirs**2).sum(axis=1)[:, None], out=other)
+        drawn += self.seed_variance * ((ours - theirs) ** 2).sum(axis=1)[:, None]
         log = np.log(drawn, out=drawn)
-        return log.mean(axis=0), log.var(axis=0)
+        return log.mean(axis=1), log.var(axis=1)
 
 
 def inverse_trigamma(values: Floats) -> Floats:
@@ -140,9 +149,10 @@ def step_down(t: Floats, drawn: Floats, level: float = ALPHA) -> tuple[Floats, F
     chance of one false claim or more stays below `level`, whichever of the effects are real.
     """
     order = np.argsort(-t)
-    largest = np.maximum.accumulate(drawn[:, order[::-1]], axis=1)[:, ::-1]
-    ordered = ((largest >= t[order]).sum(axis=0) + 1) / (len(drawn) + 1)
+    largest = drawn.T[order[::-1]]  # test by test: each is one piece of memory, and all of it is large
+    largest = np.maximum.accumulate(largest, axis=0, out=largest)[::-1]
+    ordered = ((largest >= t[order, None]).sum(axis=1) + 1) / (len(drawn) + 1)
     corrected, critical = np.empty_like(t), np.empty_like(t)
     corrected[order] = np.maximum.accumulate(ordered)
-    critical[order] = np.quantile(largest, 1 - level, axis=0)
+    critical[order] = np.quantile(largest, 1 - level, axis=1, overwrite_input=True)
     return corrected, critical

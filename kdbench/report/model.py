@@ -16,12 +16,11 @@ import numpy as np
 from scipy import special, stats
 
 from kdbench.report.chance import Chance, Scores, Table, Weighed, chance_of, scale_of, step_down, table_of, weighed
-from kdbench.report.statistics import ALPHA, MOST_SEEDS, POWER, beyond
+from kdbench.report.statistics import ALPHA, MOST_SEEDS, POWER, beyond, fewer
 from kdbench.report.variances import SHARED_BY, residuals
 
 DRAWS = 20_000
-LEAST_DRAWS = 1000
-LARGE = 500  # runs: tables beyond get fewer draws, twice as large ones a quarter, for time and memory
+LARGE = 500  # runs: tables beyond get fewer draws
 
 
 @dataclass(frozen=True)
@@ -93,7 +92,7 @@ def compare(
     if found.pooled <= 0:
         bare = tuple(map(_without_spread, contrasts))
         return Comparison(bare, dict.fromkeys(table.labels, math.nan), found.seed_correlation)
-    draws = min(draws, max(LEAST_DRAWS, int(draws * (LARGE / table.scores.size) ** 2)))
+    draws = fewer(draws, table.scores.size, LARGE)
     chance = chance_of(found, len(table.seeds), draws, np.random.default_rng(seed))
     tested = [i for i, c in enumerate(contrasts) if c.n > 1 and (only is None or (c.row, c.reference) in only)]
     made = _tested([contrasts[i] for i in tested], [pairs[i] for i in tested], chance, level)

@@ -6,8 +6,9 @@ from dataclasses import dataclass, field
 import numpy as np
 import pandas as pd
 
-from kdbench.report.statistics import ALPHA
-from kdbench.report.ties import tiers
+from kdbench.report.gains import rows_of
+from kdbench.report.statistics import ALPHA, MANY_ROWS, fewer
+from kdbench.report.ties import DRAWS, tiers
 from kdbench.report.variances import correlation_of_seeds, spreads_differ
 
 MOST_GROUPED = 100  # rows, the best: each is held against each
@@ -40,7 +41,8 @@ def standing_of(scores: pd.DataFrame, lost: Mapping[str, int], cells: Mapping[st
     A row that lost seeds is not ranked: what is left of it is not a fair sample. Nor is one whose cells are not all
     done yet, as long as another's are.
     """
-    counts = {str(label): int(row.notna().sum()) for label, row in scores.iterrows() if not lost.get(str(label))}
+    known = rows_of(scores)
+    counts = {label: len(row) for label, row in known.items() if not lost.get(label)}
     whole = [label for label, count in counts.items() if count and count == cells[label]]
     labels = whole or [label for label, count in counts.items() if count and count == max(counts.values())]
     if not labels:
@@ -48,8 +50,9 @@ def standing_of(scores: pd.DataFrame, lost: Mapping[str, int], cells: Mapping[st
     kept = scores.loc[labels]
     common = kept.dropna(axis=1)
     means = (common if common.shape[1] else kept).mean(axis=1)
-    by_seed = {str(label): row.dropna().to_dict() for label, row in kept.iterrows()}
+    by_seed = {str(label): known[str(label)] for label in kept.index}
     best = {str(label): by_seed[str(label)] for label in means.sort_values(ascending=False).index[:MOST_GROUPED]}
     table = scores.to_numpy(dtype=np.float64)
+    groups = tuple(tiers(best, fewer(DRAWS, len(scores), MANY_ROWS)))
     unequal, paired = spreads_differ(table) < ALPHA, correlation_of_seeds(table)
-    return Standing(by_seed, {str(k): float(v) for k, v in means.items()}, tuple(tiers(best)), unequal, paired)
+    return Standing(by_seed, {str(k): float(v) for k, v in means.items()}, groups, unequal, paired)

@@ -22,6 +22,8 @@ BOOTSTRAP_FROM = 50  # seeds
 EQUAL = 0.2  # points of top-1: a smaller difference is a tie in practice
 POWER = 0.8  # chance to find a difference of the observed size with as many seeds as `seeds_needed` says
 MOST_SEEDS = 1000
+LEAST_DRAWS = 1000
+MANY_ROWS = 250  # of a pair: with more, fewer draws for ties, spreads and what the best leads by
 
 Floats = NDArray[np.float64]
 
@@ -80,6 +82,11 @@ def interval(values: Floats, resamples: int = 9999) -> tuple[Floats, Floats]:
         return found.low, found.high
     made = stats.bootstrap((values,), np.mean, axis=-1, n_resamples=resamples, batch=100, rng=np.random.default_rng(0))
     return made.confidence_interval.low, made.confidence_interval.high
+
+
+def fewer(draws: int, size: int, large: int) -> int:
+    """Draws of chance for a table: beyond `large` fewer, a quarter for twice the size, but `LEAST_DRAWS` of them."""
+    return min(draws, max(LEAST_DRAWS, int(draws * (large / max(size, 1)) ** 2)))
 
 
 def holm(p_values: Sequence[float]) -> Floats:

@@ -4,13 +4,13 @@ import math
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import replace
 from functools import lru_cache
-from itertools import combinations
+from itertools import combinations, groupby
 from typing import Any
 
 import numpy as np
 
 from kdbench.report.chance import Chance, Scores, Table, chance_of, table_of, weighed
-from kdbench.report.statistics import LEVEL
+from kdbench.report.statistics import LEVEL, MANY_ROWS, fewer
 from kdbench.report.variances import Floats, residuals
 
 DRAWS = 4000
@@ -63,19 +63,21 @@ def _may_be_best(table: Table, chance: Chance) -> list[bool]:
     """[rows]; two rows without two common seeds can't rule each other out."""
     there = ~np.isnan(table.scores)
     none = np.zeros(len(table.seeds), dtype=bool)
-    pairs = [weighed(there, a, b, none, 1.0) for a, b in combinations(range(len(table.labels)), 2)]
-    pairs = [pair for pair in pairs if (pair.ours > 0).sum() > 1]
+    common = there.astype(np.int64) @ there.T
+    pairs = [weighed(there, *both, none, 1.0) for both in combinations(range(len(there)), 2) if common[both] > 1]
     if not pairs:
         return [True] * len(table.labels)
     error, _ = chance.scale(pairs)
     # Of all others above a row, the largest t there is, and the largest that chance makes in each draw.
     found = np.full(len(table.labels), -np.inf)
     largest = np.full((len(table.labels), len(chance.seeds)), -np.inf)
-    for pair, scale in zip(pairs, error, strict=True):
-        t, drawn = pair(table.scores) / scale, chance.error(pair) / scale  # a above b
-        for row, sign in ((pair.b, 1.0), (pair.a, -1.0)):
-            found[row] = max(found[row], sign * t)
-            np.maximum(largest[row], sign * drawn, out=largest[row])
+    for a, group in groupby(zip(pairs, error.tolist(), strict=True), key=lambda both: both[0].a):
+        held, scales = zip(*group, strict=True)
+        t = np.array([pair(table.scores) for pair in held]) / scales  # a above each of the others
+        drawn = np.stack([chance.error(pair) for pair in held]) / np.array(scales)[:, None]
+        others = [pair.b for pair in held]
+        found[others], largest[others] = np.maximum(found[others], t), np.maximum(largest[others], drawn)
+        found[a], largest[a] = max(found[a], -t.min()), np.maximum(largest[a], -drawn.min(axis=0))
     alone = np.isinf(found)  # rows that are in no pair
     return [bool(alone[row] or found[row] <= np.quantile(largest[row], LEVEL)) for row in range(len(found))]
 
@@ -97,18 +99,18 @@ def _advantage(frozen: tuple[Any, ...], reference: str, draws: int) -> float:
     rows = sorted(set.intersection(*usable) - {reference}) if usable else []
     if not rows:
         return 0.0
-    rng = np.random.default_rng(0)
-    total = np.zeros((draws, len(rows)))
-    for scores in tables:  # one after another: each is [draws, rows]
+    rng, draws = np.random.default_rng(0), fewer(draws, len(rows), MANY_ROWS)
+    total = np.zeros((len(rows), draws))
+    for scores in tables:  # one after another: each is [rows, draws]
         total += _null_gains(table_of(scores), rows, reference, draws, rng)
-    return float((total / len(tables)).max(axis=1).mean())
+    return float((total / len(tables)).max(axis=0).mean())
 
 
 def _null_gains(table: Table, rows: list[str], reference: str, draws: int, rng: np.random.Generator) -> Floats:
-    """Gains over `reference` by chance alone: [draws, rows]. Zero where the reference has no run."""
+    """Gains over `reference` by chance alone: [rows, draws]. Zero where the reference has no run."""
     found = residuals(table.scores)
     if found.pooled <= 0 or reference not in table.labels:
-        return np.zeros((draws, len(rows)))
+        return np.zeros((len(rows), draws))
     chance = chance_of(found, len(table.seeds), draws, rng)
     usual = np.exp(np.log(chance.variances).mean(axis=0, keepdims=True))  # what is not known of them would add to it
     chance = replace(chance, variances=usual)
@@ -116,4 +118,4 @@ def _null_gains(table: Table, rows: list[str], reference: str, draws: int, rng: 
     other = table.labels.index(reference)
     none = np.zeros(len(table.seeds), dtype=bool)
     pairs = [weighed(there, table.labels.index(row), other, none, 1.0) for row in rows]
-    return np.stack([chance.error(pair) for pair in pairs], axis=1)
+    return np.stack([chance.error(pair) for pair in pairs])

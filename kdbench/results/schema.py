@@ -90,7 +90,7 @@ class Shape(TypedDict):
     settings: dict[str, Any]
     reason: NotRequired[str | None]
     finished: NotRequired[Text | None]
-    curves: NotRequired[dict[Text, list[Number]] | None]
+    curves: NotRequired[dict[Text, list[Float | None]] | None]  # most of a file: a choice of types takes twice as long
     profile: NotRequired[Annotated[dict[Name, Annotated[dict[Name, Number], Few]], Few] | None]
     cost: NotRequired[Annotated[dict[Name, Number], Few] | None]
     versions: NotRequired[Versions | None]

@@ -127,7 +127,7 @@ def batch_size(split: Split) -> int:
 
 
 def _judged(scores: dict[str, float], predicted: Tensor, split: Split, metric: Metric) -> Judged:
-    own = {metric.name: metric.of(predicted, split.targets)} if metric.of is not None else {}
+    own = {metric.name: float(metric.of(predicted, split.targets))} if metric.of is not None else {}
     return Judged(scores | own, predicted)
 
 

@@ -5,6 +5,7 @@ import math
 import numpy as np
 import pytest
 
+from kdbench.report.statistics import fewer
 from kdbench.report.ties import tied_for_top, tiers, winners_advantage
 
 
@@ -53,3 +54,8 @@ def test_over_several_pairs_the_advantage_shrinks_with_their_root() -> None:
     assert winners_advantage(tables, "r0") == pytest.approx(one / 3, rel=0.1)
     assert winners_advantage([], "r0") == 0.0
     assert winners_advantage([{"r0": {0: 70.0}}], "r0") == 0.0
+
+
+def test_only_tables_of_many_rows_get_fewer_draws() -> None:
+    assert [fewer(4000, rows, 250) for rows in (0, 1, 250, 400, 500, 5000)] == [4000, 4000, 4000, 1562, 1000, 1000]
+    assert fewer(300, 5000, 250) == 300  # what was asked for is never raised
