@@ -240,8 +240,13 @@ def build_net(spec: Spec, task: Task, *seed: object, expected: str | None = None
 
 def chosen_by(net: Net, spec: Spec) -> Chosen:
     """What the net takes of its checkpoint: not the head, where it is new, and none where it has no classes."""
-    own = names_within(net.model, net.head) if spec.head else []
+    own = names_within(net.model, net.head) if spec.head or (spec.num_classes == 0 and has_weights(net.head)) else []
     return Chosen(spec.checkpoint_entry, tuple(own), beyond=spec.num_classes == 0)
+
+
+def has_weights(head: Sequence[nn.Module]) -> bool:
+    """A timm model without classes ends in nothing."""
+    return any(part.state_dict() for part in head)
 
 
 def _build(spec: Spec, task: Task) -> Net:

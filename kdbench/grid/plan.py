@@ -15,6 +15,7 @@ from kdbench.errors import UserError, first_line
 from kdbench.method.contract import NEEDS, Inapplicable, Outputs, Task
 from kdbench.method.onnx_tools import onnx_package, onnxruntime_package
 from kdbench.nets import Net, build_net, chosen_by
+from kdbench.parts import names_within
 from kdbench.results.records import Records, is_final
 from kdbench.results.schema import Record
 from kdbench.suite.cells import Cell, cohorts_of
@@ -26,7 +27,7 @@ from kdbench.train.probe import can_have_head
 from kdbench.train.profiling import count_macs
 from kdbench.train.start import training_task
 from kdbench.train.transforms import stand_ins, transformed
-from kdbench.weights import fitting_weights
+from kdbench.weights import fitting_weights, mismatch
 
 # What most methods need, found out with one forward of a net that has it all; the rest is asked for by itself.
 USUAL = frozenset(NEEDS) - {"attention", "queries", "keys", "values", "token_logits"}
@@ -209,6 +210,8 @@ class Shapes:
 
     def try_to_build(self, cell: Cell) -> None:
         """Raises Inapplicable, and whatever its methods raise."""
+        if cell.adapts:
+            self.check_takes_over(cell)
         with Guard():
             for step in cell.then:
                 made(step).check(self.net(cell.make, cell.dataset).model)
@@ -221,6 +224,18 @@ class Shapes:
             teacher = self.outputs(cell.teacher, cell.dataset, needs_of(cell.methods))
             with torch.device("meta"):
                 built.build(student, teacher, self.training_task(cell.dataset, cell.train), 0)
+
+    def check_takes_over(self, cell: Cell) -> None:
+        """Raises UserError where the net that learns other data can't have what it learnt before: made for one size."""
+        assert cell.start is not None
+        new, old = (self.net(c.make, c.dataset).model.state_dict() for c in (cell, cell.start))
+        net = self.net(cell.make, cell.dataset)
+        kept = {name: new[name] for name in names_within(net.model, net.head)}
+        if wrong := mismatch(new, {**old, **kept}):
+            sizes = (str(self.task(c.dataset).inputs) for c in (cell, cell.start))
+            what = f"{cell.student.short} of {cell.start.dataset.name} can't learn {cell.dataset.name} afterwards"
+            remedy = "give the student one `img_size`, to which its pictures are resized"
+            raise UserError(f"{cell.place}: {what}: it {wrong} ({' after '.join(sizes)}); {remedy}")
 
     def refused(self, cells: Sequence[Cell]) -> tuple[dict[str, str], dict[str, str]]:
         """The cells that do not apply, and those whose methods' code raises: key -> why."""

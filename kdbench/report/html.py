@@ -62,6 +62,7 @@ def _pair_data(board: Board, pair: Pair, runs: Runs) -> dict[str, Any]:
         "rows": [
             _row_data(row, pair, runs.get((pair.title, row.label), []))
             | {"classes": board.class_words.get((pair.title, row.label))}
+            | _then_data(board, row)
             for row in pair.rows
         ],
         "curves": {label: thinned(curve, most) for label, curve in board.curves.get(pair.title, {}).items()},
@@ -107,6 +108,15 @@ def _row_data(row: Row, pair: Pair, runs: list[Any]) -> dict[str, Any]:
         "hours": _round(row.cost.alone_seconds / 3600), "runs": runs,
         **({"control": row.control} if row.control else {}),
     }  # fmt: skip
+
+
+def _then_data(board: Board, row: Row) -> dict[str, Any]:
+    """What its students learnt afterwards: the data set's name, the score there, the gain over the plain student's."""
+    if (later := board.adapted.get((row.names, row.label))) is None:
+        return {}
+    name = later.dataset.removesuffix(f" after {row.dataset}")
+    return {"then": {"name": name, "score": _round(later.score), "std": _round(later.std),
+                     "student": _gain_data(later.gain)}}  # fmt: skip
 
 
 def _gain_data(gain: Gain | None) -> dict[str, Any]:

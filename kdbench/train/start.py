@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from kdbench.data import Splits
-from kdbench.method.contract import Batch, Outputs, Task
+from kdbench.method.contract import Batch, Inapplicable, Outputs, Task
 from kdbench.nets import Net, build_net
 from kdbench.seeding import derive
 from kdbench.suite.cells import Cell
@@ -39,6 +39,10 @@ def start_trial(
 
     `between` is called after every batch of a preparation; what it raises ends the trial before it started.
     """
+    if not cell.labels and (unlabelled_ones := int((splits.train.targets < 0).sum())):
+        raise Inapplicable(
+            f"{unlabelled_ones} of {len(splits.train)} training examples have no label: a row must say `labels: none`"
+        )
     targets = hidden(splits.train.targets) if cell.labels else splits.train.targets.clone()
     needs, task = needs_of(cell.methods), training_task(splits.task, cell.train, targets)
     built = built_objective(cell.phases, net.to(device), teacher, task, device, cell.seed)

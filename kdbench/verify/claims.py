@@ -25,7 +25,8 @@ def is_trained(record: Record) -> bool:
     student that is judged at the end alone?
     """
     settings = record["settings"]
-    return "delivered" not in record and not {"then", "adapts", "labels"} & settings.keys()
+    at_end = "labels" in settings or settings.get("evaluate", {}).get("probe") is not None
+    return "delivered" not in record and not {"then", "adapts"} & settings.keys() and not at_end
 
 
 def is_evaluated(record: Record) -> bool:

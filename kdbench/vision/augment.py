@@ -3,8 +3,8 @@
     augment: {resized_crop: [0.08, 1], flip: 0.5, rand_augment: {magnitude: 9}, erase: 0.25, mixup: 0.8, cutmix: 1}
 
 A batch is changed by draws of its own from (seed, epoch, step) on the CPU: any device, any source of pixels, any later
-run sees the same pictures. An entry that is not there is off. The order is timm's: crop, flip, a policy (or jitter),
-erasing, mixing.
+run sees the same pictures. An entry that is not there is off. The order is that of DeiT's script: crop, flip, a policy
+(or jitter), erasing, mixing (timm's own script mixes before it erases).
 """
 
 import json

@@ -35,12 +35,12 @@ class Holding:
         return f"{self.bytes / 1e9:.2g} GB of pixels, {told[self.where]}"
 
 
-def holding_of(count: int, side: int) -> Holding:
-    """For so many pictures of side x side."""
+def holding_of(count: int, side: int, there: int = 0) -> Holding:
+    """For so many pictures of side x side. `there`: bytes of the disk that their packs take already."""
     needed = count * side * side * 3
     if needed <= min(MOST_IN_MEMORY, OF_FREE_MEMORY * psutil.virtual_memory().available):
         return Holding("memory", needed)
-    return Holding("pack" if needed <= OF_FREE_DISK * free_disk(packs()) else "stream", needed)
+    return Holding("pack" if needed <= OF_FREE_DISK * (free_disk(packs()) + there) else "stream", needed)
 
 
 def packs() -> Path:

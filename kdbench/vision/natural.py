@@ -24,8 +24,8 @@ from kdbench.seeding import derive
 from kdbench.vision.augment import Augment
 from kdbench.vision.crops import ASPECT, TRIES, uniform
 from kdbench.vision.sizing import FILTERS
-from kdbench.vision.sources import CHUNK, Decoder
-from kdbench.vision.streamed import Job, Streamed
+from kdbench.vision.sources import Decoder
+from kdbench.vision.streamed import Job, Streamed, chunks
 
 Drawn = np.ndarray | None  # [B, 2 TRIES + 2] of a view's boxes; None: it shows pictures as they are brought to size
 
@@ -85,14 +85,17 @@ class Photographs(Decoder):
     def cut(self, places: Sequence[int], views: Sequence[Drawn], interpolation: str, rows: np.ndarray) -> None:
         """Into rows [V, M, side, side, 3] what each view shows of the pictures, decoded once. Raises as `fill`."""
 
-        def make(number: int, picture: Image.Image) -> None:
-            for view, draws in zip(rows, views, strict=True):
-                if draws is None:
-                    view[number] = np.asarray(self.sized(picture, self.side))
-                else:
-                    view[number] = boxed(picture, draws[number], self.side, interpolation)
+        different = list(dict.fromkeys(places))
 
-        self.refuse(self.each(places, make))
+        def make(number: int, picture: Image.Image) -> None:
+            for row in (row for row, place in enumerate(places) if place == different[number]):
+                for view, draws in zip(rows, views, strict=True):
+                    if draws is None:
+                        view[row] = np.asarray(self.sized(picture, self.side))
+                    else:
+                        view[row] = boxed(picture, draws[row], self.side, interpolation)
+
+        self.refuse(self.each(different, make))
 
 
 @dataclass(frozen=True)
@@ -126,8 +129,7 @@ class Natural(Streamed):
             places, how = self.places[index].tolist(), table.interpolation or "bilinear"
             views = [None if v == "plain" else drawn(len(index), (low, high), v, *place, step) for v in shown]
             batch = self._blank(len(shown), len(index))
-            for start in range(0, len(index), CHUNK):
-                chunk = slice(start, start + CHUNK)
+            for chunk in chunks(places):
                 draws = [None if view is None else view[chunk] for view in views]
                 make = partial(self.pixels.cut, places[chunk], draws, how, batch[:, chunk].numpy())
-                yield make, batch if start + CHUNK >= len(index) else None
+                yield make, batch if chunk.stop == len(index) else None

@@ -18,7 +18,7 @@ from kdbench.data import Held, Splits
 from kdbench.errors import UserError
 from kdbench.vision.batches import Images, Pictures
 from kdbench.vision.builtin import images
-from kdbench.vision.holding import Holding, holding_of
+from kdbench.vision.holding import Holding, holding_of, packs
 from kdbench.vision.learnt import Learnt
 from kdbench.vision.natural import Natural, Photographs
 from kdbench.vision.packed import Name, obtain
@@ -88,9 +88,9 @@ def splits_of(dataset: str, parts: Sequence[Labelled], classes: Sequence[str], h
     """Training and test pictures. `data`: the digest of them all."""
     train, test = parts
     about = f"{data} {how.side} {how.megapixels}"
-    crop = f" {json.dumps(how.test_crop, sort_keys=True)}" if how.test_crop else ""
-    learnt, whole = learnt_of(how, train, About(dataset, train.root, about, holding_for(parts, how)))
-    judged = About(dataset, test.root, about + crop, holding_for(parts, how), crop)
+    crop, holding = crop_words(how), holding_for(parts, how)
+    learnt, whole = learnt_of(how, train, About(dataset, train.root, about, holding))
+    judged = About(dataset, test.root, about + crop, holding, crop)
     seen, _ = pictures_of(how.decoder(test.source, test=True), test.labels, judged, how.skip)
     if how.test_crop:
         again = Streamed(how.decoder(train.source, test=True), torch.tensor(whole), learnt.targets)
@@ -110,9 +110,23 @@ def learnt_of(how: How, part: Labelled, about: About) -> tuple[Pictures, list[in
 
 
 def holding_for(parts: Sequence[Labelled], how: How) -> Holding:
-    """Where the pixels of both parts lie, or with `natural` those of the test pictures."""
-    kept = parts[1:] if how.natural else parts
-    return holding_of(sum(len(part.labels) for part in kept), how.side)
+    """Where the pixels of both parts lie, or with `natural` those of the test pictures. A pack that is there needs no
+    room: the rule is as when it was made.
+    """
+    kept = list(zip(parts, ("", crop_words(how)), strict=True))[how.natural :]
+    there = sum(packed_bytes(part, how, crop) for part, crop in kept)
+    return holding_of(sum(len(part.labels) for part, _ in kept), how.side, there)
+
+
+def crop_words(how: How) -> str:
+    """What tells pixels with this evaluation crop from others."""
+    return f" {json.dumps(how.test_crop, sort_keys=True)}" if how.test_crop else ""
+
+
+def packed_bytes(part: Labelled, how: How, crop: str) -> int:
+    """Of a part's pack on the disk, of these pictures or of those that lay there before, whose place they take."""
+    place = About("", part.root, "", Holding("pack", 0), crop).name(how.side).place
+    return sum(path.stat().st_size for path in packs().glob(f"{place}-*.pixels"))
 
 
 def held_as(parts: Sequence[Labelled], how: How) -> Held:

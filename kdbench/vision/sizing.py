@@ -69,23 +69,33 @@ def sized_by(test_crop: dict[str, Any] | float | None) -> Sized:
     return middle(test_crop) if test_crop else fitted
 
 
+UPRIGHT = (  # as `decode.opened`
+    "x = ImageOps.exif_transpose(picture); "
+    "x = Image.alpha_composite(Image.new('RGBA', x.size, 'white'), x.convert('RGBA')) "
+    "if x.has_transparency_data else x; "
+)
+WORDS = (
+    "turn upright by EXIF; lay what is clear on white; to 8-bit RGB (16 bits a channel: divide by 257, round); "
+    "{sized}; divide by 255. Mean and std are inside the net"
+)
+
+
 def prepared(size: int, test_crop: dict[str, Any] | float | None = None) -> dict[str, Any]:
-    """What is done to a picture, for whoever uses the net: in words and in Pillow's."""
+    """What is done to a picture of 8 bits or 16, for whoever uses the net: in words; one of 8 bits in Pillow's."""
     about = {"size": size, "layout": "[batch, RGB, height, width]", "range": [0.0, 1.0]}
-    upright, end = "turn upright by EXIF; to RGB; ", "; divide by 255"
     if test_crop is None:
-        pillow = f"ImageOps.fit(ImageOps.exif_transpose(picture).convert('RGB'), ({size}, {size}), Image.BICUBIC)"
-        steps = f"{upright}resize the shorter side and cut out the middle{end}"
+        pillow = f"{UPRIGHT}x = ImageOps.fit(x.convert('RGB'), ({size}, {size}), Image.BICUBIC)"
+        steps = WORDS.format(sized="resize the shorter side and cut out the middle")
         return {**about, "steps": steps, "interpolation": "bicubic", "pillow": pillow}
     crop = middle(test_crop)
     scale = crop.scale(size)
     what = "each side" if crop.mode else "the shorter side"
-    steps = f"{upright}resize {what} to {scale} ({crop.interpolation}); cut out the middle {size} x {size}{end}"
+    sized = f"resize {what} to {scale} ({crop.interpolation}); cut out the middle {size} x {size}"
     box = f"({scale}, {scale})" if crop.mode else f"[int({scale} * side / min(x.size)) for side in x.size]"
     pillow = (
-        "x = ImageOps.exif_transpose(picture).convert('RGB'); "
-        f"x = x.resize({box}, Image.{crop.interpolation.upper()}); "
+        f"{UPRIGHT}x = x.convert('RGB'); x = x.resize({box}, Image.{crop.interpolation.upper()}); "
         f"left, top = [round((side - {size}) / 2) for side in x.size]; "
         f"x = x.crop((left, top, left + {size}, top + {size}))"
     )
+    steps = WORDS.format(sized=sized)
     return {**about, "steps": steps, "interpolation": crop.interpolation, "crop": test_crop, "pillow": pillow}

@@ -67,14 +67,35 @@ class Streamed(Pictures):
     def _jobs(self, parts: Sequence[Tensor]) -> Iterator[Job]:
         for part in parts:
             places, batch = self.places[part].tolist(), self._blank(len(part))
-            for start in range(0, len(part), CHUNK):
-                chunk = slice(start, start + CHUNK)
-                make = partial(self.pixels.fill, places[chunk], batch[chunk].numpy())
-                yield make, batch if start + CHUNK >= len(part) else None
+            for chunk in chunks(places):
+                make = partial(fill, self.pixels, places[chunk], batch[chunk].numpy())
+                yield make, batch if chunk.stop == len(part) else None
 
     def _blank(self, *counts: int) -> Tensor:
         """[..., side, side, 3], to be filled."""
         return torch.empty(*counts, *self.size, 3, dtype=torch.uint8, pin_memory=self.targets.is_cuda)
+
+
+def chunks(places: Sequence[int]) -> Iterator[slice]:
+    """Of some pictures each; what stands side by side as the same picture (`repeats`) stays together."""
+    start = 0
+    while start < len(places):
+        stop = min(start + CHUNK, len(places))
+        while stop < len(places) and places[stop] == places[stop - 1]:
+            stop += 1
+        yield slice(start, stop)
+        start = stop
+
+
+def fill(pixels: Pixels, places: Sequence[int], rows: np.ndarray) -> None:
+    """Each picture is read once, how often it may stand there."""
+    different = list(dict.fromkeys(places))
+    if len(different) == len(places):
+        pixels.fill(places, rows)
+        return
+    once = np.empty((len(different), *rows.shape[1:]), np.uint8)
+    pixels.fill(different, once)
+    rows[...] = once[[different.index(place) for place in places]]
 
 
 def _done(job: Job) -> Tensor | None:

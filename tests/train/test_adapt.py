@@ -73,6 +73,12 @@ def test_students_learn_another_data_set_afterwards(
     assert f"{top:.2f} ±" in line
     assert len(re.findall(r"[-+]\d+\.\d\d \[", line)) >= 2  # the gain here, and the gain of the transfer
     assert "control" not in out.split("**How to read it.**")[0]
+    page = (tmp_path / "results" / "tiny" / "leaderboard.html").read_text()
+    data = json.loads(re.search(r'id="data">(.*?)</script>', page, re.S)[1])  # type: ignore[index]
+    shown = {row["objective"]: row.get("then") for row in data["pairs"][0]["rows"]}
+    assert shown["kd"]["name"] == "parity"
+    assert shown["kd"]["score"] == pytest.approx(top)
+    assert shown["kd"]["student"]["gain"] is not None
     assert "0 to train" in kdbench("run", path)[2] or "nothing" in kdbench("run", path)[1] + kdbench("run", path)[2]
 
 
@@ -118,6 +124,20 @@ def test_mistakes(adapting: Callable[..., Path]) -> None:
 def test_its_training_is_checked_as_any(suite_file: Callable[..., Path], train: Any, words: str) -> None:
     with pytest.raises(UserError, match=words):
         load_suite(suite_file(then={"dataset": "digits", "train": train}))
+
+
+def test_a_student_that_is_made_for_one_size_is_told_before_anything_starts(
+    suite_file: Callable[..., Path], kdbench: Run
+) -> None:
+    vit = {"model": "vit_tiny_patch16_224", "patch_size": 4, "depth": 1, "embed_dim": 12, "num_heads": 2}
+    then = {"dataset": {"name": "digits", "size": 16}, "train": {"epochs": 1}}
+    code, _, err = kdbench("plan", suite_file(pairs=[{"teacher": vit, "student": vit}], then=then))
+    assert code == 2
+    assert "can't learn digits afterwards: it has another shape for pos_embed" in err
+    assert "give the student one `img_size`" in err
+    pair = {"teacher": vit, "student": {**vit, "img_size": 8}}
+    code, _, err = kdbench("run", suite_file(pairs=[pair], then=then, methods={"student": {"ce": 1}}))
+    assert code == 0, err
 
 
 def test_it_may_have_a_recipe(suite_file: Callable[..., Path]) -> None:

@@ -56,6 +56,16 @@ def test_pictures_get_worse_and_labels_stay(kind: str) -> None:
     assert torch.equal(pictures(images), clean)
 
 
+def test_they_do_not_depend_on_the_batches_of_an_evaluation() -> None:
+    """A GPU evaluates 500 pictures at a time, a CPU 55 of 224 pixels: what is drawn for them is the same."""
+    images = photographs(12, 480)  # 12 of the CPU's own size
+    for kind in ("noise", "elastic"):
+        split = Corrupted(images, kind, 2)
+        assert torch.equal(pictures(split, 500), pictures(split, 5))
+        assert not torch.equal(pictures(Corrupted(images, kind, 3), 5), pictures(split, 5))
+    assert [len(batch.target) for batch in Corrupted(photographs(30, 480), "noise", 1).in_order(500)] == [12, 12, 6]
+
+
 def test_values_against_torchvision_and_by_hand(tmp_path: Path) -> None:
     images = photographs(3, 224)
     clean = pictures(images)

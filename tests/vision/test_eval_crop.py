@@ -112,22 +112,24 @@ def test_held_out_pictures_are_judged_as_test_pictures_are(photos: Path) -> None
 
 
 @pytest.mark.parametrize("crop", [None, CROP, 0.9, {"share": 0.9, "mode": "squash"}])
-def test_what_an_exported_student_tells_gives_its_inputs(photos: Path, crop: Any, tmp_path: Path) -> None:
-    """`prepare` of the data set, run as it is written, on a picture that lies on its side."""
-    turned = Image.Exif()
+@pytest.mark.parametrize("clear", [False, True])
+def test_what_an_exported_student_tells_gives_its_inputs(photos: Path, crop: Any, clear: bool, tmp_path: Path) -> None:
+    """`prepare` of the data set, run as it is written, on a picture that lies on its side, partly clear or not."""
+    turned, picture = Image.Exif(), noise(40, 57)
     turned[0x0112] = 6
-    noise(40, 57).save(tmp_path / "x.png", exif=turned)
+    if clear:
+        picture.putalpha(noise(40, 57, 1).convert("L"))
+    picture.save(tmp_path / "x.png", exif=turned)
     settings = {"name": "folder", "path": str(photos), "size": 16, **({"test_crop": crop} if crop else {})}
     record: Any = {"settings": {"dataset": settings}}
     names: dict[str, Any] = {"Image": Image, "ImageOps": ImageOps, "picture": Image.open(tmp_path / "x.png")}
     told = prepared(record)
-    *lines, last = told["pillow"].split("; ")
-    exec("; ".join(lines), names)
-    found = eval(last.removeprefix("x = "), names)
+    exec(told["pillow"], names)
     whole = (tmp_path / "x.png").read_bytes()
     expected = decoded(whole, 16, None, middle(crop)) if crop else decode(tmp_path / "x.png", 16)
-    assert np.array_equal(np.asarray(found), expected)
+    assert np.array_equal(np.asarray(names["x"]), expected)
     assert told["size"] == 16
+    assert "on white" in told["steps"]
 
 
 def suite_of(photos: Path, folder: Path, data: dict[str, Any] | None = None, **train: Any) -> Path:

@@ -126,6 +126,15 @@ def test_a_function_of_seed_epoch_and_step_alone(photos: Path) -> None:
     assert train.pixels.pictures - before == 4  # what is past is not decoded; and the rest once
 
 
+def test_a_picture_that_is_repeated_is_decoded_once_and_cut_each_time(photos: Path) -> None:
+    train = splits_of(photos).train
+    before = train.pixels.pictures
+    first, *_ = epoch(train, {**CUT, "repeats": 2})
+    assert train.pixels.pictures - before == 12
+    assert torch.equal(first.index[0::2], first.index[1::2])
+    assert not torch.equal(first.inputs[0::2], first.inputs[1::2])
+
+
 def test_without_such_crops_it_is_as_without(photos: Path) -> None:
     train, plain = splits_of(photos).train, splits_of(photos, natural=None).train
     for augment in ("crop_flip", {"flip": 0.5, "shift": 0.1}):
