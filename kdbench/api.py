@@ -15,14 +15,14 @@ import pandas as pd
 import torch
 from rich.console import Console
 
-from kdbench.data import steps_per_epoch
 from kdbench.errors import UserError, first_line, unknown
 from kdbench.gathered import cells_asked, read_board
 from kdbench.grid.blocks import changed
 from kdbench.grid.cohort import Place
 from kdbench.grid.executors import Executor
+from kdbench.grid.expect import expected
 from kdbench.grid.plan import Plan, make_plan
-from kdbench.grid.progress import Bar
+from kdbench.grid.progress import Bar, clock
 from kdbench.grid.recorder import Recorder
 from kdbench.grid.run import run_plan
 from kdbench.grid.shares import executor_of
@@ -162,9 +162,13 @@ def run_suite(
         folder = Layout(options.results).suite(made.name)
         todo = made.todo
         text_of_suite = path.read_text(encoding="utf-8", errors="replace")  # it may be edited meanwhile
-        with Bar(_total_steps(made), console) as bar, stop_signals(bar.say) as stop:
+        with Bar(len(todo), console) as bar, stop_signals(bar.say) as stop:
             for line in _first_words(made, device, executor, claim(folder, path)):
                 bar.say(line)
+            begun, before = time.monotonic(), expected(made, device, executor, options.results, bar.measuring)
+            bar.expect(before)
+            if before.sure:
+                bar.say(f"about {clock(before.seconds)}, by {before.about}")
             tracker = None
             if _anything_new(made) or behind(folder.path, made.records.values()):
                 tracker = Tracker(made.name, options.results, options.uri, bar.say)
@@ -180,6 +184,8 @@ def run_suite(
                 except BaseException:
                     tracker.close(0)
                     raise
+            if before.sure and ended is None and todo:
+                bar.say(f"trained in {clock(time.monotonic() - begun)}")
             board, records = _board_of(made, folder, path, options)
             text = write_board(board, folder.path)
             if tracker is not None:
@@ -238,19 +244,3 @@ def progress_line(made: Plan, device: torch.device) -> str:
 
 def _anything_new(made: Plan) -> bool:
     return bool(made.todo or made.failing) or any(key not in made.records for key in made.inapplicable)
-
-
-def _total_steps(made: Plan) -> int:
-    """Member-steps of all students, and of the teachers (which may turn out to be there already)."""
-    total = 0
-    teachers = set()
-    for cell in made.todo:
-        if cell.then:
-            continue
-        num_train = round(made.shapes.task(cell.dataset).num_train * (1 - cell.validation))
-        total += cell.train.epochs * steps_per_epoch(num_train, cell.train.batch_size)
-        for link in cell.lineage:
-            if link.teacher_key not in teachers and link.teacher_is_trained:
-                teachers.add(link.teacher_key)
-                total += cell.teacher_train.epochs * steps_per_epoch(num_train, cell.teacher_train.batch_size)
-    return total

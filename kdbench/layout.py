@@ -6,6 +6,7 @@ results/
   teachers/       KEY.json  KEY.safetensors  .KEY.lock  checkpoints/
   teacher_cache/  teacher outputs of earlier runs; safe to delete at any time
   mlflow.db, .mlflow.lock, mlartifacts/SUITE/
+  .speeds.json    how fast this machine is; safe to delete
   published/      the literature's numbers, in kdbench's own checkout
 """
 
@@ -157,6 +158,11 @@ class Layout:
     @property
     def teacher_cache(self) -> Path:
         return self.results / "teacher_cache"
+
+    @property
+    def speeds(self) -> Path:
+        """What was measured of this machine; safe to delete."""
+        return self.results / ".speeds.json"
 
     @property
     def published(self) -> Path:

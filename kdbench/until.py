@@ -117,4 +117,8 @@ class Pace:
         declared = declare(self.suite)
         cells = cells_of(with_all_seeds(self.suite, declared), None, self.options.data)
         made = make_plan(cells, self.options.results, self.options.data, self.suite.plugins)
-        return estimate(made, choose_device(self.options.device)) / len(made.todo) if made.todo else 0.0
+        return (
+            estimate(made, choose_device(self.options.device), self.options.results) / len(made.todo)
+            if made.todo
+            else 0.0
+        )

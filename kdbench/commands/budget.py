@@ -5,50 +5,46 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 from kdbench.errors import UserError
-from kdbench.vision.inspect import SIZES, Folder
+from kdbench.grid.forecast import Speed, epoch_of, shared_out, teacher_epoch
+from kdbench.grid.plan import Plan
+from kdbench.suite.cells import cohorts_of
+from kdbench.vision.inspect import SIZES
 
 EPOCHS = (10, 240)  # fewer teach little, more are not proposed
 SEEDS = 3
-SPARE = 1.1  # of the measured time: checkpoints, a busy machine
-START = 12.0  # seconds before the first step and after the last: imports, proofs of the layers, tables, MLflow
-CELL = 1.5  # seconds that each cell takes beside its steps: latency, its record, its file
 
 
-@dataclass
-class Costs:
-    """Seconds, measured on this device at `batch` pictures of `side`: of one step, but `test` of one picture tested."""
+@dataclass(frozen=True)
+class Price:
+    """What parts of a plan take, by the run's own model of cost. `side`: at which it was measured; `count`: processes.
 
-    teacher_forward: float = 0.0
-    teacher_step: float = 0.0
-    data: float = 0.0
-    test: float = 0.0
-    steps: dict[tuple[str, str], float] = field(default_factory=dict)  # (student, row) -> a student's step
-    inapplicable: dict[tuple[str, str], str] = field(default_factory=dict)
-    batch: int = 64
-    side: int = 32
-    loading: float = (
-        0.0  # seconds that a picture takes to come, where they aren't in memory; what was measured had them
-    )
-    unmeasured: set[tuple[str, str]] = field(default_factory=set)  # of `steps`: taken to be as dear as the dearest
+    `largest`: of the sizes to choose from. The plan has one seed or more; all cost alike.
+    """
 
-    def seconds(self, folder: Folder, rows: Sequence[str], seeds: int, epochs: int, size: int | None = None) -> float:
-        """What a suite takes: one teacher, then per student and seed one pass of the teacher for all rows.
+    plan: Plan
+    speed: Speed
+    side: int
+    count: int
+    largest: int
+    epochs: dict[tuple[str, ...], list[tuple[float, int]]] = field(default_factory=dict)
 
-        Pictures of another size are taken to cost as their area.
-        """
-        held_out = 0.1 if folder.can_hold_out else 0.0
-        steps = epochs * math.ceil((1 - held_out) * folder.num_train / self.batch)
-        tested = epochs * (folder.num_test + held_out * folder.num_train)
-        computed, cells = steps * (self.teacher_step + self.data) + tested * self.test, 0
-        loaded = float(steps * self.batch)
-        for student in dict.fromkeys(name for name, _ in self.steps):
-            own = [self.steps[student, row] for row in rows if (student, row) in self.steps]
-            step = self.teacher_forward + self.data + sum(own)
-            computed += seeds * (steps * step + len(own) * tested * self.test)
-            loaded += seeds * (steps * self.batch + tested)
-            cells += seeds * len(own)
+    def seconds(self, rows: Sequence[str], seeds: int, epochs: int, size: int | None = None) -> float:
+        """Of a run: the teacher, then a cohort for each seed. Pictures of another size cost as their area."""
         area = ((size or self.side) / self.side) ** 2
-        return SPARE * (computed * area + loaded * self.loading) + START + CELL * cells
+        (teacher, _), *cohorts = self.of_epochs(tuple(rows))
+        pieces = [epochs * each * area + self.speed.cell * cells for each, cells in cohorts]
+        return self.speed.start + epochs * teacher * area + shared_out(pieces * seeds, self.count)
+
+    def of_epochs(self, rows: tuple[str, ...]) -> list[tuple[float, int]]:
+        """Seconds of an epoch of the teachers, then of each cohort of a seed; and its cells."""
+        if rows not in self.epochs:
+            seed = self.plan.todo[0].seed
+            cells = [cell for cell in self.plan.todo if cell.label in rows and cell.seed == seed]
+            taught = {cell.teacher_key: cell for cell in cells if cell.teacher_is_trained}.values()
+            teachers = sum(teacher_epoch(cell, self.plan, self.speed) for cell in taught)
+            cohorts = [(epoch_of(cohort, self.plan, self.speed), len(cohort)) for cohort in cohorts_of(cells)]
+            self.epochs[rows] = [(teachers, 0), *cohorts]
+        return self.epochs[rows]
 
 
 @dataclass(frozen=True)
@@ -62,23 +58,24 @@ class Proposal:
     seconds: float
 
 
-def fit(costs: Costs, folder: Folder, rows: list[str], limit: float, sizes: Sequence[int], most: int) -> Proposal:
+def fit(price: Price, rows: list[str], limit: float, sizes: Sequence[int], most: int) -> Proposal:
     """Size, rows, seeds and epochs for the budget; `sizes`: those to choose from, `most`: of the epochs.
 
     Epochs give way first (to 30), then rows, then the size down to 96 and 64, seeds, and at last the epochs again.
     Raises UserError when one epoch of a student alone and one method, with one seed and the smallest pictures, takes
     longer.
     """
-    rows = [row for row in rows if any((student, row) in costs.steps for student, _ in costs.steps)]
+    applies = {cell.label for cell in price.plan.todo}
+    rows = [row for row in rows if row in applies]
     for least, fewest, seeds, smallest in _steps_back(len(rows), most):
         for size in sorted((s for s in sizes if s >= min(smallest, max(sizes))), reverse=True):
             for count in range(len(rows), min(fewest, len(rows)) - 1, -1):
-                once = costs.seconds(folder, rows[:count], seeds, 1, size)
-                each = costs.seconds(folder, rows[:count], seeds, 2, size) - once
+                once = price.seconds(rows[:count], seeds, 1, size)
+                each = price.seconds(rows[:count], seeds, 2, size) - once
                 epochs = min(1 + math.floor((limit - once) / max(each, 1e-9)), most)
                 if epochs >= least:
                     return Proposal(size, rows[:count], seeds, epochs, once + (epochs - 1) * each)
-    needed = costs.seconds(folder, rows[:2], 1, 1, min(sizes))
+    needed = price.seconds(rows[:2], 1, 1, min(sizes))
     raise UserError(
         f"the budget is too small: one epoch of two objectives with one seed, at {min(sizes)} x {min(sizes)} pixels, "
         f"takes {spoken(needed)}; give a longer --budget or a smaller --teacher"

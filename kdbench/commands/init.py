@@ -2,7 +2,7 @@
 
 import argparse
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import entry_points
 from pathlib import Path
@@ -12,24 +12,29 @@ import yaml
 from rich.console import Console
 
 from kdbench.api import Options, choose_device
-from kdbench.commands.budget import EPOCHS, SEEDS, Proposal, fit, spoken
+from kdbench.commands.budget import EPOCHS, SEEDS, Price, Proposal, fit, spoken
 from kdbench.commands.console import show_markdown
 from kdbench.commands.given import options_of, seconds_of
-from kdbench.commands.measure import measure
-from kdbench.data import Held, held_of
+from kdbench.commands.measure import affordable
 from kdbench.errors import UserError
+from kdbench.grid.plan import Plan, Shapes
+from kdbench.grid.probe import kept, probe
+from kdbench.grid.run import using
+from kdbench.grid.shares import shares_of
 from kdbench.layout import is_reserved
 from kdbench.nets import is_known, unknown_model
 from kdbench.suite.cells import cells_of
 from kdbench.suite.load import load_suite
 from kdbench.suite.plugins import load_methods
+from kdbench.suite.spec import ModelSpec
 from kdbench.vision.inspect import SIZES, Folder, about, inspect
 from kdbench.vision.pretrained import why_not
 
 BATCHES = ((2000, 64), (500, 32), (0, 16))  # (training pictures from which on, batch size): few need small ones
 FINE_TUNING = 60  # epochs at most where the student starts from weights
 LR, GENTLE = 0.05, 0.01  # from random weights; from weights that know pictures already
-MEASURING = (30.0, 0.05)  # seconds, and the share of the budget, that measuring may take: the smaller of both
+MEASURING = (25.0, 0.05)  # seconds, and the share of the budget, that measuring may take: the smaller of both
+TEACHERS = 0.4  # of that, which the teacher may take: at a smaller size where it would take more
 
 
 @dataclass(frozen=True)
@@ -71,7 +76,6 @@ def propose(root: Path, wanted: Wanted, options: Options) -> str:
     load_methods()
     limit = _checked(wanted)
     folder, rows = inspect(root.expanduser().resolve()), proposed_rows()
-    device = choose_device(options.device)
     starts = {name: start_of(name, folder, wanted) for name in (wanted.teacher, *wanted.students)}
     screen = Console(stderr=True, highlight=False)
     for line in about(folder):
@@ -80,44 +84,63 @@ def propose(root: Path, wanted: Wanted, options: Options) -> str:
     text = Text(folder, wanted, starts)
     most = FINE_TUNING if all(starts[name] for name in wanted.students) else EPOCHS[1]
     wanted.output.parent.mkdir(parents=True, exist_ok=True)
-    wanted.output.write_text(text.suite(rows, Proposal(max(sizes), list(rows), SEEDS, most, 0.0)), encoding="utf-8")
     try:
-        cells = [cell for cell in cells_of(load_suite(wanted.output)) if cell.seed == 0]
-        allowed = min(MEASURING[0], MEASURING[1] * limit)
         with screen.status("measuring") as status:
-            costs = measure(
-                cells, len(folder.counts), sizes, device, allowed, lambda what: status.update(f"measuring {what}")
-            )
-        held = where_pixels_lie(folder, costs.side)
-        costs.loading = 1 / held.rate
-        found = fit(costs, folder, list(rows), limit, sizes, most)
+            say = lambda what: status.update(f"measuring {what}")  # noqa: E731
+            price = priced(text, rows, (limit, most), sizes, options, say)
+        found = fit(price, list(rows), limit, sizes, most)
     except BaseException:
-        wanted.output.unlink()
+        wanted.output.unlink(missing_ok=True)
         raise
+    device = choose_device(options.device)
     comment = f"about {spoken(found.seconds)} on {device} by measured steps; the budget was {wanted.budget}"
     wanted.output.write_text(text.suite({n: rows[n] for n in found.rows}, found, comment), encoding="utf-8")
     load_suite(wanted.output)
+    return told(text, rows, found, price, comment)
+
+
+def priced(
+    text: "Text",
+    rows: Mapping[str, Any],
+    most: tuple[float, int],
+    sizes: Sequence[int],
+    options: Options,
+    say: Callable[[str], None],
+) -> Price:
+    """What the whole suite costs, measured. `most`: seconds and epochs. Its file is written for that alone."""
+    device, wanted, allowed = choose_device(options.device), text.wanted, min(MEASURING[0], MEASURING[1] * most[0])
+    teacher, classes = ModelSpec(model=wanted.teacher), len(text.folder.counts)
+    side = affordable(teacher, classes, sizes, device, TEACHERS * allowed)
+    wanted.output.write_text(text.suite(rows, Proposal(side, list(rows), SEEDS, most[1], 0.0)), encoding="utf-8")
+    cells, shapes = cells_of(load_suite(wanted.output)), Shapes(text.folder.root)
+    shapes.check_models(cells)
+    inapplicable, failing = shapes.refused(cells)
+    plan = Plan(cells, {}, inapplicable, shapes, failing=failing)
+    shares = shares_of(plan, device, None)
+    with using(shares[0].threads):
+        speed = kept(probe(plan, device, allowed, len(shares) - 1, say), options.results)
+    return Price(plan, speed, side, len(shares), max(sizes))
+
+
+def told(text: "Text", rows: Mapping[str, Any], found: Proposal, price: Price, comment: str) -> str:
+    """What to tell of a proposal, Markdown."""
+    wanted, plan = text.wanted, price.plan
+    held = plan.shapes.held(plan.cells[0].dataset)
     what = f"{len(found.rows)} objectives, {found.seeds} seed{'s' * (found.seeds > 1)}, {found.epochs} epochs"
-    lines = [held.words] * bool(held.words) + [
-        f"{wanted.output}: {what}, pictures of {found.size} x {found.size}: {comment}"
-    ]
-    lines += [f"{name} starts from {start.words}" if start else _from_nothing(name) for name, start in starts.items()]
-    lines += [f"smaller pictures than {max(sizes)} x {max(sizes)}, for the budget"] * (found.size < max(sizes))
-    lines += [f"left out for the budget: {', '.join(n for n in rows if n not in found.rows)}"] * (
-        len(found.rows) < len(rows)
-    )
-    lines += [f"{row} won't apply to {student}: {why}" for (student, row), why in costs.inapplicable.items()]
-    lines += [f"{len(found.rows)} rows, {found.epochs} epochs: too little to decide; a longer --budget"] * (
-        found.epochs < 5
-    )
+    lines = [held.words] * bool(held.words)
+    lines += [f"{wanted.output}: {what}, pictures of {found.size} x {found.size}: {comment}"]
+    lines += [f"{name} starts from {s.words}" if s else _from_nothing(name) for name, s in text.starts.items()]
+    if found.size < price.largest:
+        lines.append(f"smaller pictures than {price.largest} x {price.largest}, for the budget")
+    refused = plan.inapplicable | plan.failing
+    wont = {f"{c.label} won't apply to {c.student.short}: {refused[c.key]}" for c in plan.cells if c.key in refused}
+    if left_out := [name for name in rows if name not in found.rows and not any(w.startswith(name) for w in wont)]:
+        lines.append(f"left out for the budget: {', '.join(left_out)}")
+    lines += sorted(wont)
+    if found.epochs < 5:
+        lines.append(f"{len(found.rows)} rows, {found.epochs} epochs: too little to decide; a longer --budget")
     after = f"kdbench run {wanted.output}\nkdbench recommend {wanted.output}"
     return "\n".join(f"- {line}" for line in lines) + f"\n\nNext:\n\n```\n{after}\n```"
-
-
-def where_pixels_lie(folder: Folder, size: int) -> Held:
-    """In memory, in a pack on disk, or nowhere: then they are decoded as they are needed, which takes time."""
-    settings = {"path": str(folder.root), "size": size, "broken": "skip", "max_megapixels": None}
-    return held_of("folder", settings, folder.root)
 
 
 def _checked(wanted: Wanted) -> float:

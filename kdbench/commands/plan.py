@@ -6,19 +6,22 @@ import shlex
 from collections.abc import Sequence
 from pathlib import Path
 
+import torch
+
 from kdbench.api import choose_device
 from kdbench.api import plan as make
 from kdbench.commands.console import console, table
 from kdbench.commands.given import options_of
-from kdbench.data import Held, held_of
-from kdbench.grid.estimate import estimate
-from kdbench.grid.forecast import Fleet, Speed, Stated, check, done_after, fleet_of, seconds_of, teachers_of
+from kdbench.data import Held
+from kdbench.grid.estimate import by_convolution
+from kdbench.grid.forecast import Fleet, Speed, Stated, check, fleet_of, forecast, seconds_of, teachers_of
 from kdbench.grid.plan import Plan
-from kdbench.grid.probe import probe
+from kdbench.grid.probe import kept, known, probe
 from kdbench.grid.progress import clock
 from kdbench.grid.proof import precisions_of
 from kdbench.grid.run import using
 from kdbench.grid.shares import shares_of
+from kdbench.grid.speeds import conditions, measured
 from kdbench.plain import several
 from kdbench.train.arithmetic import slow_precision
 from kdbench.train.evaluation import check_precision
@@ -52,7 +55,7 @@ def run(given: argparse.Namespace) -> int:
         out.print(cohorts)
     if len(made.cohorts) > 40:
         out.print(f"... and {several(len(made.cohorts) - 40, 'cohort')} more")
-    held = held_by(made, options.data)
+    held = held_by(made)
     places = [f"{json.loads(spec)['name']}: {what.words}" for spec, what in held.items() if what.words]
     for line in [*places, *why_not(made)]:
         out.print(line, soft_wrap=True, markup=False)
@@ -64,10 +67,7 @@ def run(given: argparse.Namespace) -> int:
         if speed and fleet:
             out.print(in_words(made, options.results, fleet, speed), soft_wrap=True)
             return 0
-        seconds, loading = estimate(made, device), loading_seconds(made, held)
-        share = f", {100 * loading / (loading + seconds):.0f}% of it for loading" if loading else ""
-        about = f"from its speed at a convolution just now{share}"
-        out.print(f"roughly {clock(seconds + loading)} on {device} ({about})", soft_wrap=True)
+        out.print(roughly(made, options.results, device), soft_wrap=True)
     return 0
 
 
@@ -83,19 +83,29 @@ def asked_of(given: argparse.Namespace, made: Plan) -> tuple[Fleet | None, Speed
         return fleet, Stated(made, fleet.flops)
     check(fleet, device)
     with using(shares[0].threads):
-        return fleet, probe(made, device)
+        return fleet, kept(probe(made, device, beside=len(shares) - 1), options_of(given).results)
+
+
+def roughly(made: Plan, results: Path, device: torch.device) -> str:
+    """The time of the run, as its bar will begin with it where the machine was measured, else by a convolution."""
+    shares = shares_of(made, device, None)
+    with using(shares[0].threads):
+        before = known(made, device, measured(results, conditions(device)))
+        about = forecast(made, before or by_convolution(made, device), len(shares), results)
+    better = "" if before else "; --hours measures its own steps"
+    return f"roughly {clock(about.seconds)} on {device} (by {about.about}{better})"
 
 
 def in_words(made: Plan, results: Path, fleet: Fleet, speed: Speed) -> str:
     """When the last cohort is done, and what that rests on."""
     cohorts = [seconds_of(cohort, made, speed) for cohort in made.cohorts]
     teachers = list(teachers_of(made, speed, results).values())
-    whole = done_after(teachers, fleet.count) + done_after(cohorts, fleet.count)
+    whole = forecast(made, speed, fleet.count, results).seconds
     kind = f"{fleet.kind}{'s' * (fleet.count > 1)}"
     return (
         f"an estimate: {clock(whole)} on {fleet.count} {kind}; the work is {clock(sum(teachers))} for {len(teachers)} "
         f"teachers and {clock(sum(cohorts))} for students, {clock(max(cohorts))} the longest cohort. It rests on "
-        f"{speed.about}. Not counted: reading data, latencies, other work on the device."
+        f"{speed.about}. Not counted: augmentation, other work on the device."
     )
 
 
@@ -105,18 +115,10 @@ def shell_lines(made: Plan, words: Sequence[str]) -> list[str]:
     return [shlex.join(["kdbench", "run", *same, "--only", cohort[0].cohort, "--jobs", "1"]) for cohort in made.cohorts]
 
 
-def held_by(made: Plan, data_dir: Path) -> dict[str, Held]:
+def held_by(made: Plan) -> dict[str, Held]:
     """Of each data set that is to be trained on: where its examples will lie."""
     specs = {cell.dataset.model_dump_json(): cell.dataset for cell in made.todo}
-    return {name: held_of(spec.name, spec.settings, data_dir) for name, spec in specs.items()}
-
-
-def loading_seconds(made: Plan, held: dict[str, Held]) -> float:
-    """What it takes to load each cohort's examples, all epochs."""
-    firsts = [cohort[0] for cohort in made.cohorts]
-    rates = [held[first.dataset.model_dump_json()].rate for first in firsts]
-    counts = [made.shapes.task(first.dataset).num_train * first.train.epochs for first in firsts]
-    return sum(count / rate for count, rate in zip(counts, rates, strict=True))
+    return {name: made.shapes.held(spec) for name, spec in specs.items()}
 
 
 def why_not(made: Plan) -> list[str]:

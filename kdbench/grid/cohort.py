@@ -205,6 +205,7 @@ class Worker:
             self.events.say(f"{cell.title}: its checkpoint is of another version; it starts again")
             checkpoints.remove(cell.key)
             return self.trial(cell, splits, teacher)
+        self.events.passed(trial.done, cell.cohort)
         if trial.seconds["prepare"] and not trial.done:  # it may have taken an hour
             checkpoints.save(cell.key, trial.state())
         return trial
@@ -223,20 +224,21 @@ class Worker:
             self.events.now(f"{what} · epoch {trial.evaluated}/{first.train.epochs}")
 
         def step(members: int) -> None:
-            self.events.advance(members, first.train.batch_size)
+            self.events.advance(members, first.train.batch_size, first.cohort)
 
         return Hooks(step, epoch, self.saver(self.checkpoints(first)), self.agreed)
 
-    def teacher_hooks(self, cell: Cell, _: Trial, checkpoints: Checkpoints) -> Hooks:
+    def teacher_hooks(self, cell: Cell, begun: Trial, checkpoints: Checkpoints) -> Hooks:
         """The same for a teacher's own training."""
         what = f"{cell.dataset.name} · training teacher {cell.teacher.short}"
         self.events.now(what)
+        self.events.passed(begun.done, cell.teacher_key)
 
         def epoch(trial: Trial) -> None:
             self.events.now(f"{what} · epoch {trial.evaluated}/{cell.teacher_train.epochs}")
 
         def step(members: int) -> None:
-            self.events.advance(members, cell.teacher_train.batch_size)
+            self.events.advance(members, cell.teacher_train.batch_size, cell.teacher_key)
 
         return Hooks(step, epoch, self.saver(checkpoints), self.agreed)
 

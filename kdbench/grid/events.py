@@ -19,8 +19,12 @@ class Events(Protocol):
         """A line for the user that stays."""
         ...
 
-    def advance(self, members: int, batch_size: int) -> None:
-        """A step was made by so many members."""
+    def advance(self, members: int, batch_size: int, piece: str = "") -> None:
+        """A step was made by so many members; `piece`: the key of their cohort, or of the teacher that is trained."""
+        ...
+
+    def passed(self, steps: int, piece: str) -> None:
+        """So many steps of a member were made in an earlier run."""
         ...
 
     def epoch(self, head: Record, values: dict[str, float], number: int) -> None:

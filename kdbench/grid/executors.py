@@ -56,7 +56,10 @@ class Executor(Protocol):
     """Runs every job that no other run works on; then, patiently, what the others left. Raises Stopped.
 
     `threads`: of each process that trains; None: as many as this one has. `about`: what a run says of it; may be empty.
+    `count`: how many cohorts train at a time; 1 where that is not known before.
     """
+
+    count: int
 
     @property
     def threads(self) -> int | None: ...
@@ -69,6 +72,7 @@ class Here:
     """In this process."""
 
     threads: int | None = None
+    count = 1
     about = ""
     group: Group = ALONE
 

@@ -1,52 +1,79 @@
-"""How long a plan takes on some devices: hours per cohort, and when the last of them is done."""
+"""How long a plan takes: the one model of cost behind `init`, `plan`, the bar and what a run says at its end.
+
+A cohort takes, each epoch, one forward of its teacher and a step of every member on all training examples, and a
+forward of every member on all that it is judged by; and a little for each cell beside. A teacher takes its own steps
+before. How long a step and a forward take a `Speed` says: measured, or by multiply-adds.
+"""
 
 import heapq
+import math
 import re
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
 import torch
 
+from kdbench.data import steps_per_epoch
 from kdbench.errors import UserError
 from kdbench.grid.plan import Plan
 from kdbench.layout import Layout
 from kdbench.suite.cells import Cell
 from kdbench.suite.spec import ModelSpec
 
+START = 12.0  # seconds before the first step and after the last: imports, proofs of the layers, tables, MLflow
+CELL = 1.5  # seconds that each cell takes beside its steps: latency, its record, its file
 AS = re.compile(r"(?:(\d+)\s*x\s*)?(\d+)\s*(gpu|cpu|device)s?(?:\s+at\s+(\d+(?:\.\d+)?)\s*tflops)?")
 
 
 class Speed(Protocol):
-    """Seconds per example; see `Probe`."""
+    """Seconds per example; see `Probe`. `start`, `cell`: seconds of a run, and of a cell, beside all steps."""
+
+    start: float
+    cell: float
 
     def forward(self, spec: ModelSpec, cell: Cell) -> float: ...
     def step(self, spec: ModelSpec, cell: Cell) -> float: ...
     def row(self, cell: Cell) -> float: ...
+    def load(self, cell: Cell) -> float: ...
     @property
     def about(self) -> str: ...
 
 
-@dataclass(frozen=True)
+@dataclass
 class Stated:
-    """A device that sustains so many floating-point operations a second: 2 for a multiply-add, a step is 3 forwards."""
+    """A device that sustains so many floating-point operations a second: 2 for a multiply-add, a step is 3 forwards.
+
+    `launch`: seconds that a step takes however small the net is; `words`: what is said of it.
+    """
 
     plan: Plan
     flops: float
+    launch: float = 0.0
+    start: float = 0.0
+    cell: float = 0.0
+    reads: bool = False  # is the reading of data counted?
+    words: str = ""
 
     def forward(self, spec: ModelSpec, cell: Cell) -> float:
         return 2 * self.plan.shapes.macs(spec, cell.dataset) / self.flops
 
     def step(self, spec: ModelSpec, cell: Cell) -> float:
-        return 3 * self.forward(spec, cell)
+        return 3 * self.forward(spec, cell) + self.launch / cell.train.batch_size
 
     def row(self, cell: Cell) -> float:
         return 1.0
 
+    def load(self, cell: Cell) -> float:
+        return 1 / self.plan.shapes.held(cell.dataset).rate if self.reads else 0.0
+
     @property
     def about(self) -> str:
-        return f"multiply-adds at {self.flops / 1e12:g} TFLOPS, as you say; what rows cost beside the nets is left out"
+        stated = (
+            f"multiply-adds at {self.flops / 1e12:g} TFLOPS, as you say; what rows cost beside the nets is left out"
+        )
+        return self.words or stated
 
 
 @dataclass(frozen=True)
@@ -73,32 +100,116 @@ def check(fleet: Fleet, device: torch.device) -> None:
         raise UserError(f"--as: no {fleet.kind} is here to be measured; say how fast one is, like {how}")
 
 
-def seconds_of(cohort: Sequence[Cell], plan: Plan, speed: Speed) -> float:
-    """Training and evaluation of a cohort by one device, without its teacher's training and the reading of data."""
-    first, task = cohort[0], plan.shapes.task(cohort[0].dataset)
-    seen = first.train.epochs * task.num_train * (1 - first.validation)
-    looks = first.train.epochs * (task.num_test + task.num_train * first.validation)
-    training = sum(speed.step(cell.student, cell) * speed.row(cell) for cell in cohort)
+def epoch_of(cohort: Sequence[Cell], plan: Plan, speed: Speed) -> float:
+    """Seconds that an epoch of a cohort takes one device: training, and being judged. Conversions train nothing."""
+    members = [cell for cell in cohort if not cell.then]
+    if not members:
+        return 0.0
+    first, (seen, looked) = cohort[0], examples(cohort[0], plan)
+    training = sum(speed.step(cell.student, cell) * speed.row(cell) for cell in members)
     teacher = speed.forward(first.teacher_net, first)
-    return seen * (teacher + training) + looks * sum(speed.forward(cell.student, cell) for cell in cohort)
+    judged = sum(speed.forward(cell.student, cell) for cell in members)
+    return seen * (teacher + training) + looked * judged + (seen + looked) * speed.load(first)
+
+
+def teacher_epoch(link: Cell, plan: Plan, speed: Speed) -> float:
+    """The same of the training of the teacher of `link`, a cell or one above it."""
+    seen, _ = examples(link, plan)
+    return seen * (speed.step(link.teacher_net, link) + speed.load(link))
+
+
+def examples(cell: Cell, plan: Plan) -> tuple[float, float]:
+    """Of an epoch: those that are trained on, and those that a student is judged by."""
+    task = plan.shapes.task(cell.dataset)
+    held_out = task.num_train * cell.validation
+    return task.num_train - held_out, task.num_test + held_out
+
+
+def seconds_of(cohort: Sequence[Cell], plan: Plan, speed: Speed) -> float:
+    """All of a cohort by one device, without its teacher's training."""
+    return cohort[0].train.epochs * epoch_of(cohort, plan, speed) + speed.cell * len(cohort)
 
 
 def teachers_of(plan: Plan, speed: Speed, results: Path) -> dict[str, float]:
     """Key -> seconds of every teacher that is not trained yet."""
+    links = untrained(plan, results)
+    return {key: link.teacher_train.epochs * teacher_epoch(link, plan, speed) for key, link in links.items()}
+
+
+def untrained(plan: Plan, results: Path) -> dict[str, Cell]:
+    """Key of every teacher that is not trained yet -> a cell that it teaches."""
     teachers = Layout(results).teachers
-    found: dict[str, float] = {}
-    for cell in plan.todo:
-        for link in cell.lineage:
-            if link.teacher_is_trained and not teachers.record(link.teacher_key).is_file():
-                task, recipe = plan.shapes.task(link.dataset), link.teacher_train
-                seen = recipe.epochs * task.num_train * (1 - link.validation)
-                found[link.teacher_key] = seen * speed.step(link.teacher_net, link)
-    return found
+    links = [link for cell in plan.todo for link in cell.lineage if link.teacher_is_trained]
+    return {link.teacher_key: link for link in links if not teachers.record(link.teacher_key).is_file()}
+
+
+@dataclass(frozen=True)
+class Piece:
+    """What one device does in one go. `steps`: of all its members."""
+
+    seconds: float
+    steps: int
+
+
+@dataclass(frozen=True)
+class Forecast:
+    """A run before it is made. `count`: devices, or processes, that work at a time; `sure`: was it measured?"""
+
+    teachers: Mapping[str, Piece] = field(default_factory=dict)
+    cohorts: Mapping[str, Piece] = field(default_factory=dict)
+    count: int = 1
+    start: float = 0.0
+    sure: bool = False
+    about: str = ""
+
+    @property
+    def seconds(self) -> float:
+        return self.start + self.left({})
+
+    def left(self, done: Mapping[str, int]) -> float:
+        """Seconds from where of each piece so many steps are `done`: first the teachers, then cohorts in their order.
+
+        Those that are begun go on where they are: they keep their devices.
+        """
+        teachers = [self._rest(key, piece, done) for key, piece in self.teachers.items()]
+        begun = sorted(self.cohorts, key=lambda key: key not in done)
+        cohorts = [self._rest(key, self.cohorts[key], done) for key in begun]
+        return done_after(teachers, self.count) + shared_out(cohorts, self.count)
+
+    def _rest(self, key: str, piece: Piece, done: Mapping[str, int]) -> float:
+        return piece.seconds * max(0.0, 1 - done.get(key, 0) / max(piece.steps, 1))
+
+
+def forecast(plan: Plan, speed: Speed, count: int, results: Path, sure: bool = False) -> Forecast:
+    """Of all that the plan has to do."""
+    seconds = teachers_of(plan, speed, results)
+    teachers = {
+        key: Piece(seconds[key], link.teacher_train.epochs * steps_of(link, plan, link.teacher_train.batch_size))
+        for key, link in untrained(plan, results).items()
+    }
+    cohorts = {cohort[0].cohort: piece_of(cohort, plan, speed) for cohort in plan.cohorts}
+    return Forecast(teachers, cohorts, count, speed.start, sure, speed.about)
+
+
+def piece_of(cohort: Sequence[Cell], plan: Plan, speed: Speed) -> Piece:
+    train, members = cohort[0].train, sum(not cell.then for cell in cohort)
+    return Piece(seconds_of(cohort, plan, speed), members * train.epochs * steps_of(cohort[0], plan, train.batch_size))
+
+
+def steps_of(cell: Cell, plan: Plan, batch_size: int) -> int:
+    """Of one epoch."""
+    num_train = plan.shapes.task(cell.dataset).num_train
+    return steps_per_epoch(num_train - math.ceil(num_train * cell.validation), batch_size)
 
 
 def done_after(seconds: Sequence[float], count: int) -> float:
     """When the last of the pieces is done that `count` devices share out, the longest first."""
+    return shared_out(sorted(seconds, reverse=True), count)
+
+
+def shared_out(seconds: Iterable[float], count: int) -> float:
+    """The same, in the order that is given."""
     busy = [0.0] * count
-    for piece in sorted(seconds, reverse=True):
+    for piece in seconds:
         heapq.heapreplace(busy, busy[0] + piece)
     return max(busy)

@@ -50,6 +50,7 @@ class OnRay:
     device: torch.device
     address: str | None = None
     deaths: dict[tuple[str, ...], int] = field(default_factory=dict)
+    count: int = 1
 
     @property
     def about(self) -> str:

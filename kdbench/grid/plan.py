@@ -10,7 +10,7 @@ from pathlib import Path
 
 import torch
 
-from kdbench.data import task_of
+from kdbench.data import Held, held_of, task_of
 from kdbench.errors import UserError, first_line
 from kdbench.method.contract import NEEDS, Inapplicable, Outputs, Task
 from kdbench.method.onnx_tools import onnx_package, onnxruntime_package
@@ -67,16 +67,6 @@ class Plan:
     def num_done(self) -> int:
         return sum(is_final(self.records.get(c.key)) for c in self.cells)
 
-    def giga_macs(self) -> float:
-        """Billions of multiply-adds that the run will take: a student's step is counted as 3 forwards."""
-        work = 0.0
-        for cohort in self.cohorts:
-            first = cohort[0]
-            seen = self.shapes.task(first.dataset).num_train * (1 - first.validation) * first.train.epochs
-            students = sum(3 * self.shapes.macs(c.make, c.dataset) for c in cohort if not c.then)
-            work += seen * (self.shapes.macs(first.teacher, first.dataset) + students)
-        return work / 1e9
-
 
 def make_plan(cells: list[Cell], results: Path, data_dir: Path, plugins: tuple[Path, ...] = ()) -> Plan:
     """The plan for `cells`, which are of one suite. Raises UserError when a model can't be built for its data set."""
@@ -101,6 +91,7 @@ class Shapes:
         self._nets: dict[str, Net] = {}
         self._outputs: dict[tuple[str, frozenset[str]], Outputs | Exception] = {}
         self._macs: dict[str, int] = {}
+        self._held: dict[str, Held] = {}
 
     def task(self, spec: DatasetSpec) -> Task:
         name = spec.model_dump_json()
@@ -108,6 +99,13 @@ class Shapes:
             with Guard():
                 self._tasks[name] = task_of(spec.name, spec.settings, self.data_dir)
         return self._tasks[name]
+
+    def held(self, spec: DatasetSpec) -> Held:
+        """Where its examples will lie, and how fast they come from there."""
+        name = spec.model_dump_json()
+        if name not in self._held:
+            self._held[name] = held_of(spec.name, spec.settings, self.data_dir)
+        return self._held[name]
 
     def training_task(self, dataset: DatasetSpec, train: Train) -> Task:
         task = self.task(dataset)

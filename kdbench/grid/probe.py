@@ -1,27 +1,35 @@
 """How fast this device is, by a few steps of the very nets and rows that a plan will train.
 
 Nets are measured on random inputs, in as large a part of the batch as a step of half a second allows; rows on the
-smallest pair. What there is no time for is taken from the rest: a net by its multiply-adds, a row as the others.
+smallest pair. What there is no time for is taken from the rest: a net by its multiply-adds, a row as the others. What
+was measured stands in the results folder, so that `plan` and the bar of the run speak of the same numbers.
 """
 
+import json
 import time
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
+from pathlib import Path
 from statistics import mean, median
 from typing import Any
 
 import torch
 
 from kdbench.errors import UserError
+from kdbench.grid.company import company
+from kdbench.grid.forecast import CELL, START
 from kdbench.grid.plan import Plan
+from kdbench.grid.speeds import Speeds, conditions, keep
 from kdbench.method.contract import Batch, Outputs
 from kdbench.nets import Net, build_net
+from kdbench.seeding import seeded
 from kdbench.suite.cells import Cell
 from kdbench.suite.objectives import BASELINE, ObjectiveSpec, objective
 from kdbench.suite.spec import ModelSpec
 from kdbench.train.lent import Guard
+from kdbench.train.memory import keep_freed
 from kdbench.train.objective import built_objective
 from kdbench.train.start import training_task
 from kdbench.train.teacher import freeze
@@ -29,8 +37,10 @@ from kdbench.train.trial import Trial, forward_teacher, views_of
 
 LONGEST = 0.5  # seconds of a step that is measured
 ROUNDS = 3
+SPARE = 1.1  # a run against its steps alone: checkpoints, checks of what is lent, a busy machine
 LOGITS = frozenset({"logits"})
 RATE = torch.tensor(1e-3, dtype=torch.float64)
+Say = Callable[[str], None]
 
 
 @dataclass
@@ -40,23 +50,29 @@ class Probe:
     plan: Plan
     device: torch.device
     left: float
-    nets: dict[str, tuple[float, float]] = field(default_factory=dict)  # in a forward, and in a student's step
-    rows: dict[str, float] = field(default_factory=dict)  # a row's step over that of the student alone
+    speeds: Speeds = field(default_factory=Speeds)
     per_mac: list[tuple[float, float]] = field(default_factory=list)
+    start: float = START
+    cell: float = CELL
 
     def forward(self, spec: ModelSpec, cell: Cell) -> float:
-        return self.of(spec, cell)[0]
+        return SPARE * self.of(spec, cell)[0]
 
     def step(self, spec: ModelSpec, cell: Cell) -> float:
         """Of a student alone: forward, backward and optimizer."""
-        return self.of(spec, cell)[1]
+        return SPARE * self.of(spec, cell)[1]
 
     def row(self, cell: Cell) -> float:
-        """How many times as long as the student's alone the cell's step takes."""
-        return self.rows.get(cell.label) or (mean(self.rows.values()) if self.rows else 1.0)
+        """How many times as long as the student's alone the cell's step takes; on another pair where it must be."""
+        rows = self.speeds.rows
+        alike = [ratio for name, ratio in rows.items() if name.endswith(row_of(cell))]
+        return rows.get(row_name(cell)) or mean(alike or list(rows.values()) or [1.0])
+
+    def load(self, cell: Cell) -> float:
+        return 1 / self.plan.shapes.held(cell.dataset).rate
 
     def of(self, spec: ModelSpec, cell: Cell) -> tuple[float, float]:
-        if (found := self.nets.get(name_of(spec, cell))) is not None:
+        if (found := self.speeds.nets.get(name_of(spec, cell))) is not None:
             return found
         macs = self.plan.shapes.macs(spec, cell.dataset)
         forward, step = (median(column) for column in zip(*self.per_mac, strict=True))
@@ -66,10 +82,12 @@ class Probe:
     def about(self) -> str:
         """What it rests on."""
         nets = {name_of(spec, cell) for cell in self.plan.todo for spec in (cell.student, cell.teacher_net)}
-        rows = {cell.label for cell in self.plan.todo}
-        return (
-            f"steps of {len(self.nets)} of {len(nets)} nets and {len(self.rows)} of {len(rows)} rows, measured just now"
+        rows = {row_of(cell) for cell in self.plan.todo}
+        known = {row for row in rows if any(name.endswith(row) for name in self.speeds.rows)}
+        measured = (
+            f"steps of {len(nets & set(self.speeds.nets))} of {len(nets)} nets and {len(known)} of {len(rows)} rows"
         )
+        return f"{measured}, measured {self.speeds.when}"
 
     def in_time(self, measure: Callable[[], None]) -> None:
         """Nothing where there is no time left; what a plugin raises is told when it trains."""
@@ -80,20 +98,54 @@ class Probe:
         self.left -= time.perf_counter() - start
 
 
-def probe(plan: Plan, device: torch.device, seconds: float = 20.0) -> Probe:
-    """Measure what the plan has to do: nets, the smallest first, then rows. Raises UserError where nothing can be."""
+def probe(
+    plan: Plan, device: torch.device, seconds: float = 20.0, beside: int = 0, say: Say = lambda what: None
+) -> Probe:
+    """Measure what the plan has to do: nets, the smallest first, then rows. Raises UserError where nothing can be.
+
+    `beside`: how many other processes will train at the same time, on a CPU. `say` is told what is measured.
+    """
     made = Probe(plan, device, seconds)
     nets = {name_of(spec, cell): (spec, cell) for cell in plan.todo for spec in (cell.teacher_net, cell.student)}
     macs = {name: plan.shapes.macs(spec, cell.dataset) for name, (spec, cell) in nets.items()}
-    for name in sorted(nets, key=lambda name: macs[name]):  # the small ones are quick, and most are trained
-        made.in_time(partial(note, made, name, *nets[name]))
-    if not made.per_mac:
-        raise UserError("--hours: no net of this plan can be measured here")
-    smallest = min(plan.todo, key=lambda c: macs[name_of(c.student, c)] + macs[name_of(c.teacher_net, c)])
-    alone = time_of_row(smallest, made, objective({BASELINE: 1.0}))
-    for cell in {c.label: c for c in plan.todo if same_pair(c, smallest)}.values():
-        made.in_time(partial(note_row, made, cell, alone))
+    keep_freed()
+    with seeded("probe"), company(beside if device.type == "cpu" else 0):
+        for name in sorted(nets, key=lambda name: macs[name]):  # the small ones are quick, and most are trained
+            say(nets[name][0].short)
+            made.in_time(partial(note, made, name, *nets[name]))
+        if not made.per_mac:
+            raise UserError("no net of this plan can be measured here")
+        smallest = min(plan.todo, key=lambda c: macs[name_of(c.student, c)] + macs[name_of(c.teacher_net, c)])
+        alone = time_of_row(smallest, made, objective({BASELINE: 1.0}))
+        for cell in {row_of(c): c for c in plan.todo if same_pair(c, smallest)}.values():
+            say(f"{cell.label} on {cell.student.short}")
+            made.in_time(partial(note_row, made, cell, alone))
     return made
+
+
+def kept(made: Probe, results: Path) -> Probe:
+    """Note in the results folder what was measured; a folder that can't be written only forgets it."""
+    with suppress(OSError):
+        keep(results, conditions(made.device), made.speeds)
+    return made
+
+
+def known(plan: Plan, device: torch.device, speeds: Speeds) -> Probe | None:
+    """What was measured earlier, where that is all that the plan speaks of: its nets, and its rows on some pair."""
+    made = Probe(plan, device, 0.0, speeds)
+    nets = {name_of(spec, cell) for cell in plan.todo for spec in (cell.student, cell.teacher_net)}
+    rows = {row_of(cell) for cell in plan.todo if not cell.then}
+    has_rows = all(any(name.endswith(row) for name in speeds.rows) for row in rows)
+    return made if has_rows and nets <= set(speeds.nets) else None
+
+
+def row_of(cell: Cell) -> str:
+    """A row without its pair: what its objective computes."""
+    return f" {json.dumps(cell.phases, sort_keys=True)}"
+
+
+def row_name(cell: Cell) -> str:
+    return name_of(cell.teacher_net, cell) + name_of(cell.student, cell) + row_of(cell)
 
 
 def same_pair(one: Cell, other: Cell) -> bool:
@@ -112,13 +164,13 @@ def note(made: Probe, name: str, spec: ModelSpec, cell: Cell) -> None:
     precision, count = cell.train.precision, len(batch.target)
     step = time_of(lambda: trial.step(batch, nothing, RATE), made.device)
     forward = time_of(lambda: forward_teacher(frozen, batch, LOGITS, precision), made.device)
-    made.nets[name] = forward / count, step / count
+    made.speeds.nets[name] = forward / count, step / count
     made.per_mac.append((forward / count / macs, step / count / macs))
 
 
 def note_row(made: Probe, cell: Cell, alone: float) -> None:
     """Measure a row; `alone`: seconds of the step of the student alone."""
-    made.rows[cell.label] = time_of_row(cell, made, cell.phases) / alone
+    made.speeds.rows[row_name(cell)] = time_of_row(cell, made, cell.phases) / alone
 
 
 def time_of_row(cell: Cell, made: Probe, phases: ObjectiveSpec) -> float:

@@ -66,7 +66,7 @@ class Processes:
 
     def __init__(self, shares: Sequence[Share]) -> None:
         self.shares = shares
-        self.threads = shares[0].threads
+        self.threads, self.count = shares[0].threads, len(shares)
         each = f"{self.threads} thread{'s' * (self.threads > 1)} each"
         self.about = f"in {len(shares)} processes of {each}"
         self.deaths: dict[tuple[str, ...], int] = {}

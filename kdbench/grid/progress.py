@@ -1,6 +1,7 @@
 """A bar with what is running, the rate and the time left; plain lines where there is no terminal."""
 
 import time
+from collections import Counter
 from typing import IO, Any, cast
 
 from rich.console import Console
@@ -8,20 +9,28 @@ from rich.progress import BarColumn, Progress, TextColumn
 from rich.table import Column
 
 from kdbench.display import shown
+from kdbench.grid.forecast import Forecast, Piece
 
 EVERY = 15.0  # seconds between plain lines
+REDRAWN = 0.1  # seconds between two looks of the bar
 WARM_UP = 3.0  # seconds that say nothing of what follows
+TRUST = 10.0  # seconds of a run that a measured forecast weighs as much as
 
 
 class Bar:
-    """Counts member-steps: one student, one batch. Use as a context manager."""
+    """Counts member-steps (one student, one batch) and weighs them by a forecast. Use as a context manager.
+
+    `total`: member-steps; until a forecast is given each counts alike.
+    """
+
+    warm: tuple[float, float] | None
 
     def __init__(self, total: int, console: Console | None = None) -> None:
         self.console = console or Console(stderr=True)
         self.console.file = cast(IO[str], shown(self.console.file))
-        self.total, self.done, self.what = max(total, 1), 0, ""
+        self.what, self.steps = "", 0
         self.start = self.last = time.monotonic()
-        self.warm: tuple[float, int] | None = None  # when it had warmed up, and how many steps were made by then
+        self.expect(Forecast(cohorts={"": Piece(float(max(total, 1)), max(total, 1))}))
         self.bar: Progress | None = None
         self.task: Any = None
         if self.console.is_terminal:
@@ -31,7 +40,7 @@ class Bar:
                 TextColumn("{task.description}", table_column=name), BarColumn(bar_width=20),
                 TextColumn("{task.fields[rate]}"), console=self.console, transient=True, expand=True,
             )  # fmt: skip
-            self.task = self.bar.add_task("", total=self.total, rate="", left="")
+            self.task = self.bar.add_task("", total=self.whole, rate="", left="")
 
     def __enter__(self) -> "Bar":
         if self.bar:
@@ -48,26 +57,44 @@ class Bar:
         if self.bar:
             self.bar.update(self.task, description=what)
 
-    def advance(self, steps: int, examples: int) -> None:
-        """`steps` member-steps of `examples` each were made."""
-        self.done += steps
-        elapsed = time.monotonic() - self.start
-        rate = f"{self.done * examples / max(elapsed, 1e-9):,.0f} examples/s"
+    def measuring(self, what: str) -> None:
+        self.now(f"measuring {what}")
+
+    def expect(self, forecast: Forecast) -> None:
+        """How long what is to come takes, each part of it."""
+        self.forecast, self.done = forecast, Counter[str]()
+        self.whole = max(forecast.left({}), 1e-9)
+        self.since, self.warm = time.monotonic(), None  # when it had warmed up, and what was left then
+
+    def advance(self, steps: int, examples: int, piece: str = "") -> None:
+        """`steps` member-steps of `examples` each were made of a piece of the forecast."""
+        self.done[piece] += steps
+        self.steps += steps
+        now = time.monotonic()
+        if self.warm is None and now - self.since > WARM_UP:
+            self.warm = now, self.forecast.left(self.done)
+        if now - self.last < (REDRAWN if self.bar else EVERY):
+            return
+        self.last, done = now, self.whole - self.forecast.left(self.done)
+        rate = f"{self.steps * examples / max(now - self.start, 1e-9):,.0f} examples/s"
         if self.bar:
-            self.bar.update(self.task, completed=self.done, rate=rate, left=self.left())
-        elif time.monotonic() - self.last > EVERY:
-            self.last = time.monotonic()
-            self.say(f"{100 * self.done / self.total:3.0f}%  {self.left()}  {self.what}  {rate}")
+            self.bar.update(self.task, total=self.whole, completed=done, rate=rate, left=self.left())
+        else:
+            self.say(f"{100 * done / self.whole:3.0f}%  {self.left()}  {self.what}  {rate}")
+
+    def passed(self, steps: int, piece: str) -> None:
+        """So many were made in an earlier run: they say nothing of how fast this one is."""
+        self.done[piece] += steps
+        self.since, self.warm = time.monotonic(), None
 
     def left(self) -> str:
-        """`2:03 left`, by the rate since a little after the start: the first steps are made twice, and warm up."""
-        now = time.monotonic()
-        if self.warm is None:
-            self.warm = (now, self.done) if now - self.start > WARM_UP else None
-        since, before = self.warm or (now, self.done)
-        if self.done == before:
+        """`2:03 left`, by the pace since a little after the start: the first steps are made twice, and warm up."""
+        now, rest = time.monotonic(), self.forecast.left(self.done)
+        since, before = self.warm or (now, rest)
+        trust = TRUST if self.forecast.sure else 0.0
+        if before - rest + trust <= 0:
             return "left: ?"
-        return f"{clock((now - since) * (self.total - self.done) / (self.done - before))} left"
+        return f"{clock(rest * (now - since + trust) / (before - rest + trust))} left"
 
     def say(self, line: str) -> None:
         """A line that stays."""

@@ -29,8 +29,11 @@ class Recorder:
     def say(self, line: str) -> None:
         self.bar.say(line)
 
-    def advance(self, members: int, batch_size: int) -> None:
-        self.bar.advance(members, batch_size)
+    def advance(self, members: int, batch_size: int, piece: str = "") -> None:
+        self.bar.advance(members, batch_size, piece)
+
+    def passed(self, steps: int, piece: str) -> None:
+        self.bar.passed(steps, piece)
 
     def epoch(self, head: Record, values: dict[str, float], number: int) -> None:
         self.tracker.epoch(head, values, number)

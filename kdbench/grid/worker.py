@@ -35,7 +35,7 @@ class Telling:
 
     def __init__(self, connection: "Sends") -> None:
         self.connection, self.last = connection, 0.0
-        self.steps: Counter[int] = Counter()  # batch size -> member-steps that were not told yet
+        self.steps: Counter[tuple[int, str]] = Counter()  # (batch size, piece) -> member-steps not told yet
 
     def now(self, what: str) -> None:
         self.tell("now", what)
@@ -43,10 +43,13 @@ class Telling:
     def say(self, line: str) -> None:
         self.tell("say", line)
 
-    def advance(self, members: int, batch_size: int) -> None:
-        self.steps[batch_size] += members
+    def advance(self, members: int, batch_size: int, piece: str = "") -> None:
+        self.steps[batch_size, piece] += members
         if time.monotonic() - self.last > EVERY:
             self.tell_steps()
+
+    def passed(self, steps: int, piece: str) -> None:
+        self.tell("passed", steps, piece)
 
     def epoch(self, head: Record, values: dict[str, float], number: int) -> None:
         self.tell("epoch", head, values, number)
@@ -59,8 +62,8 @@ class Telling:
         self.connection.send((name, *given))
 
     def tell_steps(self) -> None:
-        for batch_size, members in self.steps.items():
-            self.connection.send(("advance", members, batch_size))
+        for (batch_size, piece), members in self.steps.items():
+            self.connection.send(("advance", members, batch_size, piece))
         self.steps.clear()
         self.last = time.monotonic()
 

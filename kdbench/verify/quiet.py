@@ -14,7 +14,10 @@ class Quiet:
     def say(self, line: str) -> None:
         print(line, file=sys.stderr)
 
-    def advance(self, members: int, batch_size: int) -> None:
+    def advance(self, members: int, batch_size: int, piece: str = "") -> None:
+        pass
+
+    def passed(self, steps: int, piece: str) -> None:
         pass
 
     def epoch(self, head: Record, values: dict[str, float], number: int) -> None:

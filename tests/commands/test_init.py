@@ -1,7 +1,6 @@
 """From a folder of pictures to an exported student in three commands; and what is said on the way."""
 
 import json
-import math
 import re
 import runpy
 from pathlib import Path
@@ -16,14 +15,17 @@ from PIL import Image
 from safetensors.torch import save_file
 from sklearn.datasets import load_digits
 
-from kdbench.api import Options
-from kdbench.commands.budget import CELL, SPARE, START, Costs, Proposal, fit
+from kdbench.api import Options, plan
+from kdbench.commands.budget import Price, Proposal, fit
 from kdbench.commands.given import seconds_of
-from kdbench.commands.init import Text, Wanted, proposed_rows, where_pixels_lie
-from kdbench.commands.measure import measure
+from kdbench.commands.init import Text, Wanted, proposed_rows
+from kdbench.commands.measure import affordable
 from kdbench.commands.recommend import recommendation
 from kdbench.errors import UserError
 from kdbench.files import write_json
+from kdbench.grid import forecast as model
+from kdbench.grid.estimate import by_convolution
+from kdbench.grid.forecast import Stated, epoch_of, forecast
 from kdbench.nets import build_net
 from kdbench.results.outcomes import Outcomes, packed
 from kdbench.suite.cells import cells_of
@@ -160,59 +162,99 @@ def test_budgets():
     assert [seconds_of(text) for text in ("90s", "30m", "1.5h", "1d")] == [90, 1800, 5400, 86400]
 
 
-def test_pictures_that_are_decoded_as_they_are_needed_cost_time(tmp_path, monkeypatch):
+def test_pictures_that_are_decoded_as_they_are_needed_cost_time(tmp_path, monkeypatch, suite_file):
     monkeypatch.setattr(holding, "MOST_IN_MEMORY", 0)
     monkeypatch.setattr(holding, "OF_FREE_DISK", 0.0)
-    folder = inspect(photos(tmp_path, 40))
-    held = where_pixels_lie(folder, 32)
+    data = {"name": "folder", "path": str(photos(tmp_path / "p", 40)), "size": 32}
+    made = plan(suite_file(datasets=[data], validation=0), results=tmp_path, device="cpu")
+    speed = by_convolution(made, torch.device("cpu"))
+    held = made.shapes.held(made.cells[0].dataset)
     assert "decoded whenever they are needed" in held.words
-    assert 0 < held.rate < math.inf
-    costs = Costs(batch=16, steps={("s", "x"): 0.0})
-    before = costs.seconds(folder, ["x"], 2, 3)
-    costs.loading = 0.5  # 30 pictures in 2 steps of 16, 10 to test: the teacher's pass and two of the student's
-    assert costs.seconds(folder, ["x"], 2, 3) - before == pytest.approx(SPARE * 0.5 * 3 * (32 + 2 * (32 + 10)))
+    assert speed.load(made.cells[0]) == 1 / held.rate > 0
+    before = Stated(made, speed.flops)
+    speed.launch = 0.0
+    more = epoch_of(made.cells, made, speed) - epoch_of(made.cells, made, before)
+    assert more == pytest.approx(40 / held.rate)  # 30 to train on, 10 to test
 
 
-def test_what_a_suite_costs_by_hand():
-    """1,000 pictures: 900 to train on, 15 steps an epoch; 2 epochs, 3 seeds, 2 rows, 1 student."""
-    folder = Folder(Path(), {"a": (500, 50), "b": (500, 50)}, (32, 32, 32), 1, ())
-    costs = Costs(0.1, 0.5, 0.01, 0.001, {("s", "x"): 0.2, ("s", "y"): 0.3, ("s", "z"): 9.0})
-    steps, looks = 30, 2 * 200 * 0.001
-    by_hand = steps * 0.51 + looks + 3 * (steps * (0.1 + 0.01 + 0.2 + 0.3) + 2 * looks)
-    assert costs.seconds(folder, ["x", "y"], 3, 2) == pytest.approx(SPARE * by_hand + START + 6 * CELL)
-    assert costs.seconds(folder, ["x", "y"], 3, 2, 64) == pytest.approx(SPARE * 4 * by_hand + START + 6 * CELL)
+class Hand:
+    """A speed by hand: seconds per picture of a forward, a step, and how dear rows are."""
+
+    start, cell, about = 12.0, 1.5, ""
+
+    def __init__(self, rows=None):
+        self.rows = rows or {}
+
+    def forward(self, spec, cell):
+        return {"cifar_resnet56": 0.01, "cifar_resnet8": 0.001}[spec.model]
+
+    def step(self, spec, cell):
+        return {"cifar_resnet56": 0.04, "cifar_resnet8": 0.004}[spec.model]
+
+    def row(self, cell):
+        return self.rows.get(cell.label, 1.0)
+
+    def load(self, cell):
+        return 0.0
 
 
-def test_what_fits_the_budget_fits():
+def price_of(suite_file, tmp_path, rows, count=1, side=32, rates=None):
+    """Of the digits: 1,437 to train on, 360 to test."""
+    chosen = {row: proposed_rows()["student" if row == "student" else "kd"] for row in rows}
+    made = plan(suite_file(methods=chosen, seeds=[0], validation=0), results=tmp_path, device="cpu")
+    return Price(made, Hand(rates), side, count, side)
+
+
+def test_what_a_suite_costs_by_hand(suite_file, tmp_path):
+    """2 epochs, 3 seeds, 2 rows of which one is twice as dear; then in two processes, and twice as large."""
+    price = price_of(suite_file, tmp_path, ["student", "kd", "other"], rates={"kd": 2.0})
+    train, test = price.plan.shapes.task(price.plan.cells[0].dataset).num_train, 360
+    teacher, seed = train * 0.04, train * (0.01 + 0.004 + 2 * 0.004) + test * 2 * 0.001
+    rows = ["student", "kd"]
+    assert price.seconds(rows, 3, 2) == pytest.approx(12 + 2 * teacher + 3 * (2 * seed + 2 * 1.5))
+    assert price.seconds(rows, 3, 2, 64) == pytest.approx(12 + 8 * teacher + 3 * (8 * seed + 2 * 1.5))
+    two = Price(price.plan, price.speed, 32, 2, 32)
+    assert two.seconds(rows, 3, 2) == pytest.approx(12 + 2 * teacher + 2 * (2 * seed + 2 * 1.5))
+
+
+def test_plan_and_bar_and_init_tell_the_same(suite_file, tmp_path):
+    """One model of cost: the price of a suite is the forecast of its run, and the sum of the hours of its cohorts."""
+    made = plan(suite_file(seeds=[0, 1, 2]), results=tmp_path, device="cpu")
+    speed = Hand()
+    whole, epochs = forecast(made, speed, 2, tmp_path), made.cells[0].train.epochs
+    price = Price(made, speed, 32, 2, 32).seconds(["student", "kd"], 3, epochs)
+    assert whole.seconds == pytest.approx(price)
+    cohorts = [model.seconds_of(cohort, made, speed) for cohort in made.cohorts]
+    assert sum(piece.seconds for piece in whole.cohorts.values()) == pytest.approx(sum(cohorts))
+    steps = {key: piece.steps for key, piece in (whole.cohorts | whole.teachers).items()}
+    assert whole.left(steps) == pytest.approx(0, abs=1e-9)
+
+
+def test_what_fits_the_budget_fits(suite_file, tmp_path):
     """The more time, the larger the pictures, the more rows, seeds and epochs."""
-    folder = Folder(Path(), {"a": (500, 50), "b": (500, 50)}, (224, 224, 224), 1, ())
     rows, sizes = [f"row{n}" for n in range(6)], (32, 64, 96, 224)
-    costs = Costs(0.1, 0.5, 0.01, 0.001, {("s", row): 0.2 for row in rows}, side=96)
+    price = price_of(suite_file, tmp_path, rows, side=96)
     before = (0, 0, 0)
-    for limit in (60, 200, 600, 1200, 2400, 5000, 20000, 1e9):
-        found = fit(costs, folder, rows, limit, sizes, 240)
-        again = costs.seconds(folder, found.rows, found.seeds, found.epochs, found.size)
+    for limit in (200, 600, 2000, 6000, 12000, 24000, 50000, 200000, 1e9):
+        found = fit(price, rows, limit, sizes, 240)
+        again = price.seconds(found.rows, found.seeds, found.epochs, found.size)
         assert found.seconds == pytest.approx(again)
         assert again <= limit
         assert found.rows == rows[: len(found.rows)]
         assert (found.seeds, found.size) >= before[:2]
         before = (found.seeds, found.size, found.epochs)
     assert (found.seeds, found.size, found.epochs, len(found.rows)) == (3, 224, 240, 6)
-    assert fit(costs, folder, rows, 60, sizes, 240).size == 32
-    assert fit(costs, folder, rows, 1e9, [64], 60).epochs == 60
+    assert fit(price, rows, 200, sizes, 240).size == 32
+    assert fit(price, rows, 1e9, [64], 60).epochs == 60
     with pytest.raises(UserError, match=r"too small: one epoch of two objectives with one seed, at 32 x 32"):
-        fit(costs, folder, rows, 1, sizes, 240)
+        fit(price, rows, 1, sizes, 240)
 
 
-def test_measuring_is_bounded(tmp_path):
-    """A teacher that is dear at 64 x 64 is measured at 16 x 16; rows that there is no time for are taken as dear."""
-    _, cells = grid(tmp_path, ["student", "kd", "rkd"], seeds=1)
-    said = []
-    costs = measure(cells, 10, (16, 64), torch.device("cpu"), 1e-6, said.append)
-    assert costs.side == 16
-    assert costs.unmeasured == {("cifar_resnet8", "kd"), ("cifar_resnet8", "rkd")}
-    assert costs.steps["cifar_resnet8", "kd"] == costs.steps["cifar_resnet8", "student"] > 0
-    assert said == ["cifar_resnet56, the teacher, at 16 x 16", "student on cifar_resnet8"]
+def test_measuring_is_bounded():
+    """A teacher that is dear at 64 x 64 is measured at 16 x 16."""
+    teacher, cpu = ModelSpec(model="cifar_resnet56"), torch.device("cpu")
+    assert affordable(teacher, 10, (16, 64), cpu, 1e-6) == 16
+    assert affordable(teacher, 10, (16, 64), cpu, 1e6) == 64
 
 
 def test_weights_are_proposed_where_there_are_some(kdbench, tmp_path):

@@ -33,8 +33,8 @@ def test_a_probe_measures_nets_and_rows(suite_file, tmp_path, one_thread):
     assert 0 < found.forward(cell.student, cell) < found.step(cell.student, cell) < 0.1
     assert all(0.2 < found.row(cell) < 20 for cell in made.todo)
     hurried = probe(made, torch.device("cpu"), seconds=1e-9)  # one net; the other by its multiply-adds
-    assert len(hurried.nets) == 1
-    assert hurried.rows == {}
+    assert len(hurried.speeds.nets) == 1
+    assert hurried.speeds.rows == {}
     assert hurried.row(cell) == 1
     assert hurried.step(cell.teacher, cell) > hurried.step(cell.student, cell) > 0
 
