@@ -2,6 +2,8 @@
 
 import re
 
+LEGEND_BEGINS = "**How to read it.**"  # where in a leaderboard its long legend begins
+
 # What Markdown (GitHub's included) takes for markup inside a line: emphasis, code, formulas, cells, links, entities,
 # tags. A `_` inside a word or a `[` alone is none, and names of nets are full of them.
 _MARKUP = re.compile(r"[*`~$|]|(?<![A-Za-z0-9])_|_(?![A-Za-z0-9])|(?<=\])[(\[:]|\\(?=[^A-Za-z0-9\s]|$)")

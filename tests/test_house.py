@@ -71,6 +71,10 @@ INSIDE = {
     ("train/optim.py", "timm.optim"): START,
     ("train/optim.py", "timm.scheduler"): START,
     ("weights.py", "safetensors.torch"): START,
+    ("vision/policies.py", "torchvision.transforms"): START,
+    ("vision/policies.py", "torchvision.transforms.v2"): START,
+    ("vision/index.py", "kdbench.vision.nets"): START,
+    ("commands/list.py", "kdbench.commands.inventory"): START,
     ("suite/plugins.py", "kdbench.vision.datasets"): "the door for data sets: importing is what registers them",
     ("suite/plugins.py", "kdbench.text.datasets"): "likewise",
     ("text/tables.py", "pandas"): START,
@@ -185,7 +189,7 @@ DOMAINS = ("vision", "text")
 PICTURES = re.compile(r"pixel|picture|image|img|input_size|channels(?!_last)")  # channels_last is a memory format
 OF_PICTURES = {
     "commands/init.py": "proposes a suite for a folder of pictures",
-    "commands/list.py": "its --size is the side of pictures",
+    "commands/inventory.py": "its --size is the side of pictures",
     "commands/profile.py": "its --size is the side of pictures",
 }
 ALLOWED = {

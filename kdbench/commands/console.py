@@ -6,7 +6,7 @@ from rich.console import Console
 from rich.markdown import Markdown
 from rich.table import Table
 
-from kdbench.report.meaning import LEGEND_BEGINS as LEGEND
+from kdbench.plain import LEGEND_BEGINS as LEGEND
 
 SHORT = (
     "▲ better, ▼ worse, ≈ not distinguishable, at 5% over the whole table; ± over seeds; rows of group 1 are tied for "

@@ -1,57 +1,25 @@
 """`kdbench list`: methods, models, data sets, suites, recipes."""
 
 import argparse
-import inspect
-from collections.abc import Iterable
-from dataclasses import replace
 from fnmatch import fnmatchcase
-from typing import Any
 
-import torch
 from rich.console import Console
-from rich.table import Table
 
 from kdbench.commands.console import console, table
-from kdbench.data import DATASETS
-from kdbench.errors import UserError, first_line
-from kdbench.method.contract import Inapplicable
-from kdbench.method.register import METHODS
-from kdbench.method.transform import TRANSFORMS, Reshape
-from kdbench.nets import build_net, is_known, known_models, unknown_model
-from kdbench.plain import several
-from kdbench.report.text import human
-from kdbench.suite.objectives import objective
-from kdbench.suite.plugins import load_methods, load_plugin
-from kdbench.suite.recipes import recipes
-from kdbench.suite.shipped import local, shipped
-from kdbench.suite.spec import ModelSpec
-from kdbench.train.lent import Guard
-from kdbench.train.objective import built_objective
-from kdbench.vision.batches import picture_task
-
-USUAL_PAIR = ("cifar_resnet32x4", "cifar_resnet8x4", 32, 100)
+from kdbench.suite.shipped import local, recipes, shipped
 
 
 def run(given: argparse.Namespace) -> int:
     """Raises UserError for an unknown model."""
-    what, pattern = given.what, given.pattern
-    pair = (*given.pair, given.size, given.classes) if given.pair else None
-    load_methods()
-    for path in given.plugin:
-        load_plugin(path)
     out = console()
-    if what == "methods":
-        show_methods(out, pattern, pair)
-    elif what == "transforms":
-        out.print(transforms_table(pattern))
-    elif what == "datasets":
-        out.print(datasets_table(pattern))
-    elif what == "models":
-        print("\n".join(name for name in sorted(known_models(pattern)) if fnmatchcase(name, pattern)))
-    elif what == "recipes":
-        show_recipes(out, pattern)
+    if given.what == "recipes":
+        show_recipes(out, given.pattern)
+    elif given.what == "suites":
+        show_suites(out, given.pattern)
     else:
-        show_suites(out, pattern)
+        from kdbench.commands.inventory import show  # with it comes torch, which the others need not wait for
+
+        show(out, given)
     return 0
 
 
@@ -78,89 +46,3 @@ def show_suites(out: Console, pattern: str) -> None:
             made.add_row(name, lines[0].removeprefix("# ") if lines[0].startswith("#") else "")
     out.print(made)
     out.print("kdbench run SUITE trains one of them; `extends: NAME` in a file of your own changes it", soft_wrap=True)
-
-
-def show_methods(out: Console, pattern: str, pair: tuple[str, str, int, int] | None) -> None:
-    """A line a method; of up to three, what they compute and their settings too.
-
-    `pair`: teacher, student, side of the pictures and number of classes.
-    """
-    names = [name for name in METHODS if fnmatchcase(name, pattern)]
-    found = applicability(names, *(pair or USUAL_PAIR), device="cpu" if pair else "meta")
-    made = table("method", "family", "needs", ">year", "paper", ">adapters", *(["applies"] if pair else []))
-    for name in names:
-        method, (adapters, why_not) = METHODS[name], found[name]
-        needs = ", ".join(method.needs) or "no teacher"
-        if own := [need for need in method.student_needs if need not in (*method.needs, "logits")]:
-            needs += f" (student: {', '.join(own)})"
-        row = [name, method.family, needs, str(method.year or ""), short_link(method.paper), human(adapters)]
-        made.add_row(*row, *([why_not or "yes"] if pair else []))
-    out.print(made)
-    teacher, student = (pair or USUAL_PAIR)[:2]
-    meaning = f"adapters: parameters trained beside the student's, for {teacher} -> {student}"
-    out.print(f"{several(len(names), 'method')}; {meaning}")
-    for name in names if len(names) <= 3 else []:
-        settings = ", ".join(f"{k}={v}" for k, v in METHODS.settings(name, {})[0].items()) or "none"
-        about = f"\n{name}: {inspect.getdoc(METHODS[name])}\n\n{METHODS[name].paper}\nsettings: {settings}"
-        out.print(about, markup=False, soft_wrap=True)
-
-
-def short_link(paper: str) -> str:
-    """`arXiv:1503.02531`, or the site; on a terminal it leads to the paper."""
-    short = paper.replace("https://arxiv.org/abs/", "arXiv:")
-    short = short.split("/")[2] if short.startswith("https://") else short
-    return f"[link={paper}]{short}[/link]" if paper else ""
-
-
-def applicability(
-    names: Iterable[str], teacher: str, student: str, side: int, classes: int, device: str
-) -> dict[str, tuple[int | None, str]]:
-    """Of each method: the parameters that it trains beside the student's, or None and why it does not apply.
-
-    Some reasons show in values only, not in shapes: `meta` is quick, `cpu` builds the nets and asks them, untrained.
-    """
-    nets = build_nets({teacher, student}, side, classes, device)
-    task = replace(picture_task(classes, side), targets=torch.arange(1000, device=device) % classes)
-    size = sum(p.numel() for p in nets[student].parameters())
-    found: dict[str, tuple[int | None, str]] = {}
-    for name in names:
-        try:
-            with Guard(), torch.device(device):
-                built = built_objective(objective({name: 1.0}), nets[student], nets[teacher], task, device, 0)
-        except Inapplicable as reason:
-            found[name] = None, str(reason).removeprefix(f"{name} ")
-        except Exception as error:
-            found[name] = None, f"fails: {first_line(error)}"
-        else:
-            adapters = sum(p.numel() for p in built.parameters() if p.requires_grad)
-            found[name] = adapters + size * ("peer" in METHODS[name].student_needs), ""
-    return found
-
-
-def build_nets(names: Iterable[str], side: int, classes: int, device: str = "cpu") -> dict[str, Any]:
-    """Raises UserError when a model is unknown or can't be built."""
-    wrong = [unknown_model(name) for name in names if not is_known(name)]
-    if wrong:
-        raise UserError("\n".join(wrong))
-    with torch.device(device):
-        return {name: build_net(ModelSpec(model=name), picture_task(classes, side)).to(device) for name in names}
-
-
-def transforms_table(pattern: str) -> Table:
-    made = table("transform", "where", "settings")
-    for name in TRANSFORMS:
-        if fnmatchcase(name, pattern):
-            where = "transforms (before training)" if issubclass(TRANSFORMS[name], Reshape) else "then (after training)"
-            settings = TRANSFORMS.settings(name, {})[0]
-            made.add_row(name, where, ", ".join(f"{k}={v}" for k, v in settings.items()))
-    return made
-
-
-def datasets_table(pattern: str) -> Table:
-    made = table("data set", "what", "settings")
-    for name in DATASETS:
-        if fnmatchcase(name, pattern):
-            settings = DATASETS.schema(name).get("properties", {})
-            about = (DATASETS[name].__doc__ or "").strip().splitlines()
-            made.add_row(name, about[0] if about else "", ", ".join(settings))
-    return made

@@ -4,7 +4,7 @@ import argparse
 
 from kdbench.api import choose_device
 from kdbench.commands.console import console, table
-from kdbench.commands.list import build_nets
+from kdbench.commands.inventory import build_nets
 from kdbench.report.text import human
 from kdbench.suite.plugins import load_methods, load_plugin
 from kdbench.train.profiling import profile

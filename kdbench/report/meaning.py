@@ -132,7 +132,6 @@ states, at every strength; by kind in leaderboard.csv (`corrupted_...`)."""
 CHECKED = """ *checked*: of how many cells `kdbench verify` found that the saved weights, evaluated again, give what \
 is claimed, and that an epoch, trained again, ends in the recorded state."""
 
-LEGEND_BEGINS = "**How to read it.**"
 
 LEGEND = """\
 **How to read it.** *SCORE*: WORDS on the test set after the last epoch, mean ± standard deviation over `n` seeds. \

@@ -11,15 +11,9 @@ from typing import Any
 
 from kdbench.errors import UserError, unknown
 from kdbench.suite.check_training import tables
-from kdbench.suite.shipped import FOLDERS
+from kdbench.suite.shipped import recipes
 from kdbench.suite.training import Train
 from kdbench.suite.yaml_lines import Document, Place, read_yaml
-
-
-def recipes() -> dict[str, Path]:
-    """Name -> file, of those that come with kdbench."""
-    place = next((folder / "recipes" for folder in FOLDERS if (folder / "recipes").is_dir()), None)
-    return {path.stem: path for path in sorted(place.glob("*.yaml"))} if place else {}
 
 
 def kept(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:

@@ -18,6 +18,12 @@ def shipped() -> dict[str, Path]:
     return {path.stem: path for path in sorted(place.glob("*.yaml"))} if place else {}
 
 
+def recipes() -> dict[str, Path]:
+    """The same of recipes, `train: {recipe: NAME}`."""
+    place = next((folder / "recipes" for folder in FOLDERS if (folder / "recipes").is_dir()), None)
+    return {path.stem: path for path in sorted(place.glob("*.yaml"))} if place else {}
+
+
 def local() -> list[Path]:
     """The user's own: what looks like a suite here and in `suites/`. A checkout's are the shipped ones."""
     known = {path.resolve() for path in shipped().values()}

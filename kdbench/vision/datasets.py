@@ -3,7 +3,7 @@
 from kdbench.nets import FAMILIES
 from kdbench.vision import builtin, folder, hub, tars
 
-FAMILIES["timm"] = "kdbench.vision.nets:FAMILY"
+FAMILIES["timm"] = "kdbench.vision.index:INDEX"
 FAMILIES["torchvision"] = "kdbench.vision.others:TORCHVISION"
 FAMILIES["transformers"] = "kdbench.vision.others:TRANSFORMERS"
 

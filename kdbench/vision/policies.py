@@ -6,16 +6,14 @@ same are changed together, where they lie. Pictures are [B, 3, H, W] uint8. The 
 """
 
 from collections.abc import Callable, Iterator
+from functools import cache
 from math import atan, degrees
 from typing import Any
 
 import torch
 from torch import Generator, Tensor
-from torchvision.transforms import AutoAugment, AutoAugmentPolicy
-from torchvision.transforms import v2 as transforms
 
 Operation = tuple[str, float]  # its name, and what it is called with
-of = transforms.functional
 
 GREY = 128.0  # what comes in from outside a picture that is turned or moved
 RAND = (
@@ -30,20 +28,28 @@ WIDE = (
 NAMES = {name.replace("_", ""): name for name in sorted({*RAND, *WIDE})}
 
 
+@cache
+def of() -> Any:
+    """torchvision's functions on pictures: a second and a half, which who trains without them need not wait."""
+    from torchvision.transforms.v2 import functional
+
+    return functional
+
+
 def affine(x: Tensor, translate: tuple[int, int] = (0, 0), shear: tuple[float, float] = (0.0, 0.0)) -> Tensor:
     """Moved by whole pixels (right, down), or sheared around the upper left corner by angles in degrees."""
-    bilinear = transforms.InterpolationMode.BILINEAR
-    return of.affine(
+    bilinear = of().InterpolationMode.BILINEAR
+    return of().affine(
         x, 0.0, list(translate), 1.0, list(shear), interpolation=bilinear, fill=[GREY] * 3, center=[0.0, 0.0]
     )
 
 
 def rotate(x: Tensor, angle: float) -> Tensor:
-    return of.rotate(x, angle, interpolation=transforms.InterpolationMode.BILINEAR, fill=[GREY] * 3)
+    return of().rotate(x, angle, interpolation=of().InterpolationMode.BILINEAR, fill=[GREY] * 3)
 
 
 def posterize(x: Tensor, bits: float) -> Tensor:
-    return of.posterize(x, int(bits)) if bits >= 1 else torch.zeros_like(x)
+    return of().posterize(x, int(bits)) if bits >= 1 else torch.zeros_like(x)
 
 
 def solarize_add(x: Tensor, added: float) -> Tensor:
@@ -53,17 +59,17 @@ def solarize_add(x: Tensor, added: float) -> Tensor:
 
 CHANGES: dict[str, Callable[[Tensor, float], Tensor]] = {
     "identity": lambda x, _: x,
-    "auto_contrast": lambda x, _: of.autocontrast(x),
-    "equalize": lambda x, _: of.equalize(x),
-    "invert": lambda x, _: of.invert(x),
+    "auto_contrast": lambda x, _: of().autocontrast(x),
+    "equalize": lambda x, _: of().equalize(x),
+    "invert": lambda x, _: of().invert(x),
     "rotate": rotate,
     "posterize": posterize,
-    "solarize": lambda x, threshold: of.solarize(x, min(threshold, 255.0)) if threshold <= 255 else x,
+    "solarize": lambda x, threshold: of().solarize(x, min(threshold, 255.0)) if threshold <= 255 else x,
     "solarize_add": solarize_add,
-    "color": lambda x, change: of.adjust_saturation(x, 1 + change),
-    "contrast": lambda x, change: of.adjust_contrast(x, 1 + change),
-    "brightness": lambda x, change: of.adjust_brightness(x, 1 + change),
-    "sharpness": lambda x, change: of.adjust_sharpness(x, 1 + change),
+    "color": lambda x, change: of().adjust_saturation(x, 1 + change),
+    "contrast": lambda x, change: of().adjust_contrast(x, 1 + change),
+    "brightness": lambda x, change: of().adjust_brightness(x, 1 + change),
+    "sharpness": lambda x, change: of().adjust_sharpness(x, 1 + change),
     "shear_x": lambda x, slope: affine(x, shear=(degrees(atan(slope)), 0.0)),
     "shear_y": lambda x, slope: affine(x, shear=(0.0, degrees(atan(slope)))),
     "translate_x": lambda x, places: affine(x, translate=(int(places), 0)),
@@ -147,6 +153,8 @@ class AutoAugmented:
     """Cubuk et al. 2018 (https://arxiv.org/abs/1805.09501): one of 25 pairs of operations, found on `found_on`."""
 
     def __init__(self, found_on: str) -> None:
+        from torchvision.transforms import AutoAugment, AutoAugmentPolicy
+
         self.pairs = AutoAugment(AutoAugmentPolicy(found_on)).policies
 
     def draw(self, count: int, side: int, generator: Generator) -> list[list[Operation]]:

@@ -19,7 +19,8 @@ from kdbench.commands import ui
 from kdbench.commands.console import show_board
 from kdbench.commands.given import seconds_of
 from kdbench.errors import UserError
-from kdbench.report.meaning import LEGEND, LEGEND_BEGINS
+from kdbench.plain import LEGEND_BEGINS
+from kdbench.report.meaning import LEGEND
 
 ROOT = Path(__file__).parents[2]
 
