@@ -189,6 +189,7 @@ DOMAINS = ("vision", "text")
 PICTURES = re.compile(r"pixel|picture|image|img|input_size|channels(?!_last)")  # channels_last is a memory format
 OF_PICTURES = {
     "commands/init.py": "proposes a suite for a folder of pictures",
+    "commands/measure.py": "measures what a suite for pictures costs",
     "commands/inventory.py": "its --size is the side of pictures",
     "commands/profile.py": "its --size is the side of pictures",
 }

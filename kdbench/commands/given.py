@@ -3,10 +3,10 @@
 import argparse
 import re
 
-from kdbench.api import Options
 from kdbench.errors import UserError
 from kdbench.grid.together import by_torchrun
 from kdbench.layout import Layout, SuiteFolder
+from kdbench.options import Options
 from kdbench.suite.load import read_with_bases
 from kdbench.suite.shipped import suite_path
 

@@ -3,8 +3,6 @@
 import math
 from typing import Any
 
-import pandas as pd
-
 
 def human(value: Any) -> str:
     """1234567 -> 1.23M"""
@@ -35,18 +33,3 @@ def duration(seconds: float) -> str:
 
 def plus_minus(value: Any, spread: Any) -> str:
     return number(value) if spread is None or not math.isfinite(spread) else f"{value:.2f} ± {spread:.2f}"
-
-
-_FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n")  # a spreadsheet takes what begins so for one
-
-
-def csv(frame: pd.DataFrame) -> str:
-    """The frame as CSV; text that a spreadsheet would take for a formula gets an apostrophe before it."""
-    shown = frame.copy()
-    for name in frame.select_dtypes(exclude="number"):
-        shown[name] = frame[name].map(_no_formula)
-    return shown.to_csv(index=False)
-
-
-def _no_formula(value: Any) -> Any:
-    return f"'{value}" if isinstance(value, str) and value.startswith(_FORMULA) else value

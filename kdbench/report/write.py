@@ -11,7 +11,6 @@ from kdbench.report.html import html
 from kdbench.report.latex import latex
 from kdbench.report.markdown import markdown
 from kdbench.report.table import Board
-from kdbench.report.text import csv
 from kdbench.results.mlflow_thread import addresses_of
 
 
@@ -52,3 +51,18 @@ def write_parquet(frame: pd.DataFrame, path: Path) -> None:
         return
     path.parent.mkdir(parents=True, exist_ok=True)
     write_atomic(path, frame.to_parquet(index=False))
+
+
+_FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n")  # a spreadsheet takes what begins so for one
+
+
+def csv(frame: pd.DataFrame) -> str:
+    """The frame as CSV; text that a spreadsheet would take for a formula gets an apostrophe before it."""
+    shown = frame.copy()
+    for name in frame.select_dtypes(exclude="number"):
+        shown[name] = frame[name].map(_no_formula)
+    return shown.to_csv(index=False)
+
+
+def _no_formula(value: Any) -> Any:
+    return f"'{value}" if isinstance(value, str) and value.startswith(_FORMULA) else value

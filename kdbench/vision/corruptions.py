@@ -19,10 +19,10 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 from torch import Generator, Tensor
-from torchvision.transforms.v2 import functional as of
 
 from kdbench.method.contract import Batch, InputSpec
 from kdbench.seeding import derive
+from kdbench.vision.policies import of
 
 SIDE = 224  # of the pictures for which lengths are given
 # Draws are for blocks of at most so many pictures and numbers, whatever the device and the batch of an evaluation.
@@ -43,7 +43,7 @@ def blur(x: Tensor, sigma: float, _: Generator) -> Tensor:
 def smooth(x: Tensor, sigma: float) -> Tensor:
     """By a Gaussian of `sigma` pixels, cut off at 3 of them or the picture's side."""
     reach = max(1, min(math.ceil(3 * sigma), min(x.shape[-2:]) - 1))
-    return of.gaussian_blur(x, [2 * reach + 1, 2 * reach + 1], [max(sigma, 1e-3)] * 2)
+    return of().gaussian_blur(x, [2 * reach + 1, 2 * reach + 1], [max(sigma, 1e-3)] * 2)
 
 
 def jpeg(x: Tensor, quality: float, _: Generator) -> Tensor:
@@ -59,15 +59,15 @@ def coded_and_back(picture: Image.Image, quality: int) -> np.ndarray:
 
 
 def brightness(x: Tensor, factor: float, _: Generator) -> Tensor:
-    return of.adjust_brightness(x, factor)
+    return of().adjust_brightness(x, factor)
 
 
 def contrast(x: Tensor, factor: float, _: Generator) -> Tensor:
-    return of.adjust_contrast(x, factor)
+    return of().adjust_contrast(x, factor)
 
 
 def posterize(x: Tensor, bits: float, _: Generator) -> Tensor:
-    return of.posterize((x * 255).round().to(torch.uint8), int(bits)).float() / 255
+    return of().posterize((x * 255).round().to(torch.uint8), int(bits)).float() / 255
 
 
 def elastic(x: Tensor, alpha: float, generator: Generator) -> Tensor:

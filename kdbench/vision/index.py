@@ -13,7 +13,7 @@ from kdbench.method.contract import Task
 from kdbench.nets import Family, Net, Spec
 from kdbench.registry import hash_of_file
 
-OWN = Path(__file__).with_name("cifar.py")  # registers nets of ours into timm
+OWN = Path(__file__).with_name("cifar")  # registers nets of ours into timm
 
 
 class Indexed:
@@ -51,7 +51,8 @@ def index() -> Path:
         timms = version("timm")
     except PackageNotFoundError:
         timms = "unknown"
-    return cache_folder("models") / f"timm-{timms}-{hash_of_file(OWN.read_bytes())}.json"
+    ours = hash_of_file(b"\0".join(path.read_bytes() for path in sorted(OWN.glob("*.py"))))
+    return cache_folder("models") / f"timm-{timms}-{ours}.json"
 
 
 def family() -> Family:
