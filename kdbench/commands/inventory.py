@@ -2,9 +2,12 @@
 
 import argparse
 import inspect
-from collections.abc import Iterable
+import json
+from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from fnmatch import fnmatchcase
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -12,15 +15,19 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
+import kdbench
 from kdbench.commands.console import table
 from kdbench.data import DATASETS
 from kdbench.errors import UserError, first_line
+from kdbench.files import cache_folder, write_json
 from kdbench.method.contract import Inapplicable
 from kdbench.method.register import METHODS
 from kdbench.method.transform import TRANSFORMS, Reshape
 from kdbench.nets import build_net, is_known, known_models, unknown_model
 from kdbench.plain import several
+from kdbench.registry import hash_of_file
 from kdbench.report.text import human
+from kdbench.results.provenance import installed
 from kdbench.suite.objectives import objective
 from kdbench.suite.plugins import load_methods, load_plugin
 from kdbench.suite.spec import ModelSpec
@@ -53,7 +60,7 @@ def show_methods(out: Console, pattern: str, pair: tuple[str, str, int, int] | N
     names = [name for name in METHODS if fnmatchcase(name, pattern)]
     screen = Console(stderr=True)
     shown = track(names, "asking methods", console=screen, transient=True, disable=not (pair and screen.is_terminal))
-    found = applicability(shown, *(pair or USUAL_PAIR), device="cpu" if pair else "meta")
+    found = applicability(shown, *pair, device="cpu") if pair else of_the_usual_pair(names)
     made = table("method", "family", "needs", ">year", "paper", ">adapters", *(["applies"] if pair else []))
     for name in names:
         method, (adapters, why_not) = METHODS[name], found[name]
@@ -77,6 +84,21 @@ def short_link(paper: str) -> str:
     short = paper.replace("https://arxiv.org/abs/", "arXiv:")
     short = short.split("/")[2] if short.startswith("https://") else short
     return f"[link={paper}]{short}[/link]" if paper else ""
+
+
+def of_the_usual_pair(names: Sequence[str]) -> dict[str, tuple[int | None, str]]:
+    """As `applicability`; kept from an earlier time, for it takes seconds and changes with the code alone."""
+    method_files = sorted((Path(kdbench.__file__).parent / "method").glob("*.py"))
+    code = [*map(METHODS.file_hash, names), *(path.read_text(encoding="utf-8") for path in method_files)]
+    versions = [str(installed()), *USUAL_PAIR[:2]]
+    path = cache_folder("methods") / f"{hash_of_file(json.dumps([*names, *code, *versions]).encode())}.json"
+    with suppress(OSError, ValueError):
+        return {name: (adapters, why) for name, (adapters, why) in json.loads(path.read_bytes()).items()}
+    found = applicability(names, *USUAL_PAIR, device="meta")
+    with suppress(OSError):  # a folder that can't be written only makes the next time slower
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_json(path, found)
+    return found
 
 
 def applicability(
