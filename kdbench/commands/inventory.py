@@ -15,7 +15,6 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
-import kdbench
 from kdbench.commands.console import table
 from kdbench.data import DATASETS
 from kdbench.errors import UserError, first_line
@@ -88,7 +87,7 @@ def short_link(paper: str) -> str:
 
 def of_the_usual_pair(names: Sequence[str]) -> dict[str, tuple[int | None, str]]:
     """As `applicability`; kept from an earlier time, for it takes seconds and changes with the code alone."""
-    method_files = sorted((Path(kdbench.__file__).parent / "method").glob("*.py"))
+    method_files = sorted((Path(__file__).parents[1] / "method").glob("*.py"))
     code = [*map(METHODS.file_hash, names), *(path.read_text(encoding="utf-8") for path in method_files)]
     versions = [str(installed()), *USUAL_PAIR[:2]]
     path = cache_folder("methods") / f"{hash_of_file(json.dumps([*names, *code, *versions]).encode())}.json"
