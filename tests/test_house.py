@@ -188,7 +188,6 @@ def test_a_method_knows_the_contract_alone() -> None:
 DOMAINS = ("vision", "text")
 PICTURES = re.compile(r"pixel|picture|image|img|input_size|channels(?!_last)")  # channels_last is a memory format
 OF_PICTURES = {
-    "commands/init.py": "proposes a suite for a folder of pictures",
     "commands/measure.py": "measures what a suite for pictures costs",
     "commands/inventory.py": "its --size is the side of pictures",
     "commands/profile.py": "its --size is the side of pictures",

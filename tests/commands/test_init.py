@@ -199,7 +199,7 @@ class Hand:
 
 
 def price_of(suite_file, tmp_path, rows, count=1, side=32, rates=None):
-    """Of the digits: 1,437 to train on, 360 to test."""
+    """Of the digits."""
     chosen = {row: {"ce": 1, "kd": {"weight": 1, "temperature": 1 + n}} for n, row in enumerate(rows)}
     chosen |= {"student": {"ce": 1}} if "student" in rows else {}
     made = plan(suite_file(methods=chosen, seeds=[0], validation=0), results=tmp_path, device="cpu")
@@ -209,7 +209,8 @@ def price_of(suite_file, tmp_path, rows, count=1, side=32, rates=None):
 def test_what_a_suite_costs_by_hand(suite_file, tmp_path):
     """2 epochs, 3 seeds, 2 rows of which one is twice as dear; then in two processes, and twice as large."""
     price = price_of(suite_file, tmp_path, ["student", "kd", "other"], rates={"kd": 2.0})
-    train, test = price.plan.shapes.task(price.plan.cells[0].dataset).num_train, 360
+    task = price.plan.shapes.task(price.plan.cells[0].dataset)
+    train, test = task.num_train, task.num_test
     teacher, seed = train * 0.04, train * (0.01 + 0.004 + 2 * 0.004) + test * 2 * 0.001
     rows = ["student", "kd"]
     assert price.seconds(rows, 3, 2) == pytest.approx(12 + 2 * teacher + 3 * (2 * seed + 2 * 1.5))
