@@ -7,7 +7,7 @@ import torch
 from kdbench.errors import UserError
 from kdbench.grid.estimate import guess
 from kdbench.grid.executors import Executor
-from kdbench.grid.forecast import Forecast, forecast
+from kdbench.grid.forecast import Forecast, Piece, forecast, steps_of
 from kdbench.grid.on_ray import OnRay
 from kdbench.grid.plan import Plan
 from kdbench.grid.probe import Say, kept, known, probe
@@ -22,6 +22,18 @@ def expected(plan: Plan, device: torch.device, executor: Executor, results: Path
     """By what was measured earlier of all that it trains; else by steps now, where the run is long; else by a guess."""
     if not plan.todo:
         return Forecast()
+    try:
+        return weighed(plan, device, executor, results, say)
+    except Exception:  # of a net of the user's own, say, whose operations nobody can count: the run is not ended by it
+        steps = {
+            cohort[0].cohort: sum(c.train.epochs * steps_of(c, plan, c.train.batch_size) for c in cohort)
+            for cohort in plan.cohorts
+        }
+        return Forecast(cohorts={key: Piece(float(count), count) for key, count in steps.items()})
+
+
+def weighed(plan: Plan, device: torch.device, executor: Executor, results: Path, say: Say) -> Forecast:
+    """As `expected`; raises whatever counting and measuring do."""
     with using(executor.threads):
         speed = known(plan, device, measured(results, conditions(device)))
         if speed is None:

@@ -39,7 +39,7 @@ CPU = torch.device("cpu")
 class Drawn:
     """An executor that draws each cell's score instead of training it. `most`: cells after which it is killed."""
 
-    threads, about = None, ""
+    threads, count, about = None, 1, ""
 
     def __init__(self, gains: dict[str, float] = GAINS, most: float = math.inf) -> None:
         self.gains, self.most = gains, most
