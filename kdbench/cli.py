@@ -14,6 +14,7 @@ from io import TextIOWrapper
 from pathlib import Path
 from typing import Any, NoReturn, TextIO, cast
 
+from kdbench.commands.numbers import count, gigabytes, parameters, processes, side
 from kdbench.display import Nowhere, displays
 from kdbench.errors import UserError
 from kdbench.grid.signals import own_interrupts
@@ -200,35 +201,6 @@ def _on_this_machine(command: Command) -> None:
     command("schema", "print the JSON schema of suite files, for editors").add_argument(
         "--plugin", type=Path, action="append", default=[], metavar="FILE", help="a file with methods of your own"
     )
-
-
-def processes(text: str) -> int | None:
-    return None if text == "auto" else count(text)
-
-
-def count(text: str) -> int:
-    if int(text) < 1:
-        raise ValueError
-    return int(text)
-
-
-def side(text: str) -> int:
-    if not 8 <= int(text) <= 1024:
-        raise argparse.ArgumentTypeError(f"{text}: a side of 8 to 1024 pixels")
-    return int(text)
-
-
-def parameters(text: str) -> float:
-    """`1e6`, `1M`, `500k`, `1.5G`"""
-    unit = {"k": 1e3, "m": 1e6, "g": 1e9, "b": 1e9}.get(text[-1:].lower())
-    return float(text[:-1]) * unit if unit else float(text)
-
-
-def gigabytes(text: str) -> float:
-    size = float(text)
-    if not 0 <= size < float("inf"):
-        raise ValueError
-    return size
 
 
 def _common(sub: argparse.ArgumentParser, device: bool = True) -> None:

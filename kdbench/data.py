@@ -16,7 +16,8 @@ from pydantic import BaseModel
 from torch import Tensor
 
 from kdbench.errors import UserError, first_line
-from kdbench.method.contract import Batch, Field, Inputs, InputSpec, Task, map_inputs
+from kdbench.method.contract import Batch, Field, InputSpec, Task
+from kdbench.method.inputs import Inputs, map_inputs
 from kdbench.method.metric import metric_named
 from kdbench.plain import harmless
 from kdbench.registry import Registry

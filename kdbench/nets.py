@@ -19,7 +19,8 @@ from typing import Any, Protocol, Self, TypeVar
 from torch import Tensor, nn
 
 from kdbench.errors import UserError, first_line, unknown
-from kdbench.method.contract import Inapplicable, Inputs, Outputs, Task, map_inputs
+from kdbench.method.contract import Inapplicable, Outputs, Task
+from kdbench.method.inputs import Inputs, map_inputs
 from kdbench.parts import Normalise, OutputTap, Tap, frozen_parts, modules_named, names_within
 from kdbench.registry import Registry
 from kdbench.seeding import seeded

@@ -16,7 +16,7 @@ from kdbench.data import DATASETS, files_beside
 from kdbench.errors import UserError
 from kdbench.files import write_atomic, write_json
 from kdbench.layout import RESULTS
-from kdbench.method.contract import Inputs, num_inputs
+from kdbench.method.inputs import Inputs, num_inputs
 from kdbench.method.metric import metric_of
 from kdbench.results.card import as_metadata, card
 from kdbench.results.schema import Record

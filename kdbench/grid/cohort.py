@@ -3,7 +3,6 @@
 It reads and writes the teachers, the checkpoints and the teacher's cache; what it found goes out as events.
 """
 
-import gc
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -29,7 +28,7 @@ from kdbench.train.arithmetic import repeat_itself
 from kdbench.train.group import ALONE, Group
 from kdbench.train.lent import Guard, Undermined
 from kdbench.train.loop import Cohort, Hooks, OutOfMemory, Stopped, is_out_of_memory, train_cohort
-from kdbench.train.memory import free_memory, keep_freed
+from kdbench.train.memory import collect, free_memory, keep_freed
 from kdbench.train.one_writer import GroupCheckpoints
 from kdbench.train.repeat import UNREPEATABLE
 from kdbench.train.start import start_trial
@@ -98,7 +97,7 @@ class Worker:
         again = self.train(members, teacher, splits)
         members.clear()
         if again:
-            self.clear()
+            collect(self.device)
         for part in [*again, later]:
             self.run(part)
 
@@ -296,9 +295,3 @@ class Worker:
 
     def checkpoints(self, cell: Cell) -> GroupCheckpoints:
         return GroupCheckpoints(Layout(self.place.results).suite(cell.suite).checkpoints, self.group)
-
-    def clear(self) -> None:
-        """Give freed memory back, so that the halves find it."""
-        gc.collect()
-        if self.device.type == "cuda":
-            torch.cuda.empty_cache()

@@ -18,7 +18,8 @@ from kdbench.nets import Net, build_net, chosen_by
 from kdbench.parts import names_within
 from kdbench.results.records import Records, is_final
 from kdbench.results.schema import Record
-from kdbench.suite.cells import Cell, cohorts_of
+from kdbench.suite.cells import Cell
+from kdbench.suite.cohorts import cohorts_of
 from kdbench.suite.spec import DatasetSpec, ModelSpec, Train
 from kdbench.suite.steps import made, steps_of
 from kdbench.train.lent import Guard

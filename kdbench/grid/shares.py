@@ -18,7 +18,7 @@ from kdbench.grid.plan import Plan
 from kdbench.grid.processes import Processes, Share
 from kdbench.grid.together import Together, by_torchrun
 from kdbench.method.contract import Task
-from kdbench.suite.cells import cohorts_of
+from kdbench.suite.cohorts import cohorts_of
 
 OWN = 1.5e9  # bytes that a process takes with torch, a small teacher and a cohort of small students
 SHARE = 0.5  # of the machine's memory that processes may take by this reckoning

@@ -14,6 +14,8 @@ import torch
 from pydantic import Field as Range
 from torch import Tensor, nn
 
+from kdbench.method.inputs import Inputs
+
 # What a method may ask for with `needs=`. Only what some member of a cohort needs is computed.
 # `second`, `mixed` and `plain` are logits on other views of the batch; `peer` is a second student that learns too.
 VIEWS = ("second", "mixed", "plain")
@@ -34,9 +36,6 @@ Stage = Annotated[int, Range(lt=0)] | Annotated[float, Range(gt=0, le=1, allow_i
 
 class Inapplicable(Exception):
     """Raised by `Method.build` when a method has no meaning for a pair; the text says why."""
-
-
-Inputs = Tensor | dict[str, Tensor]  # what a net is called with: pictures, or token ids and their mask
 
 
 @dataclass(frozen=True)
@@ -117,23 +116,6 @@ class InputSpec:
 
     def __str__(self) -> str:
         return ", ".join(f"{field.name} {'x'.join(map(str, field.shape))}" for field in self.fields)
-
-
-def map_inputs(change: Callable[[Tensor], Tensor], inputs: Inputs) -> Inputs:
-    """The same inputs with `change` applied to every tensor."""
-    if isinstance(inputs, Tensor):
-        return change(inputs)
-    return {name: change(x) for name, x in inputs.items()}
-
-
-def num_inputs(inputs: Inputs) -> int:
-    """B, the number of examples in a batch of inputs."""
-    return len(inputs if isinstance(inputs, Tensor) else next(iter(inputs.values())))
-
-
-def device_of(inputs: Inputs) -> torch.device:
-    """Where a batch of inputs lies."""
-    return (inputs if isinstance(inputs, Tensor) else next(iter(inputs.values()))).device
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,6 @@
-"""Cells and cohorts: what a suite asks for, each cell with the key that decides whether it is done already."""
+"""Cells: what a suite asks for, each cell with the key that decides whether it is done already."""
 
 import json
-from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
 from functools import cached_property
@@ -293,11 +292,3 @@ def _digest(dataset: DatasetSpec, data_dir: Path, unread: bool) -> str:
         if unread:
             return NOT_THERE
         raise
-
-
-def cohorts_of(cells: Iterable[Cell]) -> list[list[Cell]]:
-    """Cells grouped into cohorts, in order of first appearance; those that others begin with first."""
-    groups: dict[str, list[Cell]] = {}
-    for cell in cells:
-        groups.setdefault(cell.cohort, []).append(cell)
-    return sorted(groups.values(), key=lambda cohort: cohort[0].depth)

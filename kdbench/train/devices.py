@@ -18,7 +18,8 @@ import torch.distributed as dist
 from torch import Tensor
 
 from kdbench.errors import first_line
-from kdbench.method.contract import Batch, Inputs, Outputs, map_inputs
+from kdbench.method.contract import Batch, Outputs
+from kdbench.method.inputs import Inputs, map_inputs
 from kdbench.train.gradients import Gradients
 from kdbench.train.group import Compute
 from kdbench.train.whole_batch import BatchNorms, PartNorms, WholeBatchNorms, parts_of, shares

@@ -5,6 +5,7 @@ system at once, which then clears every page anew: up to a sixth of a step on a 
 """
 
 import ctypes
+import gc
 import resource
 import sys
 from typing import Any
@@ -30,6 +31,13 @@ def give_back() -> None:
     """Return to the system what `keep_freed` kept."""
     if malloc_trim := _libc("malloc_trim"):
         malloc_trim(0)
+
+
+def collect(device: torch.device) -> None:
+    """Free what nobody holds any more, so that what comes next finds it."""
+    gc.collect()
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
 
 
 def free_memory(device: torch.device) -> float:

@@ -17,7 +17,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from kdbench.method.contract import Inputs, InputSpec, Outputs, device_of
+from kdbench.method.contract import InputSpec, Outputs
+from kdbench.method.inputs import Inputs, device_of
 from kdbench.method.onnx_tools import onnx_package, onnxruntime_package
 from kdbench.train.student import Student
 

@@ -17,7 +17,8 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from kdbench.method.contract import Inputs, InputSpec, device_of
+from kdbench.method.contract import InputSpec
+from kdbench.method.inputs import Inputs, device_of
 
 SECONDS = 1.0  # per batch size and net
 BATCHES = (1, 64)

@@ -14,7 +14,8 @@ from torchvision import models
 
 from kdbench.attention import ATTENTION, AttentionTap
 from kdbench.errors import UserError
-from kdbench.method.contract import Inputs, Outputs, Task, map_inputs
+from kdbench.method.contract import Outputs, Task
+from kdbench.method.inputs import Inputs, map_inputs
 from kdbench.nets import Net, PlainNet, Spec
 from kdbench.vision.resize import resized
 from kdbench.vision.taps import as_maps, over_whole_pictures

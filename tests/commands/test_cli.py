@@ -14,10 +14,10 @@ import yaml
 from conftest import TINY
 
 from kdbench.api import choose_device
-from kdbench.cli import parameters
 from kdbench.commands import ui
 from kdbench.commands.console import show_board
 from kdbench.commands.given import seconds_of
+from kdbench.commands.numbers import parameters
 from kdbench.errors import UserError
 from kdbench.plain import LEGEND_BEGINS
 from kdbench.report.meaning import LEGEND

@@ -12,7 +12,8 @@ from conftest import batches_of
 from kdbench.data import Splits, load_splits, steps_per_epoch
 from kdbench.grid.outcome import scores_of
 from kdbench.nets import build_net
-from kdbench.suite.cells import cells_of, cohorts_of
+from kdbench.suite.cells import cells_of
+from kdbench.suite.cohorts import cohorts_of
 from kdbench.suite.load import ModelSpec, Train, load_suite, objective
 from kdbench.train.loop import Cohort, Hooks, OutOfMemory, train_cohort
 from kdbench.train.objective import built_objective

@@ -17,7 +17,8 @@ from kdbench.data import load_splits
 from kdbench.errors import UserError
 from kdbench.grid.executors import Here, Queue
 from kdbench.results.schema import Record
-from kdbench.suite.cells import Cell, cells_of, cohorts_of
+from kdbench.suite.cells import Cell, cells_of
+from kdbench.suite.cohorts import cohorts_of
 from kdbench.suite.load import load_suite
 from kdbench.suite.starts import with_starts
 from kdbench.train.evaluation import evaluate_one

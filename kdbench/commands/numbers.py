@@ -1,0 +1,32 @@
+"""Numbers as people write them on the command line."""
+
+import argparse
+
+
+def processes(text: str) -> int | None:
+    return None if text == "auto" else count(text)
+
+
+def count(text: str) -> int:
+    if int(text) < 1:
+        raise ValueError
+    return int(text)
+
+
+def side(text: str) -> int:
+    if not 8 <= int(text) <= 1024:
+        raise argparse.ArgumentTypeError(f"{text}: a side of 8 to 1024 pixels")
+    return int(text)
+
+
+def parameters(text: str) -> float:
+    """`1e6`, `1M`, `500k`, `1.5G`"""
+    unit = {"k": 1e3, "m": 1e6, "g": 1e9, "b": 1e9}.get(text[-1:].lower())
+    return float(text[:-1]) * unit if unit else float(text)
+
+
+def gigabytes(text: str) -> float:
+    size = float(text)
+    if not 0 <= size < float("inf"):
+        raise ValueError
+    return size
