@@ -1,5 +1,6 @@
 """What all tests share: a tiny suite that trains in seconds, and a way to run commands in this process."""
 
+import math
 import os
 import sys
 import tempfile
@@ -9,7 +10,8 @@ os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # processes that tests start im
 if "PYTEST_XDIST_WORKER" in os.environ:
     os.environ.setdefault("OMP_NUM_THREADS", "1")  # one process a core: more threads would wait for each other
 os.environ.pop("MLFLOW_TRACKING_URI", None)
-os.environ["KDBENCH_CACHE"] = tempfile.mkdtemp(prefix="kdbench-")  # proofs are made anew, and once for all tests
+if "PYTEST_XDIST_WORKER" not in os.environ:  # proofs are made anew, and once for all tests: in all of xdist's processes
+    os.environ["KDBENCH_CACHE"] = tempfile.mkdtemp(prefix="kdbench-")
 
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -110,11 +112,16 @@ def suite_file(tmp_path: Path) -> Callable[..., Path]:
     return write
 
 
+def without_measures(patch: pytest.MonkeyPatch) -> None:
+    """Latency is not what most tests are about, nor are a file's memory (it takes a process each time) and plots."""
+    patch.setattr("kdbench.grid.outcome.Measure.profile_seconds", 0.0)
+    patch.setattr("kdbench.train.delivery.peak_memory", lambda *a: math.nan)
+    patch.setattr("kdbench.report.plots.write_plots", lambda *a: [])
+
+
 @pytest.fixture
 def quick_profile(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Latency is not what most tests are about, nor are plots."""
-    monkeypatch.setattr("kdbench.grid.outcome.Measure.profile_seconds", 0.0)
-    monkeypatch.setattr("kdbench.report.plots.write_plots", lambda *a: [])
+    without_measures(monkeypatch)
 
 
 @pytest.fixture

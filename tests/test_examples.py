@@ -11,13 +11,13 @@ from typing import Any
 import pytest
 import torch
 import yaml
+from conftest import without_measures
 from documents import readme_block
 from torch import nn
 
 import kdbench as package
 from kdbench.api import Options, run_suite
 from kdbench.data import load_splits
-from kdbench.grid.outcome import Measure
 from kdbench.method.contract import Batch, Outputs
 from kdbench.nets import NETS, build_net
 from kdbench.suite.load import load_suite
@@ -59,8 +59,7 @@ def vectors(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
     suite = {"extends": str(EXAMPLES / "vectors.yaml"), "name": "vectors", "seeds": [0], "train": {"epochs": 2}}
     (folder / "vectors.yaml").write_text(yaml.safe_dump(suite))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Measure, "profile_seconds", 0.0)
-        patch.setattr("kdbench.report.plots.write_plots", lambda *a: [])
+        without_measures(patch)
         outcome = run_suite(folder / "vectors.yaml", Options(results=folder / "results", device="cpu"))
     assert outcome.exit_code == 0
     return folder / "results", outcome.text

@@ -72,9 +72,11 @@ class Verdicts:
 
         Where no proof can start, that is the only line, said once; what is not known stays so, and runs as it is.
         """
-        new = [o for name, o in {o.name: o for o in operations}.items() if name not in self.known]
-        if not new or not self.starts:
+        asked = {o.name: o for o in operations}
+        if not self.starts or asked.keys() <= self.known.keys():
             return []
+        self.read()  # another process may have proven them since
+        new = [o for name, o in asked.items() if name not in self.known]
         threads = torch.get_num_threads()
         try:
             for operation, found in zip(new, troubles([(o, RIGHT) for o in new], threads), strict=True):

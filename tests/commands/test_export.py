@@ -27,16 +27,14 @@ METHODS = {"student": {"ce": 1}, "simkd": {"simkd": 1}}
 def results(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The tiny suite, trained once: a plain student, and one whose method leaves layers in it."""
     import yaml
-    from conftest import TINY
-
-    from kdbench.grid.outcome import Measure
+    from conftest import TINY, without_measures
 
     torch.set_num_threads(1)
     folder = tmp_path_factory.mktemp("export")
     path = folder / "suite.yaml"
     path.write_text(yaml.safe_dump({**TINY, "methods": METHODS}))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Measure, "profile_seconds", 0.0)
+        without_measures(patch)
         kdbench.run(path, results=folder / "results", device="cpu")
     return folder / "results"
 

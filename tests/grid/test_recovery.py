@@ -9,7 +9,7 @@ import pytest
 import torch
 import yaml
 from boards import write_leaderboard
-from conftest import TINY
+from conftest import TINY, without_measures
 from grids import grid, record
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -40,8 +40,7 @@ def whole(tmp_path_factory):
     folder = tmp_path_factory.mktemp("whole")
     (folder / "suite.yaml").write_text(yaml.safe_dump(TINY))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("kdbench.grid.outcome.Measure.profile_seconds", 0.0)
-        patch.setattr("kdbench.report.plots.write_plots", lambda *a: [])
+        without_measures(patch)
         package.run(folder / "suite.yaml", results=folder / "results", device="cpu")
     return folder / "results"
 

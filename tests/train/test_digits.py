@@ -7,30 +7,26 @@ step can be captured.
 """
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from conftest import without_measures
+
+import kdbench
 
 HERE = Path(__file__).parent / "digits"
-RUN = """
-import sys
-from kdbench.grid.outcome import Measure
-Measure.profile_seconds = 0.0
-import kdbench
-kdbench.run(sys.argv[1], results=sys.argv[2], device="cpu")
-"""
 
 
 @pytest.fixture(scope="module")
 def records(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
-    """In a process of its own, with one thread as then."""
+    """With one thread as then."""
     results = tmp_path_factory.mktemp("digits")
-    command = [sys.executable, "-c", RUN, str(HERE / "suite.yaml"), str(results)]
-    subprocess.run(command, check=True, capture_output=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
+    torch.set_num_threads(1)
+    with pytest.MonkeyPatch.context() as patch:
+        without_measures(patch)
+        kdbench.run(HERE / "suite.yaml", results=results, device="cpu")
     return [json.loads(path.read_text()) for path in (results / "digits-before" / "records").glob("*.json")]
 
 

@@ -11,13 +11,12 @@ from typing import Any
 import pytest
 import torch
 import yaml
-from conftest import STUDENT, TEACHER, batches_of, few_digits
+from conftest import STUDENT, TEACHER, batches_of, few_digits, without_measures
 from torch import nn
 
 from kdbench.api import Options, run_suite
 from kdbench.data import load_splits
 from kdbench.errors import UserError
-from kdbench.grid.outcome import Measure
 from kdbench.method.contract import Inapplicable
 from kdbench.method.register import METHODS
 from kdbench.nets import build_net
@@ -74,9 +73,9 @@ def test_a_teacher_without_classes(
     assert found["pkt"]["scores"]["teacher_top1"] > 85  # by the probe: it has no classes of its own
     assert found["pkt"]["scores"]["teacher_agreement"] > 0
     assert found["pkt"]["profile"]["teacher"]["params"] > 0
-    again = kdbench("run", suite_file(pairs=[pair], methods={**rows, "rkd": {"ce": 1, "rkd": 1}}))
+    again = kdbench("run", suite_file(pairs=[pair], methods={**rows, "cc": {"ce": 1, "cc": 1}}))
     assert again[0] == 0, again[2]  # the teacher and its probe are read from disk
-    assert records(tmp_path / "results")["rkd"]["scores"]["teacher_top1"] == found["pkt"]["scores"]["teacher_top1"]
+    assert records(tmp_path / "results")["cc"]["scores"]["teacher_top1"] == found["pkt"]["scores"]["teacher_top1"]
     scores = found["pkt"]["scores"]  # no less than where both err on other pictures: the teacher was in eval mode
     assert scores["teacher_agreement"] >= scores["teacher_top1"] + scores["test_top1"] - 100
 
@@ -183,8 +182,7 @@ def label_free(knowing: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple
     }  # fmt: skip
     (folder / "free.yaml").write_text(yaml.safe_dump(suite))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Measure, "profile_seconds", 0.0)
-        patch.setattr("kdbench.report.plots.write_plots", lambda *a: [])
+        without_measures(patch)
         outcome = run_suite(folder / "free.yaml", Options(results=folder / "results", device="cpu"))
     found: dict[str, list[Any]] = {}
     for path in sorted((folder / "results").glob("*/records/*.json")):

@@ -6,7 +6,8 @@ import threading
 
 import pytest
 import torch
-from conftest import TEACHER, few_digits
+import yaml
+from conftest import TEACHER, TINY, few_digits
 
 from kdbench.data import Splits
 from kdbench.method.contract import Method
@@ -77,9 +78,18 @@ def splits(tmp_path_factory) -> Splits:
     return few_digits(tmp_path_factory.mktemp("none"))
 
 
+def teacher_of(splits):
+    return freeze(build_net(ModelSpec(**TEACHER), splits.task, "teacher", 0), CPU)
+
+
 @pytest.fixture
 def teacher(splits):
-    return freeze(build_net(ModelSpec(**TEACHER), splits.task, "teacher", 0), CPU)
+    """A new one for each test, which may write into it."""
+    return teacher_of(splits)
+
+
+def trial_of(cell, splits, teacher):
+    return start_trial(cell, build_net(cell.student, splits.task, "student", 0), splits, teacher, CPU, None)
 
 
 @pytest.fixture
@@ -106,7 +116,7 @@ def bad():
 def begin(suite_file, splits, teacher):
     def start(row):
         [cell] = cells_of(load_suite(suite_file(methods={"row": row}, train=RECIPE)))
-        trial = start_trial(cell, build_net(cell.student, splits.task, "student", 0), splits, teacher, CPU, None)
+        trial = trial_of(cell, splits, teacher)
         trial.key = str(row)
         return trial
 
@@ -120,7 +130,21 @@ def run(begin, splits, teacher, rows, cache=None):
     return trials
 
 
-def assert_untouched(begin, splits, teacher, reason):
+@pytest.fixture(scope="module")
+def alone(splits, tmp_path_factory):
+    """What the others end with in a run without a bad one: label -> its curves and weights."""
+    torch.set_num_threads(1)
+    path = tmp_path_factory.mktemp("alone") / "suite.yaml"
+    path.write_text(yaml.safe_dump({**TINY, "methods": ROWS, "train": RECIPE}))
+    cells = {cell.label: cell for cell in cells_of(load_suite(path))}
+    teacher = teacher_of(splits)
+    trials = {name: trial_of(cells[name], splits, teacher) for name in ROWS}
+    train_cohort(Cohort(teacher, splits, cells["kd"].train, 0), list(trials.values()))
+    assert {trial.status for trial in trials.values()} == {"done"}
+    return {name: (trial.curves, trial.net.state_dict()) for name, trial in trials.items()}
+
+
+def assert_untouched(begin, splits, teacher, alone, reason):
     before = settings_now()
     rows = {"kd": ROWS["kd"], "bad": {"ce": 1, "bad": 1}, "simkd": ROWS["simkd"], "mixed": ROWS["mixed"]}
     among = run(begin, splits, teacher, rows)
@@ -128,26 +152,25 @@ def assert_untouched(begin, splits, teacher, reason):
     assert among["bad"].status == "failed"
     assert reason in among["bad"].reason
     among["bad"].reason.encode()
-    alone = run(begin, splits, teacher, ROWS)
-    for name, trial in alone.items():
-        assert trial.status == among[name].status == "done"
-        assert trial.curves == among[name].curves
-        ours, theirs = trial.net.state_dict(), among[name].net.state_dict()
+    for name, (curves, ours) in alone.items():
+        assert among[name].status == "done"
+        assert among[name].curves == curves
+        theirs = among[name].net.state_dict()
         assert not [key for key in ours if not torch.equal(ours[key], theirs[key])]
 
 
 @pytest.mark.parametrize("kind", WRITES)
-def test_what_is_lent_stays_as_it_was(bad, begin, splits, teacher, kind):
+def test_what_is_lent_stays_as_it_was(bad, begin, splits, teacher, alone, kind):
     act, what = WRITES[kind]
     bad(act)
-    assert_untouched(begin, splits, teacher, f"wrote into {what}, which is only lent to it")
+    assert_untouched(begin, splits, teacher, alone, f"wrote into {what}, which is only lent to it")
 
 
 @pytest.mark.parametrize("kind", [kind for kind in WRITES if "behind" not in kind and kind != "classifier"])
-def test_what_is_lent_stays_as_it_was_later(bad, begin, splits, teacher, kind):
+def test_what_is_lent_stays_as_it_was_later(bad, begin, splits, teacher, alone, kind):
     act, what = WRITES[kind]
     bad(act, step=6)
-    assert_untouched(begin, splits, teacher, what)
+    assert_untouched(begin, splits, teacher, alone, what)
 
 
 def test_what_is_written_behind_torch_later_starts_the_others_again(bad, begin, splits, teacher):
@@ -193,11 +216,11 @@ def test_a_sample_is_from_all_over_a_tensor(shape, kind):
 
 
 @pytest.mark.parametrize("kind", SETTINGS)
-def test_settings_of_the_process_are_put_back(bad, begin, splits, teacher, kind):
+def test_settings_of_the_process_are_put_back(bad, begin, splits, teacher, alone, kind):
     change, what = SETTINGS[kind]
     bad(lambda *_: change())
     try:
-        assert_untouched(begin, splits, teacher, what)
+        assert_untouched(begin, splits, teacher, alone, what)
     finally:
         torch.set_default_dtype(torch.float32)
         torch.set_grad_enabled(True)
@@ -205,10 +228,10 @@ def test_settings_of_the_process_are_put_back(bad, begin, splits, teacher, kind)
 
 
 @pytest.mark.parametrize("kind", RAISES)
-def test_whatever_it_raises_is_its_own_end(bad, begin, splits, teacher, kind):
+def test_whatever_it_raises_is_its_own_end(bad, begin, splits, teacher, alone, kind):
     act, reason = RAISES[kind]
     bad(lambda *_: act())
-    assert_untouched(begin, splits, teacher, reason)
+    assert_untouched(begin, splits, teacher, alone, reason)
 
 
 def test_threads_and_kept_tensors_harm_nobody(bad, begin, splits, teacher):

@@ -5,7 +5,7 @@ import json
 import pytest
 import torch
 import yaml
-from conftest import STUDENT, TEACHER, TINY, few_digits
+from conftest import STUDENT, TEACHER, TINY, few_digits, without_measures
 from safetensors.torch import load_file
 
 import kdbench
@@ -41,7 +41,7 @@ def ran(tmp_path_factory):
     changes = {"pairs": PAIRS, "methods": rows, "train": {**RECIPE, "epochs": 1}}
     (folder / "suite.yaml").write_text(yaml.safe_dump({**TINY, **changes}, sort_keys=False))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("kdbench.grid.outcome.Measure.profile_seconds", 0.0)
+        without_measures(patch)
         table = kdbench.run(folder / "suite.yaml", results=folder, device="cpu")
     cells = cells_of(load_suite(folder / "suite.yaml"))
     records = [json.loads((folder / "tiny" / "records" / f"{cell.key}.json").read_text()) for cell in cells]

@@ -11,7 +11,7 @@ from kdbench.method.contract import Outputs
 from kdbench.train import loop as training
 from kdbench.train.teacher_cache import DiskBudget, TeacherCache, narrow
 
-FIRST = {"student": {"ce": 1}, "rkd": {"ce": 1, "rkd": 1}}
+FIRST = {"student": {"ce": 1}, "cc": {"ce": 1, "cc": 1}}
 LATER = {"kd": {"ce": 0.1, "kd": 0.9}, "pkt": {"ce": 1, "pkt": 30000}}
 CPU = torch.device("cpu")
 

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 import yaml
-from conftest import TEACHER, TINY
+from conftest import TEACHER, TINY, without_measures
 from safetensors.torch import load_file
 
 import kdbench
@@ -16,6 +16,7 @@ from kdbench.commands.export import export
 from kdbench.data import load_splits
 from kdbench.errors import UserError
 from kdbench.grid.executors import Here, Queue
+from kdbench.grid.filed import Files
 from kdbench.results.schema import Record
 from kdbench.suite.cells import Cell, cells_of
 from kdbench.suite.cohorts import cohorts_of
@@ -41,13 +42,17 @@ def suite_in(folder: Path, **changes: Any) -> Path:
     return path
 
 
-def run_in(folder: Path, executor: Any = None, **changes: Any) -> dict[str, Record]:
-    """By student and label."""
-    suite, results = suite_in(folder, **changes), folder / "results"
+def run_in(
+    folder: Path, executor: Any = None, only: str | None = None, filed: str = "", **changes: Any
+) -> dict[str, Record]:
+    """By student and label. Students of the row `filed` are also measured as files, which takes seconds each."""
+    suite, results, whole = suite_in(folder, **changes), folder / "results", Files.of
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("kdbench.grid.outcome.Measure.profile_seconds", 0.0)
-        patch.setattr("kdbench.report.plots.write_plots", lambda *a: [])
-        run_suite(suite, Options(results=results, device="cpu"), executor=executor)
+        without_measures(patch)
+        patch.setattr(
+            Files, "of", lambda files, cell, *given: whole(files, cell, *given) if cell.label == filed else None
+        )
+        run_suite(suite, Options(results=results, device="cpu", only=only), executor=executor)
     records = [json.loads(path.read_bytes()) for path in (results / "tiny" / "records").glob("*.json")]
     return {f"{record['student']} {record['label']}": record for record in records}
 
@@ -60,7 +65,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def whole(folder: Path) -> dict[str, Record]:
     torch.set_num_threads(1)
-    return run_in(folder)
+    return run_in(folder, filed="student")
 
 
 def params(record: Record) -> int:
@@ -79,6 +84,7 @@ def outcome(record: Record, folder: Path) -> tuple[Any, ...]:
 def test_all_are_done_and_have_the_shapes_that_they_say(whole: dict[str, Record]) -> None:
     assert {record["status"] for record in whole.values()} == {"done"}
     assert len(whole) == 8
+    assert sum("file" in record["profile"] for record in whole.values()) == 4
     sizes = {
         name.removesuffix(" student"): params(record) for name, record in whole.items() if name.endswith(" student")
     }
@@ -137,11 +143,10 @@ def test_a_row_alone_ends_with_the_same_bits(
     folder: Path, tmp_path: Path, whole: dict[str, Record], one_thread: None
 ) -> None:
     """Without the row that they begin with: that is trained too, though it is no row of the suite's choice."""
-    run_suite(suite_in(tmp_path), Options(results=tmp_path / "results", device="cpu", only="fitnet"))
-    for path in (tmp_path / "results" / "tiny" / "records").glob("*.json"):
-        record = json.loads(path.read_bytes())
-        same = whole[f"{record['student']} {record['label']}"]
-        assert outcome(record, tmp_path) == outcome(same, folder)
+    found = run_in(tmp_path, only="fitnet")
+    assert {name for name in whole if name.endswith(" fitnet")} < found.keys()
+    for name, record in found.items():
+        assert outcome(record, tmp_path) == outcome(whole[name], folder)
 
 
 # --- keys and plans ---

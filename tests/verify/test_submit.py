@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 import yaml
-from conftest import TINY
+from conftest import TINY, without_measures
 
 from kdbench.cli import main
 from kdbench.method.register import METHODS
@@ -52,8 +52,7 @@ def suite(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = folder / "suite.yaml"
     path.write_text(yaml.safe_dump({"extends": "base.yaml", "name": "ours", "plugins": ["mine.py"], "methods": rows}))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("kdbench.grid.outcome.Measure.profile_seconds", 0.0)
-        patch.setattr("kdbench.report.plots.write_plots", lambda *a: [])
+        without_measures(patch)
         assert main(["run", str(path), "--results", str(folder / "results"), "--device", "cpu", "--jobs", "1"]) == 0
     del METHODS.entries["mine"]
     for name in [name for name in sys.modules if name.startswith("kdbench_plugin_")]:

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 import yaml
-from conftest import TINY
+from conftest import TINY, without_measures
 from pydantic import create_model
 from safetensors.torch import load_file, save_file
 
@@ -59,8 +59,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Folder:
     suite = folder / "suite.yaml"
     suite.write_text(yaml.safe_dump({**TINY, "validation": 0.1}))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("kdbench.grid.outcome.Measure.profile_seconds", 0.0)
-        patch.setattr("kdbench.report.plots.write_plots", lambda *a: [])
+        without_measures(patch)
         assert main(["run", str(suite), "--results", str(folder / "results"), "--device", "cpu", "--jobs", "1"]) == 0
     return Folder(suite, folder / "results")
 
