@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from kdbench.errors import UserError
 from kdbench.grid.forecast import Speed, epoch_of, shared_out, teacher_epoch
 from kdbench.grid.plan import Plan
-from kdbench.suite.cells import cohorts_of
+from kdbench.suite.cohorts import cohorts_of
 from kdbench.vision.inspect import SIZES
 
 EPOCHS = (10, 240)  # fewer teach little, more are not proposed
