@@ -61,15 +61,17 @@ class Proposal:
 def fit(price: Price, rows: list[str], limit: float, sizes: Sequence[int], most: int) -> Proposal:
     """Size, rows, seeds and epochs for the budget; `sizes`: those to choose from, `most`: of the epochs.
 
-    Epochs give way first (to 30), then rows, then the size down to 96 and 64, seeds, and at last the epochs again.
+    Epochs give way first (to 30), then rows, then the size down to 96 and 64, seeds, and at last the epochs again:
+    where there is time for fewer than 10, they are of the student alone and one method.
     Raises UserError when one epoch of a student alone and one method, with one seed and the smallest pictures, takes
     longer.
     """
     applies = {cell.label for cell in price.plan.todo}
     rows = [row for row in rows if row in applies]
     for least, fewest, seeds, smallest in _steps_back(len(rows), most):
+        largest = len(rows) if least >= min(EPOCHS[0], most) else min(fewest, len(rows))
         for size in sorted((s for s in sizes if s >= min(smallest, max(sizes))), reverse=True):
-            for count in range(len(rows), min(fewest, len(rows)) - 1, -1):
+            for count in range(largest, min(fewest, len(rows)) - 1, -1):
                 once = price.seconds(rows[:count], seeds, 1, size)
                 each = price.seconds(rows[:count], seeds, 2, size) - once
                 epochs = min(1 + math.floor((limit - once) / max(each, 1e-9)), most)

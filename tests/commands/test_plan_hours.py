@@ -1,14 +1,33 @@
 """`kdbench plan --hours` and `--as`: what a plan takes, from steps measured now or from a rate that is said."""
 
+import io
 import re
 
 import pytest
 import torch
+from rich.console import Console
 
 from kdbench.api import plan
+from kdbench.commands.plan import roughly
 from kdbench.errors import UserError
-from kdbench.grid.forecast import Fleet, Stated, check, done_after, fleet_of, seconds_of, teachers_of
-from kdbench.grid.probe import probe
+from kdbench.grid.executors import Here
+from kdbench.grid.expect import expected
+from kdbench.grid.forecast import (
+    Fleet,
+    Forecast,
+    Piece,
+    Stated,
+    check,
+    done_after,
+    fleet_of,
+    forecast,
+    seconds_of,
+    teachers_of,
+)
+from kdbench.grid.probe import kept, known, probe
+from kdbench.grid.progress import Bar, clock
+from kdbench.grid.speeds import Speeds, conditions, measured
+from kdbench.layout import Layout
 
 
 def test_hours_are_those_of_the_work(suite_file, tmp_path):
@@ -68,3 +87,45 @@ def test_the_longest_comes_first():
     assert done_after([3, 3, 2, 2, 2], 2) == 7
     assert done_after([5.0], 8) == 5
     assert done_after([], 8) == 0
+
+
+def test_what_was_measured_is_told_again(suite_file, tmp_path, one_thread):
+    """By `plan`, and by the bar of the run, from the results folder; not under other conditions."""
+    made, cpu = plan(suite_file(), results=tmp_path, device="cpu"), torch.device("cpu")
+    assert known(made, cpu, measured(tmp_path, conditions(cpu))) is None
+    first = kept(probe(made, cpu, seconds=300), tmp_path)
+    again = known(made, cpu, measured(tmp_path, conditions(cpu)))
+    assert forecast(made, again, 1, tmp_path).seconds == pytest.approx(forecast(made, first, 1, tmp_path).seconds)
+    assert again.about.startswith("steps of 2 of 2 nets and 2 of 2 rows, measured on 20")
+    assert f"roughly {clock(forecast(made, first, 1, tmp_path).seconds)} on cpu" in roughly(made, tmp_path, cpu)
+    told = expected(made, cpu, Here(), tmp_path, print)
+    assert told.sure
+    assert told.seconds == pytest.approx(forecast(made, first, 1, tmp_path).seconds)
+    assert measured(tmp_path, "another device") == Speeds()
+    Layout(tmp_path).speeds.write_text("{")  # damaged: as if nothing had been measured
+    assert not expected(made, cpu, Here(), tmp_path, print).sure
+
+
+def test_a_teacher_costs_what_it_costs():
+    """A tenth of the steps may be half of the time; what an earlier run made says nothing of the pace of this one."""
+    whole = Forecast({"t": Piece(100.0, 10)}, {"a": Piece(50.0, 45), "b": Piece(50.0, 45)}, count=2)
+    assert whole.seconds == 150
+    assert whole.left({"t": 5}) == 100
+    assert whole.left({"t": 10, "b": 45}) == 50
+    three = Forecast(cohorts={name: Piece(60.0, 6) for name in "abc"}, count=2)
+    assert three.left({"a": 3, "b": 3}) == 90  # both are begun, and the third waits for one of them
+
+
+def test_the_bar_goes_by_the_forecast(monkeypatch):
+    now = [0.0]
+    monkeypatch.setattr("kdbench.grid.progress.time.monotonic", lambda: now[0])
+    bar = Bar(1, Console(file=io.StringIO()))
+    bar.expect(Forecast({"t": Piece(100.0, 10)}, {"a": Piece(50.0, 50)}, sure=True))
+    bar.advance(1, 64, "t")
+    assert bar.left() == "2:20 left"  # measured before, and nothing else is known yet
+    for _ in range(9):  # twice as slow as it was measured: 90 predicted seconds took 180
+        now[0] += 20.0
+        bar.advance(1, 64, "t")
+    assert bar.left() == "1:37 left"  # 50 s at a pace of (160 + 10) / (80 + 10): the first 20 s were its warm-up
+    bar.passed(25, "a")
+    assert bar.left() == "0:25 left"
