@@ -126,6 +126,6 @@ def test_the_bar_goes_by_the_forecast(monkeypatch):
     for _ in range(9):  # twice as slow as it was measured: 90 predicted seconds took 180
         now[0] += 20.0
         bar.advance(1, 64, "t")
-    assert bar.left() == "1:37 left"  # 50 s at a pace of (160 + 10) / (80 + 10): the first 20 s were its warm-up
+    assert bar.left() == "1:34 left"  # 50 s at a pace of (160 + 10) / (80 + 10): the first 20 s were its warm-up
     bar.passed(25, "a")
     assert bar.left() == "0:25 left"
