@@ -18,7 +18,7 @@ from kdbench.files import write_atomic, write_json
 from kdbench.layout import RESULTS
 from kdbench.method.inputs import Inputs, num_inputs
 from kdbench.method.metric import metric_of
-from kdbench.results.card import as_metadata, card
+from kdbench.results.card import about, as_metadata, card
 from kdbench.results.schema import Record
 from kdbench.suite.cells import DATA
 from kdbench.suite.plugins import load_methods, load_plugin
@@ -109,14 +109,14 @@ def as_measured(record: Record, file: Path, path: Path, beside: Path) -> str:
     path.parent.mkdir(parents=True, exist_ok=True)
     write_atomic(path, content)
     write_json(beside, card(record))
-    about = f"{record['student']} ({record['label']}, {metric_of(record).says(record)})"
-    return f"{path}: {about}, the file that was measured, to the byte; {beside} has classes, sizes and scores"
+    what = f"{record['student']} ({record['label']}, {metric_of(record).says(record)})"
+    return f"{path}: {what}, the file that was measured, to the byte; {beside} has classes, sizes and scores"
 
 
 def write_safetensors(student: Student, record: Record, path: Path, inputs: Inputs, expected: Tensor) -> float:
     """The weights under timm's names, with what is needed to build the model as metadata; returns the difference."""
     state = student.delivered.weights()
-    about = {
+    said = {
         "kdbench.key": record["key"],
         "model": json.dumps(record["settings"]["student"]),
         "num_classes": str(expected.shape[1]),
@@ -124,8 +124,8 @@ def write_safetensors(student: Student, record: Record, path: Path, inputs: Inpu
         **student.delivered.net.about(),
     }
     if student.delivered.net.structure:
-        about["structure"] = json.dumps(student.delivered.net.structure)
-    write_atomic(path, save({name: value.contiguous() for name, value in state.items()}, metadata=about))
+        said["structure"] = json.dumps(student.delivered.net.structure)
+    write_atomic(path, save({name: value.contiguous() for name, value in state.items()}, metadata=said))
     written = load_weights_of(record, path)
     with torch.inference_mode():
         return float((written(inputs) - expected).abs().max())
@@ -133,7 +133,9 @@ def write_safetensors(student: Student, record: Record, path: Path, inputs: Inpu
 
 def write_onnx(student: Student, record: Record, path: Path, inputs: Inputs, expected: Tensor) -> float:
     """One file, any batch size; returns how far onnxruntime's logits are from the student's."""
-    write_atomic(path, onnx_file(student, as_metadata(card(record)), inputs))
+    measured = "file" in (record.get("profile") or {})
+    said = about(record["key"]) if measured else as_metadata(card(record))
+    write_atomic(path, onnx_file(student, said, inputs))
     names = [field.name for field in student.inputs.fields]
     named = dict(zip(names, [inputs] if isinstance(inputs, Tensor) else inputs.values(), strict=True))
     session = session_of(path.read_bytes())

@@ -2,6 +2,7 @@
 
 import argparse
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,6 +22,11 @@ from kdbench.results.records import Records
 from kdbench.results.schema import Record
 
 FEW_EPOCHS, FEW_SEEDS = 20, 3
+UNKNOWN = {  # what there is to say where no row has it
+    "fastest": "No latency was measured.",
+    "one of fewest parameters": "No parameters were counted.",
+    "smallest": "No file was measured: only suites with `transforms`, `from` or `then` measure files.",
+}
 
 
 @dataclass(frozen=True)
@@ -31,10 +37,18 @@ class Limits:
     params: float | None
     bytes: float | None
 
+    @property
+    def of(self) -> tuple[tuple[str, float | None, Callable[[Row], float]], ...]:
+        """What the row nearest to a limit is called, that limit, and what it is of."""
+        return (
+            ("fastest", self.latency_ms, lambda row: row.latency),
+            ("one of fewest parameters", self.params, lambda row: row.size.params),
+            ("smallest", self.bytes, lambda row: row.file.bytes),
+        )
+
     def allow(self, row: Row) -> bool:
         """A size that is not known (NaN) is within no limit."""
-        pairs = ((self.latency_ms, row.latency), (self.params, row.size.params), (self.bytes, row.file.bytes))
-        return all(limit is None or value <= limit for limit, value in pairs)
+        return all(limit is None or value(row) <= limit for _, limit, value in self.of)
 
 
 def run(given: argparse.Namespace) -> int:
@@ -59,13 +73,21 @@ def recommendation(
     for dataset in dict.fromkeys(row.dataset for row in rows):
         here = [row for row in rows if row.dataset == dataset]
         good = [row for row in here if limits.allow(row)]
-        parts.append("\n".join(_advice(board, good, options.results) if good else _none(dataset, here)))
+        parts.append("\n".join(_advice(board, good, options.results) if good else _none(dataset, here, limits)))
     return "\n\n".join(parts)
 
 
-def _none(dataset: str, rows: list[Row]) -> list[str]:
-    nearest = min(rows, key=lambda row: row.latency if math.isfinite(row.latency) else math.inf)
-    return [f"{dataset}: no student is within the limits; the fastest, {nearest.student}, takes {_size(nearest)}."]
+def _none(dataset: str, rows: list[Row], limits: Limits) -> list[str]:
+    """What is nearest to each limit that was given, or that nothing is known of it."""
+    lines = [f"{dataset}: no student is within the limits."]
+    for word, limit, value in limits.of:
+        known = [row for row in rows if math.isfinite(value(row))]
+        if limit is not None and known:
+            nearest = min(known, key=value)
+            lines.append(f"The {word}, {nearest.student} ({nearest.label}), takes {_size(nearest)}.")
+        elif limit is not None:
+            lines.append(UNKNOWN[word])
+    return lines
 
 
 def _size(row: Row) -> str:
@@ -78,16 +100,16 @@ def _size(row: Row) -> str:
 
 def _advice(board: Board, rows: list[Row], results: Path) -> list[str]:
     metric = rows[0].metric
-    held_out = all(math.isfinite(row.validation) for row in rows)
+    held_out = all(math.isfinite(row.held_out) for row in rows)
     fair = [row for row in rows if not row.lost] or rows  # what is left of lost seeds may be the lucky ones
-    best = max(fair, key=lambda row: row.validation if held_out else row.score)
+    best = max(fair, key=lambda row: row.held_out if held_out else row.score)
     chosen = "held-out examples" if held_out else "the test examples, so its score is a little too good"
     spread = f" ± {best.std:.2f}" if math.isfinite(best.std) else ""
     record = _one_record(board, best, results)
     known = _beside(best, record)
     if guess := _mere_guessing(best, record):
         return [title((best.dataset, best.teacher, best.student)), guess, *known]
-    how = "trained plainly, without a teacher" if best.alone else f"trained with {best.label}"
+    how = _trained(best)
     lines = [
         title((best.dataset, best.teacher, best.student)),
         f"Ship {best.student} {how}: {best.score:.2f}{metric.unit}{spread} {metric.title} over "
@@ -96,10 +118,16 @@ def _advice(board: Board, rows: list[Row], results: Path) -> list[str]:
         *_how_sure(best),
         *_decides_little(best, record),
     ]
-    ordered = _cells(board.frame, best).sort_values(metric.validation if held_out else metric.test)
+    ordered = _cells(board.frame, best).sort_values(metric.delivered if held_out else metric.test)
     key = ordered["key"].iloc[-1 if held_out else len(ordered) // 2]
     which = "the seed best on held-out examples" if held_out else "the seed in the middle"
     return [*lines, f"Deliver it ({which}): kdbench export {key} --format onnx --results {results}"]
+
+
+def _trained(row: Row) -> str:
+    if row.alone and row.begun_by:
+        return f"trained on labels, from the student of {row.begun_by}, which had a teacher"
+    return "trained plainly, without a teacher" if row.alone else f"trained with {row.label}"
 
 
 def _one_record(board: Board, row: Row, results: Path) -> Record:
@@ -160,6 +188,8 @@ def _cells(frame: pd.DataFrame, row: Row) -> pd.DataFrame:
 
 
 def _how_sure(best: Row) -> list[str]:
+    if best.alone and best.begun_by:
+        return ["From there no method did better than labels alone."]
     if best.alone:
         return ["No method did better than plain training: there is nothing to gain from a teacher here."]
     gain = best.gain

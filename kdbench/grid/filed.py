@@ -13,9 +13,11 @@ from kdbench.grid.begin import left_by
 from kdbench.grid.judged import told
 from kdbench.layout import Layout
 from kdbench.method.metric import metric_named
-from kdbench.nets import build_net
+from kdbench.nets import Net, build_net
+from kdbench.results.card import about
 from kdbench.results.outcomes import OUTCOMES, unpacked
 from kdbench.results.schema import Record
+from kdbench.seeding import seeded
 from kdbench.suite.cells import Cell
 from kdbench.train.delivery import deliver, measured
 from kdbench.train.evaluation import evaluate_one
@@ -50,19 +52,20 @@ class Files:
         if not cell.filed:
             return None
         inputs, shown = splits.task.inputs, examples(splits.train, cell.seed)
-        made = deliver(delivered, inputs, cell.conversions, shown, {"kdbench.key": cell.key})
+        made = deliver(delivered, inputs, cell.conversions, shown, about(cell.key))
         changed = bool(cell.conversions or cell.make.transforms)
         found = measured(made.file, self.reference(cell, splits) if changed else None, inputs, seconds)
         found["file"]["conversion_seconds"] = made.seconds
         return Filed(made.file, FileNet(made.file, inputs), found)
 
     def reference(self, cell: Cell, splits: Splits) -> bytes:
-        """The same net before its transforms. Untrained: its size and speed are those of a trained one."""
+        """The same net before its transforms, of the size and speed of a trained one."""
         spec = cell.make.model_copy(update={"transforms": None, "pretrained": False, "checkpoint": None})
         name = f"{spec.model_dump_json()} {cell.dataset.model_dump_json()}"
         if name not in self._references:
-            net = build_net(spec, splits.task, 0)
-            self._references[name] = deliver(Delivered(net), splits.task.inputs, (), examples(splits.train, 0), {}).file
+            net = as_trained(build_net(spec, splits.task, 0))
+            shown = examples(splits.train, 0)
+            self._references[name] = deliver(Delivered(net), splits.task.inputs, (), shown, about(cell.key)).file
         return self._references[name]
 
     def keep(self, cell: Cell, filed: Filed) -> dict[str, Any]:
@@ -84,7 +87,7 @@ class Files:
         scores = scores_of_file(record, judged.scores, metric)
         if splits.validation:
             held_out = evaluate_one(filed.net, splits.validation, "fp32", None, metric)
-            scores[metric.validation] = held_out.scores[metric.name]
+            scores[metric.validation] = scores[metric.delivered] = held_out.scores[metric.name]
         if cell.evaluate.corruptions:
             scores |= robustness(filed.net, cell.dataset.name, splits.test, "fp32")
         profile = {"teacher": record["profile"]["teacher"], "student": sizes_of(record["profile"]["student"])}
@@ -95,6 +98,16 @@ class Files:
             "delivered": self.keep(cell, filed),
             **told(judged, splits, known),
         }
+
+
+@torch.no_grad()
+def as_trained(net: Net) -> Net:
+    """`net` with no two weights alike: an exporter writes parts that are equal, as many are at first, only once."""
+    with seeded("as trained"):
+        for value in net.model.state_dict().values():
+            if value.is_floating_point():
+                value.add_(0.01 * torch.rand_like(value))
+    return net
 
 
 def sizes_of(profile: dict[str, Any]) -> dict[str, Any]:

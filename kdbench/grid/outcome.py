@@ -137,15 +137,19 @@ class Measure:
             return details
         if isinstance(judged, Exception):
             raise judged
-        student, profile, metric = trial.deliver(), dict(self.profile(cell, trial, teacher, splits)), task.metric
+        student, metric = trial.deliver(), metric_named(task.metric)
+        profile = dict(self.profile(cell, trial, teacher, splits))
         shipped: nn.Module = student
         if (filed := self.files.of(cell, student, splits, self.profile_seconds)) is not None:
             profile |= filed.profile
         if filed is not None and cell.conversions:
             shipped, profile["student"] = filed.net, sizes_of(profile["student"])
-            judged = evaluate_one(shipped, splits.test, "fp32", known, metric_named(metric))
+            judged = evaluate_one(shipped, splits.test, "fp32", known, metric)
             details["delivered"] = self.files.keep(cell, filed)
-        details |= {"scores": scores_of(trial, judged, teacher, metric_named(metric)), "profile": profile}
+        details |= {"scores": scores_of(trial, judged, teacher, metric), "profile": profile}
+        if shipped is not student and splits.validation:
+            held_out = evaluate_one(shipped, splits.validation, "fp32", None, metric)
+            details["scores"][metric.delivered] = held_out.scores[metric.name]
         if cell.evaluate.corruptions:
             details["scores"] |= robustness(shipped, cell.dataset.name, splits.test, cell.train.precision)
         if (count := cell.evaluate.neighbours) and shipped is student:  # a converted file gives no embedding
@@ -205,6 +209,7 @@ def scores_of(trial: Trial, judged: Judged, teacher: Teacher, metric: Metric = T
     if curve and (held_out := curves.get(metric.validation)):
         epoch = held_out.index(max(held_out))
         scores |= {metric.chosen: curve[epoch], "chosen_epoch": epoch + 1, metric.validation: held_out[epoch]}
+        scores[metric.delivered] = held_out[-1]
     return scores
 
 

@@ -39,6 +39,11 @@ class Metric:
         return f"validation_{self.name}"
 
     @property
+    def delivered(self) -> str:
+        """On held-out data, of the student that is delivered: after the last epoch, or of its file."""
+        return f"validation_{self.name}_delivered"
+
+    @property
     def teacher(self) -> str:
         return f"teacher_{self.name}"
 

@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 
 from kdbench.method.metric import metric_of
+from kdbench.results.held_out import with_delivered
 from kdbench.results.schema import Record
 from kdbench.suite.cells import Cell, alone
 
@@ -41,7 +42,7 @@ def frame_of(records: Iterable[Record]) -> pd.DataFrame:
         objective = record["settings"].get("objective")
         rows.append({
             **dict.fromkeys([*HEAD, "alone"]),  # their place; whatever else is called so does not stand in it
-            **{name: value for name, value in record["scores"].items() if not isinstance(value, list | dict)},
+            **{name: value for name, value in with_delivered(record).items() if not isinstance(value, list | dict)},
             **{f"student_{k}": v for k, v in (profile.get("student") or {}).items()},
             **{f"teacher_{k}": v for k, v in (profile.get("teacher") or {}).items()},
             **{f"{n}_{k}": v for n in ("file", "uncompressed", "ran") for k, v in (profile.get(n) or {}).items()},
@@ -73,13 +74,26 @@ def with_missing(frame: pd.DataFrame, wanted: Iterable[Cell]) -> pd.DataFrame:
         row: dict[Any, Any] = have.get(cell.key) or missing
         here: dict[str, Any] = dict(zip(GROUP, names(cell), strict=True))
         here |= {"alone": cell.is_alone, "adapts": "\t".join(names(cell.start)) if cell.adapts and cell.start else None}
+        here |= {"begun_by": by} if (by := taught_start(cell)) else {}
         here |= {"control": cell.control} if cell.control and not cell.adapts else {}
         if cell.adapts:  # no teacher was asked
             row = {name: value for name, value in row.items() if not str(name).startswith("teacher_")}
-        here |= {"origin": cell.origin.key} if cell.filed and not cell.adapts else {}
+        here |= {"origin": cell.origin.key, "make": shape_of(cell)} if cell.filed and not cell.adapts else {}
         rows.append({**row, "key": cell.key, **here, "seed": cell.seed, "label": cell.label,
                      "teacher_key": cell.teacher_key})  # fmt: skip
     return pd.DataFrame(rows)
+
+
+def taught_start(cell: Cell) -> str:
+    """The row by which a teacher had a part in the student that this one begins with; empty where none had."""
+    if cell.start is None or cell.adapts:
+        return ""
+    return taught_start(cell.start) if cell.start.is_alone else cell.start.label
+
+
+def shape_of(cell: Cell) -> str:
+    """Equal for cells whose student has the same shapes before all that was done to it."""
+    return cell.origin.make.model_copy(update={"pretrained": False, "checkpoint": None}).model_dump_json()
 
 
 class Names:

@@ -140,6 +140,7 @@ def _rows_of(part: pd.DataFrame, found: Found, sought: Sought) -> Iterator[Row]:
             best=best,
             chosen=mean.get(metric.chosen, NAN),
             validation=mean.get(metric.validation, NAN),
+            held_out=mean.get(metric.delivered, NAN),
             teacher_score=mean.get(metric.teacher, NAN),
             scores=Scores.of(mean),
             size=Size.of(mean, "student_"),
@@ -154,6 +155,7 @@ def _rows_of(part: pd.DataFrame, found: Found, sought: Sought) -> Iterator[Row]:
             file=File.of(mean, "file_"),
             before=File.of(mean, "uncompressed_" if math.isfinite(mean.get("uncompressed_bytes", NAN)) else "file_"),
             control=_first_text(cells, "control"),
+            begun_by=_first_text(cells, "begun_by"),
             adapts=_first_text(cells, "adapts"),
             checked=checked_in_words(cells.get("checked", []), len(ours)),
             tier=found.standing.tier(str(label)),
@@ -179,7 +181,7 @@ def _means_of(done: pd.DataFrame) -> dict[Any, dict[str, float]]:
 
 def _by_label(part: pd.DataFrame) -> dict[Any, dict[str, list[Any]]]:
     """label -> column -> its cells' values; of ten thousand rows, a frame for each would take half a minute."""
-    wanted = ("label", "status", *GROUP, "reason", "objective", "recipe", "control", "adapts", "checked")
+    wanted = ("label", "status", *GROUP, "reason", "objective", "recipe", "control", "adapts", "checked", "begun_by")
     names = [name for name in wanted if name in part]
     found: dict[Any, dict[str, list[Any]]] = {}
     for values in part[names].itertuples(index=False, name=None):

@@ -17,6 +17,7 @@ from kdbench.report.gains import Gain
 from kdbench.report.pairs import Identities, Sought, pairs_of
 from kdbench.report.per_class import ClassWords, class_words, per_class
 from kdbench.report.rows import Pair, Row
+from kdbench.report.steady import steadied
 from kdbench.results.looks_file import Declared
 from kdbench.results.schema import Record
 from kdbench.suite.cells import Cell
@@ -83,7 +84,7 @@ def make_board(
     if beside.checked:
         frame["checked"] = [beside.checked.get(str(key), "") for key in frame["key"]]
     sought = Sought(reference, _identities(frame, cells) if published else None, declared)
-    pairs = pairs_of(frame, sought, records)
+    pairs = steadied(frame, pairs_of(frame, sought, records))
     distilled = [pair for pair in pairs if not any(row.adapts for row in pair.rows)]
     table = table_of(pairs)
     by_class = per_class(frame, records)

@@ -28,6 +28,11 @@ def card(record: Record) -> dict[str, Any]:
     }
 
 
+def about(key: str) -> dict[str, str]:
+    """All that the ONNX file of a student says of itself where files are measured: what a card adds would count too."""
+    return {"kdbench.key": key}
+
+
 def class_names(record: Record) -> list[str]:
     """Their numbers where the data set names none."""
     return record.get("classes") or [str(number) for number in range(record.get("num_classes") or 0)]

@@ -14,6 +14,7 @@ from kdbench.data import NOT_THERE
 from kdbench.errors import UserError, first_line
 from kdbench.layout import Layout
 from kdbench.method.metric import metric_of
+from kdbench.results.held_out import with_delivered
 from kdbench.results.mlflow_runs import completed_runs, download_record
 from kdbench.results.records import Records, is_final
 from kdbench.results.schema import DIGESTS, Record, judged
@@ -31,8 +32,9 @@ def slim(record: Record) -> Record:
     numbers = array("d", (math.nan if value is None else value for value in classes))
     alike: Record = {name: _shared(json.dumps(record[name])) for name in ("profile", "versions") if name in record}
     settings = {name: _shared(json.dumps(part)) for name, part in record["settings"].items()}
-    record = {name: value for name, value in record.items() if name != DIGESTS}
-    return {**record, **alike, "settings": settings, "curves": curves, "test_top1_per_class": numbers}
+    rest: Record = {name: value for name, value in record.items() if name != DIGESTS}
+    rest["scores"] = with_delivered(record)
+    return {**rest, **alike, "settings": settings, "curves": curves, "test_top1_per_class": numbers}
 
 
 @lru_cache(maxsize=4096)

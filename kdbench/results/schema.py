@@ -1,5 +1,6 @@
 """What a record is: one judgement for every way in. What passes may be shown, averaged and written in every form."""
 
+import re
 from typing import Annotated, Any, Literal, NotRequired
 
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError, with_config
@@ -152,7 +153,7 @@ def mistake_in(record: Record, key: str | None) -> str:
     values = [(name, value) for name, value in scores.items()]
     values += [(name, bound) for name, curve in curves.items() for bound in _ends(name, curve)]
     for name, value in values:
-        is_share = name.removesuffix("_best").removesuffix("_chosen").endswith(SHARES)
+        is_share = re.sub("_(best|chosen|delivered)$", "", name).endswith(SHARES)
         if is_share and value is not None and not 0 <= value <= 100:
             return f"has {harmless(name)} = {value:g}, which is no percentage"
     count = record.get("num_classes")

@@ -1,6 +1,7 @@
 """A student's net with its transforms: decided from its weights, or built again in the shapes that a record tells."""
 
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -22,14 +23,18 @@ def transformed(net: Net, steps: Iterable[Step], inputs: InputSpec, batches: Bat
     """`net` itself, after all of `steps`. Raises Inapplicable, also for a step that left the net as it was."""
     for step in steps:
         [(name, settings)] = step.items()
-        before = shapes_of(net)
+        before, given = shapes_of(net), given_of(net, inputs, batches)
+        keep, count = classifiers(net, given)
+        given = replace(given, keep=keep)
         try:
             with seeded("transform", name, seed):
-                record = made(step).apply(net.model, given_of(net, inputs, batches))
+                record = made(step).apply(net.model, given)
         except Inapplicable as reason:
             raise Inapplicable(f"{name} {reason}") from None
         if shapes_of(net) == before:
             raise Inapplicable(f"{name} left {type(net.model).__name__} as it was")
+        if (left := classifiers(net, given)[1]) != count:
+            raise Inapplicable(f"{name} leaves {type(net.model).__name__} {left} of its {count} logits")
         net.structure = [*net.structure, {"name": name, "settings": settings, "record": record}]
     return net
 
@@ -55,11 +60,34 @@ def settle(net: Net) -> None:
 
 
 def given_of(net: Net, inputs: InputSpec, batches: Batches) -> Given:
-    return Given(inputs, lambda x: net(x).logits, batches, tuple(classifiers(net)))
+    return Given(inputs, lambda x: net(x).logits, batches)
 
 
-def classifiers(net: Net) -> list[nn.Module]:
-    return list(getattr(net, "head", []))
+def classifiers(net: Net, given: Given) -> tuple[tuple[nn.Module, ...], int]:
+    """The layers whose outputs become the logits, and how many logits there are.
+
+    What a net calls its head may be a guess: of those layers only the ones with as many outputs count, and the last one
+    to run with so many (of a fully convolutional net it is a convolution).
+    """
+    ran: list[nn.Module] = []
+    parts = [part for part in net.model.modules() if isinstance(part, nn.Conv2d | nn.Linear)]
+    hooks = [part.register_forward_hook(lambda part, *_: ran.append(part)) for part in parts]
+    training = net.training
+    try:
+        with torch.no_grad(), seeded("classifier"):
+            logits = given.logits(given.inputs.blank(2, given.device(net.eval())))
+    finally:
+        net.train(training)
+        for hook in hooks:
+            hook.remove()
+    count = logits.shape[1]
+    last = [part for part in ran if outputs_of(part) == count][-1:]
+    return tuple(dict.fromkeys([*(part for part in net.head if outputs_of(part) in (count, None)), *last])), count
+
+
+def outputs_of(layer: Any) -> int | None:
+    """None of a layer that is neither dense nor a convolution."""
+    return getattr(layer, "out_features", None) or getattr(layer, "out_channels", None)
 
 
 def shapes_of(net: Net) -> list[tuple[str, torch.Size]]:

@@ -19,11 +19,18 @@ from kdbench.commands.export import export
 from kdbench.data import load_splits
 from kdbench.errors import UserError
 from kdbench.method.contract import Inapplicable
+from kdbench.nets import build_net
 from kdbench.results.schema import Record
 from kdbench.suite.cells import cells_of
-from kdbench.suite.load import load_suite
+from kdbench.suite.load import ModelSpec, load_suite
 from kdbench.suite.starts import with_starts
 from kdbench.suite.steps import made
+from kdbench.train.delivery import measured
+from kdbench.train.load import load_deployed
+from kdbench.train.onnx_file import onnx_file
+from kdbench.train.student import Delivered, Student
+from kdbench.train.transforms import examples
+from kdbench.vision.batches import picture_task
 
 STUDENT: dict[str, Any] = {"model": "cifar_resnet8", "widths": [8, 8, 16, 16]}
 AWARE = STUDENT | {"from": {"label": "student"}, "transforms": [{"prune": {"share": 0.5}}, "int8_aware"]}
@@ -111,6 +118,46 @@ def test_pruned_training_for_int8_has_half_the_channels(records: dict[str, Recor
     assert sizes["aware student"]["macs"] < 0.3 * sizes["student"]["macs"]
 
 
+def test_the_reference_is_of_the_size_of_the_trained_net(records: dict[str, Record]) -> None:
+    """Untrained it would be smaller: biases of 0 that layers share are written once."""
+    for label in CONVERTED:
+        uncompressed = records[label]["profile"]["uncompressed"]["bytes"]
+        assert uncompressed == pytest.approx(records["student"]["profile"]["file"]["bytes"], rel=1e-4), label
+
+
+def test_what_is_timed_against_what() -> None:
+    """A wide file beside a narrow reference is slower by a ratio above 1, and the other way round below it."""
+    files = {}
+    for width in (8, 96):
+        task = picture_task(10, 16)
+        net = build_net(ModelSpec.model_validate({"model": "cifar_resnet8", "widths": [width] * 4}), task, 0)
+        files[width] = onnx_file(Student(Delivered(net), task.inputs).eval(), {})
+    inputs = picture_task(10, 16).inputs
+    wide, narrow = (measured(files[a], files[b], inputs, 0.0) for a, b in ((96, 8), (8, 96)))
+    assert wide["file"]["bytes"] == len(files[96]) == narrow["uncompressed"]["bytes"]
+    for batch in (1, 64):
+        assert wide["file"][f"ort_ms_b{batch}_vs_first"] > 2 > 0.5 > narrow["file"][f"ort_ms_b{batch}_vs_first"]
+
+
+def test_ranges_are_found_on_training_pictures(folder: Path, records: dict[str, Record]) -> None:
+    """By the input's own range in the file: digits are dark, and no noise would give the first layers these ranges."""
+    import onnx
+
+    splits = load_splits("digits", {"size": 8}, Path())
+    shown = torch.cat([inputs for inputs, _ in examples(splits.train, 0)(512)])
+    assert len(shown) == 512
+    trained = {row.numpy().tobytes() for batch in splits.train.in_order(512) for row in batch.inputs}
+    assert all(row.numpy().tobytes() in trained for row in shown)
+    student = load_deployed(records["student"]["key"], folder / "results")
+    with torch.inference_mode():
+        expected = float(student(shown).max())
+    model = onnx.load_from_string(file_of(folder, records["int8"]).read_bytes())
+    values = {w.name: onnx.numpy_helper.to_array(w) for w in model.graph.initializer}
+    [last] = [node for node in model.graph.node if "logits" in node.output]
+    scale, zero = (float(values[name]) for name in last.input[1:3])
+    assert scale * (255 - zero) == pytest.approx(expected, rel=0.02)
+
+
 ALONE = """
 import sys, numpy, onnxruntime
 session = onnxruntime.InferenceSession(sys.argv[1], providers=["CPUExecutionProvider"])
@@ -132,6 +179,7 @@ def test_onnxruntime_alone_gives_the_tables_top1(folder: Path, records: dict[str
         told = subprocess.run([sys.executable, "-I", "-c", ALONE, *given], capture_output=True, text=True, check=True)
         assert float(told.stdout) == pytest.approx(records[label]["scores"]["test_top1"], abs=1e-6), label
         assert ("to the byte" in line) == (label in CONVERTED)
+        assert path.stat().st_size == records[label]["profile"]["file"]["bytes"], label
 
 
 def test_a_converted_student_is_exported_as_it_was_measured_or_not_at_all(

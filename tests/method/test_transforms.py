@@ -161,6 +161,51 @@ def test_a_step_that_leaves_the_net_as_it_was_is_told() -> None:
         reshaped("resnet", "idle", {})
 
 
+@register_net("all_convolutions")
+def all_convolutions(task: Task) -> nn.Module:
+    """As SqueezeNet: no dense layer at all."""
+    first, last = nn.Conv2d(3, 16, 3, padding=1), nn.Conv2d(16, task.num_classes, 1)
+    return nn.Sequential(first, nn.ReLU(), last, nn.AdaptiveAvgPool2d(1), nn.Flatten())
+
+
+@register_net("head_first")
+class HeadFirst(nn.Module):
+    """Its classifier is not the last layer that it declares."""
+
+    def __init__(self, task: Task) -> None:
+        super().__init__()
+        self.fc, self.conv, self.proj = nn.Linear(32, task.num_classes), nn.Conv2d(3, 16, 3), nn.Linear(16, 32)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        logits: torch.Tensor = self.fc(self.proj(self.conv(x).relu().mean((2, 3))).relu())
+        return logits
+
+
+@pytest.mark.parametrize("model", ["all_convolutions", "head_first"])
+@pytest.mark.parametrize("name", ["prune", "low_rank"])
+def test_no_class_is_lost_where_a_net_does_not_say_what_its_classifier_is(model: str, name: str) -> None:
+    inputs = task().inputs
+    made = build_net(ModelSpec.model_validate({"model": model}), task(), 0)
+    transformed(made, steps_of([name]), inputs, stand_ins(inputs, 10))
+    assert made(inputs.random(2)).logits.shape == (2, 10)
+    classifier = made.model[2] if model == "all_convolutions" else made.model.fc
+    assert isinstance(classifier, nn.Conv2d | nn.Linear)  # factored it would be two
+    if model == "head_first" and name == "prune":
+        assert made.model.proj.out_features == 16
+
+
+def test_a_transform_that_takes_classes_does_not_apply() -> None:
+    @register_transform("greedy")
+    class Greedy(Reshape):
+        def __init__(self) -> None: ...
+
+        def apply(self, model: nn.Module, given: Given) -> None:
+            model.fc = nn.Linear(model.fc.in_features, 5)
+
+    with pytest.raises(Inapplicable, match="greedy leaves CifarResNet 5 of its 10 logits"):
+        reshaped("resnet", "greedy", {})
+
+
 # --- conversions, on files ---
 
 CONVERSIONS: list[tuple[str, dict[str, Any]]] = [

@@ -1,6 +1,7 @@
 """What to ship: sizes of files, drops from the student each was made from, fronts; on the board and in `recommend`."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -83,6 +84,42 @@ def test_sizes_speeds_and_fronts(board: Board) -> None:
     assert by["half student"].fronts == ("MACs",)
 
 
+def test_a_time_is_that_of_no_single_minute(tmp_path: Path) -> None:
+    """A machine that was half as fast while one cell was measured: its ratio stays, and the columns agree with it."""
+    _, cells = suite(tmp_path)
+    records = []
+    for cell in cells:
+        found = made(cell)
+        slow = 2.0 if cell.seed == 0 else 1.0
+        for part in ("file", "uncompressed"):
+            if part in found["profile"]:
+                found["profile"][part]["ort_ms_b1"] *= slow
+        records.append(found)
+    again = make_board("grid", cells, records)
+    [lines] = again.compression.values()
+    for line in lines:
+        assert line.row.latency * line.faster == pytest.approx(2.0)
+    assert sorted(line.row.latency for line in lines) == pytest.approx([1.0, 1.5, 2.0])
+
+
+def test_rows_that_do_the_same_work_share_one_time_and_so_one_place_on_the_front(tmp_path: Path) -> None:
+    rows = ROWS | {"kd": {"kd": 1.0}}
+    _, cells = grid(tmp_path, pairs=PAIRS[:1], seeds=3, methods=rows)
+    records = []
+    for cell in with_starts(cells):
+        found = made(cell) if cell.label != "kd" else made(replace(cell, label="student"))
+        if cell.label == "kd":
+            found |= {"label": "kd", "key": cell.key, "settings": cell.identity}
+            found["scores"]["test_top1"] -= 1
+            found["profile"]["file"]["ort_ms_b1"] *= 0.9
+        records.append(found)
+    [lines] = make_board("grid", with_starts(cells), records).compression.values()
+    by = {line.row.label: line for line in lines}
+    assert by["kd"].row.latency == by["student"].row.latency
+    assert by["student"].fronts
+    assert not by["kd"].fronts
+
+
 def test_the_front_is_what_nothing_beats_in_both() -> None:
     assert undominated([(1, 5), (2, 4), (2, 6), (3, 6), (float("nan"), 9), (0.5, 1)]) == {0, 2, 5}
     assert undominated([]) == set()
@@ -134,3 +171,44 @@ def test_recommend_keeps_to_limits_of_the_file(tmp_path: Path, limits: dict[str,
     text = recommendation(path, Options(results=tmp_path / "results"), **limits)
     assert ships in text
     assert "in ONNX Runtime" in text
+
+
+def test_recommend_says_what_was_not_measured_and_what_is_nearest(tmp_path: Path) -> None:
+    path, cells = suite(tmp_path)
+    records = Records(tmp_path / "results", "grid")
+    for cell in cells:
+        records.write(made(cell) if cell.then else made(cell) | {"profile": {"student": {"params": 1e5}}})
+    options = Options(results=tmp_path / "results")
+    assert "The smallest, cifar_resnet20 (int8), takes" in recommendation(path, options, max_bytes=1.0)
+    for cell in cells:
+        records.write(made(cell) | {"profile": {"student": {"params": 1e5}}})
+    text = recommendation(path, options, max_bytes=1e9)
+    assert "No file was measured: only suites with `transforms`" in text
+    assert "fastest" not in text
+
+
+def test_recommend_chooses_by_what_is_delivered_and_not_by_the_best_epoch(tmp_path: Path) -> None:
+    """One student and its file, of one score after the last epoch; the student had a lucky epoch before."""
+    path, cells = suite(tmp_path)
+    records = Records(tmp_path / "results", "grid")
+    for cell in cells:
+        found = made(cell)
+        last = 60.0 if cell.then else 58.0 if not cell.student.transforms else 10.0
+        found["scores"]["validation_top1"] = last if cell.then else 70.0
+        found["curves"] = {} if cell.then else {"validation_top1": [70.0, last]}
+        records.write(found)
+    assert "trained with int8" in recommendation(path, Options(results=tmp_path / "results"))
+
+
+def test_a_student_that_begins_with_a_taught_one_is_not_called_plain(tmp_path: Path) -> None:
+    student = {"model": "cifar_resnet20", "from": {"label": "kd"}, "transforms": [{"prune": {"share": 0.5}}]}
+    rows = {"student": {"ce": 1}, "kd": {"kd": 1.0}}
+    path, cells = grid(tmp_path, pairs=[PAIRS[0], TEACHER | {"student": student}], seeds=3, methods=rows)
+    records = Records(tmp_path / "results", "grid")
+    for cell in cells:
+        records.write(record(cell, 90.0 if cell.student.transforms and cell.label == "student" else 50.0))
+    text = recommendation(path, Options(results=tmp_path / "results"))
+    assert "trained on labels, from the student of kd, which had a teacher" in text
+    assert "without a teacher" not in text
+    board = make_board("grid", cells, list(records.read_many(c.key for c in cells).values()))
+    assert "Students begin with that of kd, which had a teacher" in markdown(board)

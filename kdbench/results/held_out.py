@@ -1,0 +1,20 @@
+"""The held-out score by which a choice between rows is fair: that of the student that is delivered."""
+
+from typing import Any
+
+from kdbench.method.metric import metric_of
+from kdbench.results.schema import Record
+
+
+def with_delivered(record: Record) -> dict[str, Any]:
+    """A record's scores, with that one; in older records it stands at the end of a curve, where it was measured.
+
+    The score at the best epoch would give a trained net a start before a file, of which there is but one.
+    """
+    metric, scores = metric_of(record), record["scores"]
+    curve = (record.get("curves") or {}).get(metric.validation) or [None]
+    if metric.delivered in scores:
+        return scores
+    if record["settings"].get("then"):
+        return {**scores, metric.delivered: scores.get(metric.validation)}
+    return {**scores, metric.delivered: None if record.get("delivered") else curve[-1]}
