@@ -16,5 +16,7 @@ def with_delivered(record: Record) -> dict[str, Any]:
     if metric.delivered in scores:
         return scores
     if record["settings"].get("then"):
-        return {**scores, metric.delivered: scores.get(metric.validation)}
-    return {**scores, metric.delivered: None if record.get("delivered") else curve[-1]}
+        curve = [scores.get(metric.validation)]
+    elif record.get("delivered"):  # its curve is of the net that the file was made from
+        return scores
+    return scores if curve[-1] is None else {**scores, metric.delivered: curve[-1]}
