@@ -209,7 +209,6 @@ def scores_of(trial: Trial, judged: Judged, teacher: Teacher, metric: Metric = T
     if curve and (held_out := curves.get(metric.validation)):
         epoch = held_out.index(max(held_out))
         scores |= {metric.chosen: curve[epoch], "chosen_epoch": epoch + 1, metric.validation: held_out[epoch]}
-        scores[metric.delivered] = held_out[-1]
     return scores
 
 

@@ -7,7 +7,7 @@ from kdbench.results.schema import Record
 
 
 def with_delivered(record: Record) -> dict[str, Any]:
-    """A record's scores, with that one; in older records it stands at the end of a curve, where it was measured.
+    """A record's scores, with that one: of a file it is recorded, of a net in torch it is the end of its curve.
 
     The score at the best epoch would give a trained net a start before a file, of which there is but one.
     """
