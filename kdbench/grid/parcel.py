@@ -11,6 +11,7 @@ from kdbench.files import write_atomic
 from kdbench.grid.executors import Job
 from kdbench.layout import Layout
 from kdbench.results.checkpoints import SUFFIX
+from kdbench.suite.plugins import files_of_plugin
 
 Files = dict[str, bytes]  # by their path below the results folder
 KEPT = (SUFFIX, ".safetensors", ".json")  # in the order in which they are written: a record comes last
@@ -18,20 +19,22 @@ KEPT = (SUFFIX, ".safetensors", ".json")  # in the order in which they are writt
 
 @dataclass(frozen=True)
 class Parcel:
-    """`plugins`: name and content of each. `threads`: to train with."""
+    """`plugins`: the files of each by their path in its folder, itself first. `threads`: to train with."""
 
     job: Job
     files: Files
-    plugins: tuple[tuple[str, bytes], ...]
+    plugins: tuple[Files, ...]
     threads: int
 
     def unpack(self, results: Path, device: str) -> Job:
         """The job as it is on this machine, its files put where it looks for them."""
         put(self.files, results)
         places = []
-        for number, (name, content) in enumerate(self.plugins):
-            places.append(results.parent / "plugins" / str(number) / name)
-            write_atomic(places[-1], content)
+        for number, files in enumerate(self.plugins):
+            folder = results.parent / "plugins" / str(number)
+            for name, content in files.items():
+                write_atomic(folder / name, content)
+            places.append(folder / next(iter(files)))
         place = replace(self.job.place, results=results, device=device)
         return replace(self.job, plugins=tuple(places), place=place)
 
@@ -39,7 +42,7 @@ class Parcel:
 def packed(job: Job, threads: int) -> Parcel:
     results = job.place.results
     files = {path.relative_to(results).as_posix(): path.read_bytes() for path in files_of(job) if path.is_file()}
-    plugins = tuple((path.name, path.read_bytes()) for path in job.plugins)
+    plugins = tuple({name: file.read_bytes() for name, file in files_of_plugin(path).items()} for path in job.plugins)
     return Parcel(job, files, plugins, threads)
 
 

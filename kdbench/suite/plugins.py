@@ -42,6 +42,7 @@ def load_plugin(path: Path) -> None:
     try:
         with files_beside(path.resolve().parent):
             exec(loader.source_to_code(text, str(path)), vars(module))  # what was hashed, and not bytecode of before
+        _files[path.resolve()] = frozenset(Path(sys.modules[name].__file__ or "").resolve() for name in BESIDE)
     except BaseException as error:
         del sys.modules[name]
         if isinstance(error, Interrupted | UserError):
@@ -49,7 +50,15 @@ def load_plugin(path: Path) -> None:
         raise UserError(f"plugin {path}: {in_words(error)}") from error
 
 
-BESIDE: set[str] = set()  # names of modules that plugins imported from their folders
+BESIDE: set[str] = set()  # names of modules that the last plugin imported from its folder
+_files: dict[Path, frozenset[Path]] = {}  # of each plugin: those
+
+
+def files_of_plugin(path: Path) -> dict[str, Path]:
+    """What a loaded plugin is made of: itself first, then what it imported from its folder, by the path in there."""
+    path = path.resolve()
+    files = [path, *sorted(_files.get(path, frozenset()) - {path})]
+    return {file.relative_to(path.parent).as_posix(): file for file in files}
 
 
 @contextmanager

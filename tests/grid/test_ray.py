@@ -2,6 +2,8 @@
 
 import json
 import os
+import pickle
+import shutil
 import signal
 import subprocess
 import sys
@@ -14,8 +16,13 @@ import pytest
 import torch
 
 import kdbench as package
+from kdbench.grid.cohort import Place
+from kdbench.grid.executors import Job
 from kdbench.grid.on_ray import capacity
-from kdbench.grid.parcel import News, put
+from kdbench.grid.parcel import News, packed, put
+from kdbench.method.register import METHODS
+from kdbench.suite.cells import cells_of
+from kdbench.suite.load import load_suite
 
 KDBENCH = [sys.executable, "-m", "kdbench"]
 
@@ -140,6 +147,40 @@ def test_files_come_back_as_they_change(tmp_path):
     for name in ("../b.json", "/tmp/b.json", "teachers/b.py"):
         with pytest.raises(ValueError, match="is no file of a results folder"):
             put({name: b""}, here)
+
+
+def test_a_plugin_travels_with_what_it_imports_from_beside_itself(suite_file, tmp_path):
+    """In a process that knows nothing of the folder they came from it is the same code: the keys' hash is the same."""
+    home = tmp_path / "home"
+    (home / "parts").mkdir(parents=True)
+    (home / "travels.py").write_text(
+        "from kdbench import Method, register_method\nfrom helper_that_travels import HALF\n"
+        "import parts.more\nimport json\n\n\n@register_method('travels')\nclass Travels(Method):\n"
+        "    def forward(self, student, teacher, batch):\n        return {'t': HALF * student.logits.mean()}\n"
+    )
+    (home / "helper_that_travels.py").write_text("from parts.more import ONE\n\nHALF = ONE / 2\n")
+    (home / "parts" / "__init__.py").write_text("")
+    (home / "parts" / "more.py").write_text("ONE = 1.0\n")
+    (home / "unused.py").write_text("raise ValueError\n")
+    suite = suite_file(methods={"travels": {"ce": 1, "travels": 1}})
+    plugins = (home / "travels.py",)
+    cells = cells_of(load_suite(suite, plugins))
+    job = Job((cells[0],), plugins, Place(tmp_path / "results", tmp_path, "cpu"))
+    parcel = pickle.loads(pickle.dumps(packed(job, 1)))
+    code, files = (
+        METHODS.code("travels"),
+        ["travels.py", "helper_that_travels.py", "parts/__init__.py", "parts/more.py"],
+    )
+    assert [[*names] for names in parcel.plugins] == [files]
+    shutil.rmtree(home)
+    [there] = parcel.unpack(tmp_path / "node" / "results", "cpu").plugins
+    load = (
+        "import sys, pathlib; from kdbench.suite.plugins import load_plugin;"
+        "from kdbench.method.register import METHODS;"
+        "load_plugin(pathlib.Path(sys.argv[1])); print(METHODS.code('travels'))"
+    )
+    done = subprocess.run([sys.executable, "-c", load, str(there)], capture_output=True, text=True, cwd=tmp_path)
+    assert done.stdout.strip() == code != "", done.stderr
 
 
 def test_how_many_tasks_have_room():
