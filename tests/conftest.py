@@ -94,6 +94,12 @@ def _one_process(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("kdbench.grid.shares.fitting", lambda plan, cores: 1)
 
 
+@pytest.fixture(autouse=True)
+def _no_network(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where there is one, no test downloads GLUE to tell its texts from others."""
+    monkeypatch.setattr("kdbench.text.glue.within_reach", lambda: False)
+
+
 @pytest.fixture
 def one_thread(_two_threads: None) -> None:
     """For steps of milliseconds: beside a busy neighbour a second thread costs more than it gives."""

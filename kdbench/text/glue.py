@@ -1,9 +1,13 @@
 """The classification tasks of GLUE (Wang et al. 2019, https://arxiv.org/abs/1804.07461), through `datasets`.
 
 The labels of the test sets are not public: as in the papers on distillation, nets are judged on the development set.
+What was downloaded once is read from its file: a new state of the hub's reaches nobody who began with another.
 STS-B is left out: its labels are numbers, and a net here tells classes.
 """
 
+import hashlib
+import json
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -11,6 +15,8 @@ from typing import Any, Literal
 from kdbench.data import Splits, register_dataset
 from kdbench.digest import digest_of_files
 from kdbench.errors import UserError, first_line
+from kdbench.files import CannotWrite, cache_folder, read_checked, write_checked
+from kdbench.hubs import answers
 from kdbench.method.contract import Task
 from kdbench.text.batches import AUGMENTS
 from kdbench.text.corpus import Labelled, Length, Tokens, Vocabulary, prepare, splits_of, unread
@@ -50,9 +56,41 @@ def info(data_dir: Path, subset: Name, tokenizer: str, second: str | None, vocab
     return unread(about.classes, tokens, about.counts, len(about.columns) == 2, about.metric)
 
 
-def digest(data_dir: Path, subset: Name, tokenizer: str, second: str | None, vocabulary: int, length: int) -> str:
-    """The name says which texts they are; a tokenizer's file may be anything."""
-    return digest_of_files(Tokens(tokenizer, second, vocabulary, length).files())
+def digest(
+    data_dir: Path, subset: Name, tokenizer: str, second: str | None, vocabulary: int, length: int
+) -> str | None:
+    """Of the texts, their labels and a tokenizer's files; downloaded the first time. None: not within reach."""
+    parts = ("train", TASKS[subset].judged_on)
+    if not all(kept(subset, part, data_dir) for part in parts) and not within_reach():
+        return None
+    files = Tokens(tokenizer, second, vocabulary, length).files()
+    return digest_of_files(files, [f"{part} {content_of(subset, part, data_dir)}" for part in parts])
+
+
+def content_of(subset: Name, part: str, data_dir: Path) -> str:
+    """A hash of the texts and labels of one part; of a file that did not change since it was made it is kept."""
+    file = kept(subset, part, data_dir)
+    place = cache_folder("digests") / f"glue-{digest_of_files({part: str(file)})}" if file else None
+    if place is not None:
+        with suppress(OSError, ValueError):
+            return read_checked(place).decode()
+    found = part_of(subset, part, data_dir)
+    text = json.dumps([list(found.texts), list(found.labels)])
+    digest = hashlib.sha256(text.encode()).hexdigest()[:32]
+    if place is not None:
+        with suppress(CannotWrite):
+            write_checked(place, digest.encode())
+    return digest
+
+
+def kept(subset: Name, part: str, data_dir: Path) -> Path | None:
+    """The file that `datasets` made of an earlier download; of several the last one."""
+    files = (data_dir / "glue").glob(f"nyu-mll___glue/{subset}/*/*/glue-{part}.arrow")
+    return max(files, key=lambda file: (file.stat().st_mtime_ns, str(file)), default=None)
+
+
+def within_reach() -> bool:
+    return answers("huggingface.co")
 
 
 def beside(
@@ -83,7 +121,12 @@ def part_of(subset: Name, part: str, data_dir: Path) -> Labelled:
     """Raises UserError where it can't be had, or its labels stand in another order than here."""
     about = TASKS[subset]
     try:
-        rows = optional("datasets").load_dataset(HUB, subset, split=part, cache_dir=str(data_dir / "glue"))
+        file, package = kept(subset, part, data_dir), optional("datasets")
+        rows = (
+            package.load_dataset(HUB, subset, split=part, cache_dir=str(data_dir / "glue"))
+            if file is None
+            else package.Dataset.from_file(str(file))
+        )
     except UserError:
         raise
     except Exception as error:

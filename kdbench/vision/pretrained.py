@@ -1,9 +1,6 @@
 """Can the weights that timm offers for a model be had here? Asked first: without a network trying takes a minute."""
 
 import os
-import socket
-import urllib.request
-from functools import lru_cache
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -12,10 +9,10 @@ import torch
 from huggingface_hub import constants, try_to_load_from_cache
 
 from kdbench.errors import UserError
+from kdbench.hubs import answers
 
 FILES = ("model.safetensors", "pytorch_model.bin", "open_clip_model.safetensors", "open_clip_pytorch_model.bin")
 TORCH_HUB = "checkpoints"  # where torch.hub keeps what it fetched
-WAIT = 3.0  # seconds for a host to answer
 
 
 def must_be_had(model: str) -> None:
@@ -40,15 +37,3 @@ def why_not(model: str) -> str:
 def _is_kept(hub_id: str | None, url: str | None) -> bool:
     kept = bool(hub_id) and any(isinstance(try_to_load_from_cache(str(hub_id), name), str) for name in FILES)
     return kept or (bool(url) and (Path(torch.hub.get_dir()) / TORCH_HUB / os.path.basename(str(url))).is_file())
-
-
-@lru_cache
-def answers(host: str) -> bool:
-    """Does the host take connections? Behind a proxy that can't be asked, and it is taken to."""
-    if urllib.request.getproxies().get("https"):
-        return True
-    try:
-        with socket.create_connection((host, 443), timeout=WAIT):
-            return True
-    except OSError:
-        return False

@@ -1,12 +1,17 @@
-"""GLUE through a stand-in for `datasets`: columns, classes, metrics; and what is said where something is off."""
+"""GLUE through a stand-in for `datasets`: columns, classes, metrics; and what is said where something is off.
 
+Its identity on files as `datasets` leaves them.
+"""
+
+import os
+import shutil
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, get_args
 
 import pytest
 
-from kdbench.data import DATASETS, load_splits, task_of
+from kdbench.data import DATASETS, NOT_THERE, digest_of, load_splits, task_of
 from kdbench.errors import UserError
 from kdbench.suite.cells import cells_of
 from kdbench.suite.load import load_suite
@@ -80,3 +85,54 @@ def test_the_suite_has_every_task_but_the_one_that_nobody_learns() -> None:
     suite = load_suite(Path(__file__).parents[2] / "suites" / "glue.yaml")
     assert {dataset.settings["subset"] for dataset in suite.datasets} == set(TASKS) - {"wnli"}
     assert len(cells_of(suite)) == 7 * 2 * 7 * 3
+
+
+def keep(data_dir: Path, part: str, texts: list[str], **more: list[Any]) -> Path:
+    """As `datasets` leaves a download of rte behind."""
+    datasets = pytest.importorskip("datasets", reason="the extra `hub` is not installed")
+    about = TASKS["rte"]
+    labels = datasets.ClassLabel(names=list(about.classes))
+    columns = dict.fromkeys(about.columns, texts) | {"label": [k % 2 for k in range(len(texts))]} | more
+    made = datasets.Dataset.from_dict(columns).cast_column("label", labels)
+    made.save_to_disk(str(data_dir / "made"))
+    place = data_dir / "glue" / "nyu-mll___glue" / "rte" / "0.0.0" / "bcdcba79" / f"glue-{part}.arrow"
+    place.parent.mkdir(parents=True, exist_ok=True)
+    shutil.move(data_dir / "made" / "data-00000-of-00001.arrow", place)
+    shutil.rmtree(data_dir / "made")
+    return place
+
+
+def test_its_texts_are_its_identity(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("KDBENCH_CACHE", str(tmp_path / "cache"))
+    rte = settings(subset="rte")
+    assert digest_of("glue", rte, tmp_path) == NOT_THERE  # nothing is kept here, and nobody answers
+    train, test = [f"text {k}" for k in range(24)], [f"another {k}" for k in range(12)]
+    file = keep(tmp_path, "train", train)
+    assert digest_of("glue", rte, tmp_path) == NOT_THERE
+    keep(tmp_path, "validation", test)
+    first = digest_of("glue", rte, tmp_path)
+    splits = load_splits("glue", rte, tmp_path)  # with no network
+    assert (len(splits.train), len(splits.test)) == (24, 12)
+    os.utime(file, (1, 1))
+    assert digest_of("glue", rte, tmp_path) == first
+    keep(tmp_path, "train", train, idx=[*range(24)])  # another file of the same texts
+    assert digest_of("glue", rte, tmp_path) == first
+    monkeypatch.setattr(glue, "part_of", None)
+    assert digest_of("glue", rte, tmp_path) == first  # read once, then kept
+    monkeypatch.undo()
+    monkeypatch.setenv("KDBENCH_CACHE", str(tmp_path / "cache"))
+    keep(tmp_path, "train", [*train[:-1], "text 2E"])
+    assert digest_of("glue", rte, tmp_path) != first
+    keep(tmp_path, "train", train)
+    assert digest_of("glue", rte, tmp_path) == first
+    keep(tmp_path, "validation", test[::-1])
+    assert digest_of("glue", rte, tmp_path) != first
+
+
+def test_what_is_not_there_yet_is_downloaded_before_there_are_keys(
+    hub: list[tuple[str, str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(glue, "within_reach", lambda: True)
+    digest = digest_of("glue", settings(subset="rte"), tmp_path)
+    assert hub == [("rte", "train"), ("rte", "validation")]
+    assert digest not in ("", NOT_THERE, digest_of("glue", settings(subset="qnli"), tmp_path))
