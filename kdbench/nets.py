@@ -148,6 +148,10 @@ class Family(Protocol):
         """In fp32 on torch's default device, initialised from torch's generator. May raise anything."""
         ...
 
+    def begins_with(self, spec: Spec) -> dict[str, str]:
+        """Of a pretrained net's weights that have a name on a hub: {name: digest}, where they are kept here."""
+        ...
+
 
 NETS: Registry[Any] = Registry("model")
 # Name -> "module:attribute", imported when a net is asked for: timm takes seconds. The first one's models have plain
@@ -155,15 +159,18 @@ NETS: Registry[Any] = Registry("model")
 FAMILIES: dict[str, str] = {}
 
 
-def register_net(name: str, *, digest: Callable[..., str] | None = None) -> Callable[[Make], Make]:
+def register_net(
+    name: str, *, digest: Callable[..., str] | None = None, kept: Callable[..., dict[str, str]] | None = None
+) -> Callable[[Make], Make]:
     """Decorator for a class or function `(task: Task, **settings) -> nn.Module` that gives logits, or for a `Net`.
 
     `digest` takes the settings and gives a text that tells what the net reads from files (its first weights) from what
-    it would read of others; it becomes part of every key. "": the settings say it all.
+    it would read of others; it becomes part of every key. "": the settings say it all. `kept`: as `begins_with` of a
+    `Family`, from the settings.
     """
 
     def register(make: Make) -> Make:
-        make.digest = digest  # type: ignore[attr-defined]
+        make.digest, make.kept = digest, kept  # type: ignore[attr-defined]
         NETS.add(name, make, make.__init__ if isinstance(make, type) else make)  # type: ignore[misc]
         known_models.cache_clear()
         return make
@@ -193,6 +200,14 @@ def digest_of_net(name: str, options: dict[str, Any]) -> str:
     """What tells the files that a registered net starts from; "" where there are none."""
     digest = getattr(NETS[name], "digest", None) if name in NETS else None
     return digest(**options) if digest is not None else ""
+
+
+def kept_weights(spec: Spec) -> dict[str, str]:
+    """What a net begins with that has a name on a hub: {name: digest}; nothing where that is not kept here (yet)."""
+    if spec.model in NETS:
+        kept = getattr(NETS[spec.model], "kept", None)
+        return dict(kept(**spec.options)) if kept is not None else {}
+    return family_of(spec.model).begins_with(spec) if spec.pretrained else {}
 
 
 @lru_cache

@@ -18,7 +18,7 @@ MODULES = sorted(HOME.rglob("*.py"))
 FLOORS = (
     ("display", "errors", "files", "layout", "methods", "plain", "seeding", "source"),
     ("digest", "golden", "hubs", "locks", "parts", "registry", "weights"),
-    ("method",),
+    ("hub_cache", "method"),
     ("data", "nets"),
     ("attention",),
     ("text", "vision"),

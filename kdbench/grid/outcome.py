@@ -21,6 +21,7 @@ from kdbench.results.provenance import versions
 from kdbench.results.schema import DIGESTS, MOST_REASON, Record
 from kdbench.results.seal import sealed
 from kdbench.suite.cells import Cell
+from kdbench.suite.hub_weights import ENTRY, hub_weights
 from kdbench.train.arithmetic import led_around
 from kdbench.train.digests import digest_of
 from kdbench.train.evaluation import Judged, evaluate, evaluate_one
@@ -56,8 +57,10 @@ def record_of(
 ) -> Record:
     """The record of a cell that came to its end; `details`: what `Measure` found."""
     known = {"teacher_key": teacher.key, "teacher_train_seconds": teacher.seconds} if teacher else {}
+    begun = {ENTRY: found} if (found := hub_weights(cell)) else {}
     return sealed(finite({
         **head_of(cell),
+        **begun,
         "status": status,
         "reason": harmless(reason, MOST_REASON),
         "profile": {},

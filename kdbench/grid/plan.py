@@ -20,6 +20,7 @@ from kdbench.results.records import Records, is_final
 from kdbench.results.schema import Record
 from kdbench.suite.cells import Cell
 from kdbench.suite.cohorts import cohorts_of
+from kdbench.suite.hub_weights import check as check_hub_weights
 from kdbench.suite.spec import DatasetSpec, ModelSpec, Train
 from kdbench.suite.steps import made, steps_of
 from kdbench.train.lent import Guard
@@ -76,6 +77,7 @@ def make_plan(cells: list[Cell], results: Path, data_dir: Path, plugins: tuple[P
         onnxruntime_package()
     records = Records(results, cells[0].suite)
     found = records.read_many(c.key for c in cells)
+    check_hub_weights(cells, found)
     shapes = Shapes(data_dir)
     shapes.check_models(cells)
     unfinished = [c for c in cells if not is_final(found.get(c.key))]

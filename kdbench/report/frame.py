@@ -21,6 +21,7 @@ MADE_BY = (
     "onednn", "led_around", "num_train", "num_test", "num_classes",
 )  # fmt: skip
 # A warning is given where cells compared differ in these, or in the file of a method that several of them use
+HUB = "hub_weights"  # likewise; of records that begin with such
 OWN = MADE_BY[12:]  # the record's own entries; the others are among its versions
 SHOWN = MADE_BY[:4] + MADE_BY[8:13]  # what "What it rests on" tells
 
@@ -53,6 +54,7 @@ def frame_of(records: Iterable[Record]) -> pd.DataFrame:
             "score": record["scores"].get(metric_of(record).test),
             **{name: None if made.get(name) is None else str(made[name]) for name in MADE_BY},
             "method_files": json.dumps(made.get("method_files") or {}, sort_keys=True),
+            **({HUB: json.dumps(found, sort_keys=True)} if (found := record.get(HUB)) else {}),
             "repeatable": record.get("repeatable") is not False,
             "objective": json.dumps(objective, sort_keys=True),
             "recipe": json.dumps(record["settings"], sort_keys=True),
@@ -158,7 +160,7 @@ NOTHING = Beside()
 
 def sources_of(frame: pd.DataFrame, beside: Beside = NOTHING) -> Sources:
     done = frame[frame["status"] == "done"] if len(frame) else frame
-    known = [name for name in MADE_BY if name in done]
+    known = [name for name in (*MADE_BY, HUB) if name in done]
     found = {name: sorted({str(v) for v in done[name].dropna() if v != ""}) for name in known if name in SHOWN}
     warnings = [*beside.notes]
     for group, part in done.groupby(GROUP, sort=False) if known else []:

@@ -99,6 +99,7 @@ class Shape(TypedDict):
     structure: NotRequired[
         Annotated[list[dict[str, Any]], Few] | None
     ]  # the student's transforms, and what each decided
+    hub_weights: NotRequired[Annotated[dict[Text, Text], Few] | None]
     led_around: NotRequired[Text | None]
     repeatable: NotRequired[bool | None]
     digests: NotRequired[Digests]

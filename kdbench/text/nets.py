@@ -31,6 +31,15 @@ def digest(weights: str | None = None, **_: Any) -> str:
     return digest_of_files({path.name: str(path) for path in paths})
 
 
+def kept(weights: str | None = None, **_: Any) -> dict[str, str]:
+    """Of what has a name on the hub: see `register_net`."""
+    if weights is None or Path(weights).expanduser().is_dir():
+        return {}
+    from kdbench.hub_cache import of_hub
+
+    return of_hub(weights)
+
+
 def encoder(kind: str) -> Callable[..., Net]:
     """What makes a net of this kind, with its settings."""
 
@@ -56,4 +65,4 @@ def encoder(kind: str) -> Callable[..., Net]:
 
 
 for _kind in ENCODERS:
-    register_net(_kind, digest=digest)(encoder(_kind))
+    register_net(_kind, digest=digest, kept=kept)(encoder(_kind))

@@ -22,6 +22,7 @@ from kdbench.nets import Net, build_net
 from kdbench.results.checkpoints import Checkpoints
 from kdbench.suite.cells import Cell
 from kdbench.suite.controls import CONTROLS
+from kdbench.suite.hub_weights import ENTRY, hub_weights, others
 from kdbench.suite.objectives import BASELINE, objective
 from kdbench.suite.spec import TeacherTrain
 from kdbench.train.arithmetic import trusted
@@ -84,6 +85,11 @@ def obtain(
         return teacher
 
 
+def kept_teacher(cell: Cell, splits: Splits, results: Path, device: torch.device) -> Teacher | None:
+    """The teacher of `cell` as it lies in `results/teachers/`; None where it does not, or is damaged."""
+    return _load(cell, splits, Shelf(results, ALONE), device)
+
+
 def freeze(net: Net, device: torch.device) -> Net:
     """Eval mode for good, and no gradients: neither weights nor batch-norm statistics can change."""
     net.to(device).to(memory_format=torch.channels_last)
@@ -106,6 +112,8 @@ def _load(cell: Cell, splits: Splits, shelf: Shelf, device: torch.device) -> Tea
         about, content = found
         scores, seconds, settings = dict(about["scores"]), float(about["seconds"]), dict(about["settings"])
         if about.get("sha256", _digest(content)) != _digest(content) or not isinstance(scores[splits.metric], float):
+            return None
+        if (told := about.get(ENTRY)) and others(told, hub_weights(cell)):
             return None
         net, weights = _build(cell, splits), load(content)
         probe = {name: weights.pop(name) for name in list(weights) if name.startswith("probe.")}
@@ -170,6 +178,7 @@ def _make(
     content = save(weights)
     about = {"key": cell.teacher_key, "settings": cell.teacher_identity, "scores": scores, "seconds": seconds}
     about |= {"curves": curves, "digests": digests, "sha256": _digest(content)}
+    about |= {ENTRY: found} if (found := hub_weights(cell)) else {}
     shelf.write(cell.teacher_key, about, content)
     return Teacher(net, judged, scores, seconds, cell.teacher_key, cell.teacher_identity)
 

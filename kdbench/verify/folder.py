@@ -17,6 +17,7 @@ from kdbench.results.schema import Record
 from kdbench.results.verified_file import note_verified
 from kdbench.verify.judge import Asked, Judge
 from kdbench.verify.tables import stale
+from kdbench.verify.teachers import judge_teachers
 from kdbench.verify.verdict import Verdict
 
 
@@ -42,8 +43,11 @@ def judge_folder(suite: Path, options: Options, asked: Asked, events: Events, **
         raise UserError(f"{place.records}: no record of a cell of {suite}")
     device = choose_device(options.device)
     worker = Worker(Place(options.results, options.data, str(device)), events)
-    findings = Judge(worker, cells, place.student, asked).findings(own)
-    verdict = Verdict(str(place.path), findings, [*store.damaged, *made_anew(gathered, records)])
+    judge = Judge(worker, cells, place.student, asked)
+    findings = judge.findings(own)
+    teachers = judge_teachers(judge, findings)
+    wrong = [*store.damaged, *made_anew(gathered, records), *teachers.wrong]
+    verdict = Verdict(str(place.path), findings, wrong, [teachers.said])
     tables = stale(board_of(gathered, **shown), place)
     verdict.wrong += [f"the table is not what its records say: {line}" for line in tables]
     there = [path.name for path in place.board_files() if path.parent == place.path]

@@ -23,6 +23,7 @@ from kdbench.verify.archive import CODE, Submission, unpack
 from kdbench.verify.folder import judge_folder
 from kdbench.verify.judge import Asked, Judge
 from kdbench.verify.pack import codes_of
+from kdbench.verify.teachers import judge_teachers
 from kdbench.verify.verdict import Verdict
 
 
@@ -58,8 +59,9 @@ def without_code(submission: Submission, options: Options, asked: Asked, events:
     store = Records(options.results, submission.suite)
     worker = Worker(Place(options.results, options.data, str(choose_device(options.device))), events)
     place = Layout(options.results).suite(submission.suite)
-    findings = Judge(worker, {}, place.student, asked).findings(store.read_all())
-    return Verdict("", findings, [*store.damaged])
+    judge = Judge(worker, {}, place.student, asked)
+    findings = judge.findings(store.read_all())
+    return Verdict("", findings, [*store.damaged], [judge_teachers(judge, findings).said])
 
 
 def not_run(submission: Submission, unnamed: Sequence[str]) -> str:

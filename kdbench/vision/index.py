@@ -44,6 +44,9 @@ class Indexed:
     def build(self, spec: Spec, task: Task) -> Net:
         return family().build(spec, task)
 
+    def begins_with(self, spec: Spec) -> dict[str, str]:
+        return family().begins_with(spec)
+
 
 def index() -> Path:
     """Where the names are kept."""

@@ -22,7 +22,7 @@ from kdbench.method.contract import Inapplicable, Outputs, Task
 from kdbench.nets import Net, Spec
 from kdbench.parts import OutputTap, Tap, modules_named
 from kdbench.vision import cifar as _cifar  # noqa: F401  (registers them into timm)
-from kdbench.vision.pretrained import must_be_had
+from kdbench.vision.pretrained import kept_weights, must_be_had
 from kdbench.vision.resize import resized
 from kdbench.vision.taps import as_maps, last_norms, over_whole_pictures, tap_preacts, tap_stem
 
@@ -177,6 +177,9 @@ class Timm:
             options.setdefault("img_size", wanted)  # a net that is made for one size; others take any
         model = timm.create_model(spec.model, pretrained=spec.pretrained, num_classes=task.num_classes, **options)
         return TimmNet(model, wanted if wanted != side else None)
+
+    def begins_with(self, spec: Spec) -> dict[str, str]:
+        return {} if "pretrained_cfg_overlay" in spec.options else kept_weights(spec.model)
 
     def own_crop(self, model: str, side: int) -> dict[str, Any] | None:
         """Of its `pretrained_cfg`, as `timm.data.resolve_data_config`: a data set's `test_crop`.

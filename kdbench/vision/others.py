@@ -14,6 +14,7 @@ from torchvision import models
 
 from kdbench.attention import ATTENTION, AttentionTap
 from kdbench.errors import UserError
+from kdbench.hub_cache import of_hub, of_url
 from kdbench.method.contract import Outputs, Task
 from kdbench.method.inputs import Inputs, map_inputs
 from kdbench.nets import Net, PlainNet, Spec
@@ -71,6 +72,10 @@ class Torchvision:
         net.normalise_with(*IMAGENET)
         return net
 
+    def begins_with(self, spec: Spec) -> dict[str, str]:
+        default = models.get_model_weights(spec.model.removeprefix("torchvision/")).DEFAULT
+        return of_url(spec.model, default.url)
+
 
 def give_head(model: nn.Module, num_classes: int) -> None:
     """A new last linear layer, where the model's gives another number of classes."""
@@ -118,6 +123,9 @@ class Transformers:
         net = PictureNet(model, spec.img_size or (getattr(config, "image_size", None) if source else None))
         net.normalise_with(*(normalisation_of(source) if source else HALF))
         return net
+
+    def begins_with(self, spec: Spec) -> dict[str, str]:
+        return of_hub(str(spec.options["source"])) if "source" in spec.options else {}
 
 
 def normalisation_of(source: str) -> tuple[Any, Any]:

@@ -1,18 +1,13 @@
 """Can the weights that timm offers for a model be had here? Asked first: without a network trying takes a minute."""
 
-import os
-from pathlib import Path
 from urllib.parse import urlsplit
 
 import timm
-import torch
 from huggingface_hub import constants, try_to_load_from_cache
 
 from kdbench.errors import UserError
+from kdbench.hub_cache import FILES, fetched, of_hub, of_url
 from kdbench.hubs import answers
-
-FILES = ("model.safetensors", "pytorch_model.bin", "open_clip_model.safetensors", "open_clip_pytorch_model.bin")
-TORCH_HUB = "checkpoints"  # where torch.hub keeps what it fetched
 
 
 def must_be_had(model: str) -> None:
@@ -36,4 +31,13 @@ def why_not(model: str) -> str:
 
 def _is_kept(hub_id: str | None, url: str | None) -> bool:
     kept = bool(hub_id) and any(isinstance(try_to_load_from_cache(str(hub_id), name), str) for name in FILES)
-    return kept or (bool(url) and (Path(torch.hub.get_dir()) / TORCH_HUB / os.path.basename(str(url))).is_file())
+    return kept or (bool(url) and fetched(str(url)).is_file())
+
+
+def kept_weights(model: str) -> dict[str, str]:
+    """{name: digest} of the weights that timm offers for a model, where they are kept from an earlier time."""
+    cfg = timm.models.get_pretrained_cfg(model)
+    if cfg is None:
+        return {}
+    found = of_hub(cfg.hf_hub_id) if cfg.hf_hub_id else {}
+    return found or (of_url(model, cfg.url) if cfg.url else {})

@@ -99,6 +99,9 @@ def test_without_being_asked_nothing_of_it_runs(packed: Path, capfd: pytest.Capt
     assert "say --run-code mine.py: it runs with your rights" in out
     assert "weights re-evaluated: 1 students" in out
     assert "no epoch was replayed: that runs its method's code" in out
+    assert (
+        "teachers: 0 evaluated again give what is claimed; 1 not evaluated: that builds nets as the suite says" in out
+    )
     assert run(capfd, "verify", packed, "--run-code", "my.py")[2].startswith("unknown file of code 'my.py'")
 
 
@@ -108,6 +111,7 @@ def test_asked_by_name_its_code_runs_and_an_epoch_is_replayed(packed: Path, capf
     assert f"running mine.py of {packed} with your rights" in err
     assert RAN in out
     assert "epoch replayed: 1 cells:" in out
+    assert "teachers: 1 evaluated again give what is claimed; no teacher's training is replayed" in out
 
 
 def other_code(files: dict[str, bytes]) -> None:

@@ -3,6 +3,7 @@
 Forgers here seal their records anew and make the tables anew, unless the test is about seals and tables.
 """
 
+import hashlib
 import json
 import os
 import shutil
@@ -12,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 import yaml
 from conftest import TINY, without_measures
 from pydantic import create_model
@@ -75,6 +77,7 @@ def test_an_honest_folder_passes(kdbench: Any, finished: Folder) -> None:
     assert code == 0, out + err
     assert "claimed: 2 of 2 records fit together" in out
     assert "weights re-evaluated: 2 students give what is claimed" in out
+    assert "teachers: 1 evaluated again give what is claimed; no teacher's training is replayed" in out
     assert "epoch replayed: 2 cells" in out
     assert all(name in out for name in ("leaderboard.md", "leaderboard.csv", "leaderboard.html", "cells.csv"))
     assert "WRONG" not in out
@@ -174,6 +177,31 @@ def test_a_forgery_is_found_and_its_cell_named(
     assert any(says in line for line in wrong), wrong
     assert "claimed: 1 of 2" in out
     assert "It does not hold." in out
+
+
+def better_scores(about: dict[str, Any], weights: dict[str, torch.Tensor]) -> None:
+    about["scores"]["top1"] += 1
+
+
+def other_weights(about: dict[str, Any], weights: dict[str, torch.Tensor]) -> None:
+    next(weight for name, weight in weights.items() if name.startswith("fc")).mul_(-1)
+
+
+@pytest.mark.parametrize(
+    ("forge", "says"),
+    [(better_scores, "its own file says otherwise"), (other_weights, "top1 is claimed to be")],
+    ids=["scores", "weights"],
+)
+def test_a_forged_teacher_is_found(kdbench: Any, folder: Folder, forge: Callable[..., None], says: str) -> None:
+    [file] = (folder.results / "teachers").glob("*.json")
+    about, weights = json.loads(file.read_bytes()), load_file(file.with_suffix(".safetensors"))
+    forge(about, weights)
+    save_file(weights, file.with_suffix(".safetensors"))
+    about["sha256"] = hashlib.sha256(file.with_suffix(".safetensors").read_bytes()).hexdigest()
+    file.write_text(json.dumps(about))
+    code, out, _ = kdbench("verify", folder.suite, "--sample", 0, results=folder.results)
+    assert code == 1, out
+    assert any(line.startswith(f"WRONG: teacher {file.stem}: ") and says in line for line in out.splitlines()), out
 
 
 def test_what_was_changed_without_sealing_anew_is_found_by_the_seal_alone(kdbench: Any, folder: Folder) -> None:
