@@ -78,6 +78,7 @@ INSIDE = {
     ("suite/plugins.py", "kdbench.vision.datasets"): "the door for data sets: importing is what registers them",
     ("suite/plugins.py", "kdbench.text.datasets"): "likewise",
     ("text/tables.py", "pandas"): START,
+    ("text/nets.py", "kdbench.hub_cache"): START,
     ("text/nets.py", "kdbench.text.encoder"): "a net's code, read when one is built; it imports `transformers` then",
 }
 # Modules that import by a name known only when they run -> why
