@@ -30,7 +30,7 @@ from kdbench.suite.spec import ModelSpec
 from kdbench.vision.inspect import SIZES, Folder, about, inspect
 from kdbench.vision.pretrained import why_not
 
-BATCHES = ((2000, 64), (500, 32), (0, 16))  # (training pictures from which on, batch size): few need small ones
+RECIPES = ((2000, "pictures-many"), (500, "pictures-some"), (0, "pictures-few"))  # from so many training pictures on
 FINE_TUNING = 60  # epochs at most where the student starts from weights
 LR, GENTLE = 0.05, 0.01  # from random weights; from weights that know pictures already
 MEASURING = (25.0, 0.05)  # seconds, and the share of the budget, that measuring may take: the smaller of both
@@ -235,11 +235,11 @@ class Text:
 
     def training(self, epochs: int) -> list[str]:
         """By the size of the data, and gently where the nets know pictures already."""
-        batch = next(size for least, size in BATCHES if self.folder.num_train >= least)
+        recipe = next(name for least, name in RECIPES if self.folder.num_train >= least)
         teacher, lr = self.rate(self.wanted.teacher), max(map(self.rate, self.wanted.students))
-        train = {"epochs": epochs, "batch_size": batch, "lr": lr, "schedule": "cosine",
-                 "warmup_epochs": min(5, epochs // 10), "augment": "crop_flip"}  # fmt: skip
-        lines = [f"train: {flow(train)}"]
+        train: dict[str, Any] = {"recipe": recipe, "epochs": epochs, "warmup_epochs": min(5, epochs // 10)}
+        train |= {"lr": lr} if lr != LR else {}
+        lines = [f"train: {flow(train)}  # `kdbench list recipes {recipe}` shows what it stands for"]
         return lines + ([f"teacher_train: {flow({'lr': teacher})}"] if teacher != lr else [])
 
     def rate(self, name: str) -> float:

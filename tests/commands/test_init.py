@@ -18,7 +18,7 @@ from sklearn.datasets import load_digits
 from kdbench.api import Options, plan
 from kdbench.commands.budget import Price, Proposal, fit
 from kdbench.commands.given import seconds_of
-from kdbench.commands.init import Text, Wanted, proposed_rows
+from kdbench.commands.init import Start, Text, Wanted, proposed_rows
 from kdbench.commands.measure import affordable
 from kdbench.commands.recommend import recommendation
 from kdbench.errors import UserError
@@ -30,6 +30,7 @@ from kdbench.nets import build_net
 from kdbench.results.outcomes import Outcomes, packed
 from kdbench.suite.cells import cells_of
 from kdbench.suite.load import load_suite, objective
+from kdbench.suite.shipped import recipes
 from kdbench.suite.spec import ModelSpec
 from kdbench.train.load import load_deployed
 from kdbench.vision import holding
@@ -147,6 +148,16 @@ def test_mistakes_write_nothing(kdbench, tmp_path, monkeypatch):
     suite.write_text("mine")
     assert "is there already" in kdbench("init", "--teacher", "cifar_resnet14", *options)[2]
     assert suite.read_text() == "mine"
+
+
+def test_the_recipe_goes_by_the_size_of_the_data():
+    for count, recipe, batch in ((30, "pictures-few", 16), (600, "pictures-some", 32), (5000, "pictures-many", 64)):
+        folder = Folder(Path("p"), {"a": (count // 2, 9), "b": (count // 2, 9)}, (32, 32, 32), 1, ())
+        for start, lr in ((None, 0.05), (Start({"pretrained": True}, ""), 0.01)):
+            text = Text(folder, Wanted("t", ("s",)), {"t": start, "s": start})
+            train = yaml.safe_load(text.suite({"student": {"ce": 1}}, Proposal(32, ["student"], 1, 7, 0.0)))["train"]
+            assert (train["recipe"], train["epochs"], train.get("lr", 0.05)) == (recipe, 7, lr)
+        assert yaml.safe_load(recipes()[recipe].read_text())["batch_size"] == batch
 
 
 def test_holds_out_only_where_every_class_can_be():
