@@ -1,8 +1,9 @@
 """How fast this device is, by a few steps of the very nets and rows that a plan will train.
 
 Nets are measured on random inputs, in as large a part of the batch as a step of half a second allows; rows on the
-smallest pair. What there is no time for is taken from the rest: a net by its multiply-adds, a row as the others. What
-was measured stands in the results folder, so that `plan` and the bar of the run speak of the same numbers.
+smallest pair; all after the smallest net has warmed up, since the first step of a process imports for seconds. What
+there is no time for is taken from the rest: a net by its multiply-adds, a row as the others. What was measured stands
+in the results folder, so that `plan` and the bar of the run speak of the same numbers.
 """
 
 import json
@@ -37,6 +38,7 @@ from kdbench.train.trial import Trial, forward_teacher, views_of
 
 LONGEST = 0.5  # seconds of a step that is measured
 ROUNDS = 3
+ALWAYS = 2  # nets, however little time there is: teacher and student differ too much to tell one by the other
 SPARE = 1.1  # a run against its steps alone: checkpoints, checks of what is lent, a busy machine
 LOGITS = frozenset({"logits"})
 RATE = torch.tensor(1e-3, dtype=torch.float64)
@@ -89,10 +91,10 @@ class Probe:
         )
         return f"{measured}, measured {self.speeds.when}"
 
-    def in_time(self, measure: Callable[[], None]) -> None:
+    def in_time(self, measure: Callable[[], None], always: bool = False) -> None:
         """Nothing where there is no time left; what a plugin raises is told when it trains."""
         start = time.perf_counter()
-        if self.left > 0:
+        if self.left > 0 or always:
             with suppress(Exception), Guard():
                 measure()
         self.left -= time.perf_counter() - start
@@ -110,9 +112,12 @@ def probe(
     macs = {name: plan.shapes.macs(spec, cell.dataset) for name, (spec, cell) in nets.items()}
     keep_freed()
     with seeded("probe"), company(beside if device.type == "cpu" else 0):
-        for name in sorted(nets, key=lambda name: macs[name]):  # the small ones are quick, and most are trained
+        order = sorted(nets, key=lambda name: macs[name])  # the small ones are quick, and most are trained
+        with suppress(Exception), Guard():  # the first step of a process imports for seconds
+            trial_of(nets[order[0]][1], nets[order[0]][0], None, made, objective({BASELINE: 1.0}))
+        for name in order:
             say(nets[name][0].short)
-            made.in_time(partial(note, made, name, *nets[name]))
+            made.in_time(partial(note, made, name, *nets[name]), always=len(made.per_mac) < ALWAYS)
         if not made.per_mac:
             raise UserError("no net of this plan can be measured here")
         smallest = min(plan.todo, key=lambda c: macs[name_of(c.student, c)] + macs[name_of(c.teacher_net, c)])
