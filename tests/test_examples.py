@@ -197,3 +197,14 @@ def test_the_net_of_vectors_is_any_module() -> None:
     assert outputs.logits.shape == (5, 2)
     assert outputs.embedding is not None
     assert outputs.embedding.shape == (5, 8)
+
+
+def test_the_example_without_labels_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Measure, "profile_seconds", 0.0)
+    monkeypatch.setattr("kdbench.report.plots.write_plots", lambda *a: [])
+    example = runpy.run_path(str(EXAMPLES / "label_free.py"))
+    scores = example["distil"](tmp_path, epochs=3).set_index("label")
+    assert scores.loc["embedding", "test_top1"].min() > example["untrained"](0) + 15
+    assert scores["teacher_top1"].nunique() == 1
+    sure = scores["teacher_top1"] + scores["test_top1"] - 100  # both right: they agree
+    assert (scores["teacher_agreement"] >= sure - 1e-6).all()

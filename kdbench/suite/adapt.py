@@ -10,27 +10,30 @@ from typing import Any
 from kdbench.suite.crop import cropped, without
 from kdbench.suite.evaluation import SCORE_ALONE
 from kdbench.suite.objectives import BASELINE, objective
+from kdbench.suite.sizes import Sizes
 from kdbench.suite.spec import Adapt
 from kdbench.suite.training import Train
 
 WEIGHTS = ("checkpoint", "checkpoint_entry", "head", "start", "transforms")  # those of the student that it begins with
 
 
-def adapted(cell: Any, how: Adapt, train: Train, data: str) -> Any:
+def adapted(cell: Any, how: Adapt, train: Train, data: str, sizes: Sizes) -> Any:
     """The cell in which the student of `cell` learns `how.dataset` from its labels alone, with a new classifier.
 
-    `data`: the digest of these data. No teacher is asked: an untrained net of its make has its place.
+    `data`: the digest of these data. No teacher is asked: an untrained net of its make has its place. Raises UserError
+    for a student that can't take inputs of their size.
     """
     bare: dict[str, Any] = {
         "pretrained": False,
         **dict.fromkeys(WEIGHTS),
         "freeze": ("backbone",) if how.freeze else None,
     }
+    dataset = cropped(how.dataset, train, cell.teacher, cell.student)
     return replace(
         cell,
-        dataset=cropped(how.dataset, train, cell.teacher, cell.student),
+        dataset=dataset,
         data=data,
-        student=cell.student.model_copy(update=bare),
+        student=sizes.kept(cell.student.model_copy(update=bare), cell.dataset, dataset),
         train=without(train),
         phases=objective({BASELINE: 1.0}),
         control="untrained",

@@ -29,6 +29,7 @@ from kdbench.suite.identity import (
 from kdbench.suite.load import Suite
 from kdbench.suite.models import dropping
 from kdbench.suite.objectives import ObjectiveSpec, for_pair, objective
+from kdbench.suite.sizes import Sizes
 from kdbench.suite.spec import DatasetSpec, ModelSpec, TeacherSpec, TeacherTrain, Train, title_of
 from kdbench.suite.steps import Step, made, names_of, steps_of
 
@@ -252,8 +253,8 @@ def cells_of(suite: Suite, only: str | None = None, data_dir: Path = DATA, unrea
     ]
     if suite.adapt is not None:
         how, train = suite.adapt
-        data = _digest(how.dataset, data_dir, unread)
-        cells += [adapted(cell, how, train, data) for cell in cells if not cell.then]
+        data, sizes = _digest(how.dataset, data_dir, unread), Sizes(data_dir)
+        cells += [adapted(cell, how, train, data, sizes) for cell in cells if not cell.then]
     return matching(cells, only)
 
 

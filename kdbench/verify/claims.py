@@ -17,22 +17,22 @@ CLOSE = 1e-6  # points: sums in another order
 def contradictions(record: Record) -> list[str]:
     """What is wrong with a record that is done; empty when all fits."""
     found = ["its seal is broken: it was changed after it was written"] if is_intact(record) is False else []
-    return [*found, *(_curves(record) if is_trained(record) else []), *_outcomes(record)]
+    return [*found, *(_curves(record) if has_curve(record) else []), *_outcomes(record)]
 
 
 def is_trained(record: Record) -> bool:
-    """Are its scores those of its training's last epoch, and not those of a converted file, or on other data, or of a
-    student that is judged at the end alone?
-    """
-    settings = record["settings"]
-    at_end = "labels" in settings or settings.get("evaluate", {}).get("probe") is not None
-    return "delivered" not in record and not {"then", "adapts"} & settings.keys() and not at_end
+    """Is its student as its training left it, not converted, and not one that learnt other data before?"""
+    return "delivered" not in record and not {"then", "adapts"} & record["settings"].keys()
+
+
+def has_curve(record: Record) -> bool:
+    """Is its score that of its training's last epoch? One that a probe gives is of the end alone."""
+    return is_trained(record) and not (record["settings"].get("evaluate") or {}).get("probe")
 
 
 def is_evaluated(record: Record) -> bool:
     """Can its scores be found again from what lies beside it, a student's weights or a delivered file, and the data?"""
-    as_trained = not {"adapts", "labels"} & record["settings"].keys()
-    return is_trained(record) or (as_trained and bool(record.get("delivered")))
+    return is_trained(record) or ("adapts" not in record["settings"] and bool(record.get("delivered")))
 
 
 def _curves(record: Record) -> Iterator[str]:

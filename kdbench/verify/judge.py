@@ -96,7 +96,7 @@ class Judge:
         """Evaluate the saved student again, where there is one, and time for it."""
         record, path = finding.record, self.student(finding.record["key"])
         if not is_evaluated(record):
-            finding.open.append("its scores are not its training's own (adapted, other labels): only claimed")
+            finding.open.append("its scores are not its training's own (adapted): only claimed")
             return
         path = path.with_suffix(".onnx") if record.get("delivered") else path
         if not path.is_file():
@@ -155,7 +155,7 @@ class Judge:
 
     def why_not_replayed(self, record: Record) -> str:
         if not is_trained(record):
-            return "no epoch is replayed of what is converted, adapted or learns from other labels"
+            return "no epoch is replayed of what is converted or adapted"
         if not states_of(record):
             return "no epoch can be replayed: its record has no digests (runs in fp32 on the CPU keep them)"
         if differs := self.differs(record):

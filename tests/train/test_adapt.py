@@ -8,11 +8,13 @@ from typing import Any
 
 import pytest
 import torch
+from conftest import STUDENT, TEACHER
 from safetensors.torch import load_file
 
 from kdbench.errors import UserError
 from kdbench.suite.cells import cells_of
 from kdbench.suite.load import load_suite
+from kdbench.train.load import load_deployed
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 Run = Callable[..., tuple[int, str, str]]
@@ -144,3 +146,46 @@ def test_it_may_have_a_recipe(suite_file: Callable[..., Path]) -> None:
     suite = load_suite(suite_file(then={"dataset": "digits", "train": {"recipe": "crd", "epochs": 230}}))
     assert suite.adapt is not None
     assert (suite.adapt[1].epochs, suite.adapt[1].batch_size) == (230, 64)  # the recipe's, not the suite's 256
+
+
+VIT = {"model": "vit_tiny_patch16_224", "patch_size": 4, "depth": 2, "embed_dim": 12, "num_heads": 2}
+
+
+def test_a_student_of_one_size_goes_on_in_that_one(
+    suite_file: Callable[..., Path], kdbench: Run, tmp_path: Path
+) -> None:
+    """A ViT has a weight for each place of a picture: larger ones are resized to those that it learnt from."""
+    then = {"dataset": {"name": "digits", "size": 16}, "train": {"epochs": 1}, "freeze": True}
+    pairs = [{"teacher": TEACHER, "student": student} for student in (VIT, STUDENT)]
+    path = suite_file(pairs=pairs, methods={"student": {"ce": 1}}, then=then)
+    sizes = {(c.student.model, c.adapts): c.student.img_size for c in cells_of(load_suite(path))}
+    nets = VIT["model"], STUDENT["model"]
+    assert sizes == {(nets[0], False): None, (nets[0], True): 8, (nets[1], False): None, (nets[1], True): None}
+    code, out, err = kdbench("run", path)
+    assert code == 0, err
+    found = [json.loads(path.read_text()) for path in (tmp_path / "results").glob("*/records/*.json")]
+    [later] = [r for r in found if "adapts" in r["settings"] and r["settings"]["student"]["model"] == VIT["model"]]
+    assert later["status"] == "done", later["reason"]
+    before, after = (
+        tmp_path / f"results/tiny/students/{key}.safetensors" for key in (later["settings"]["start"], later["key"])
+    )
+    assert torch.equal(load_file(before)["pos_embed"], load_file(after)["pos_embed"])
+    assert later["inputs"]["fields"][0]["shape"][-1] == 16  # so it is delivered: it takes the larger pictures
+    student = load_deployed(tmp_path / f"results/tiny/records/{later['key']}.json")
+    assert student(torch.rand(2, 3, 16, 16)).shape == (2, 10)
+    assert "then digits" in out
+
+
+def test_a_net_of_one_s_own_that_is_of_one_size_is_told_before_anything_starts(
+    suite_file: Callable[..., Path], tmp_path: Path
+) -> None:
+    (tmp_path / "flat.py").write_text(
+        "import math\nfrom torch import nn\nfrom kdbench import Task, register_net\n\n@register_net('flat')\n"
+        "def flat(task: Task) -> nn.Module:\n    count = math.prod(task.inputs.shape)\n"
+        "    return nn.Sequential(nn.Flatten(), nn.Linear(count, 8), nn.ReLU(), nn.Linear(8, task.num_classes))\n"
+    )
+    then = {"dataset": {"name": "digits", "size": 16}}
+    pair = {"teacher": "flat", "student": "flat"}
+    suite = load_suite(suite_file(plugins=["flat.py"], pairs=[pair], methods={"student": {"ce": 1}}, then=then))
+    with pytest.raises(UserError, match=r"then\.dataset: flat has weights for 8 x 8 inputs, these are 16 x 16"):
+        cells_of(suite)

@@ -15,14 +15,17 @@ from typing import Any
 import pytest
 import torch
 import yaml
-from conftest import TINY, without_measures
+from conftest import STUDENT, TEACHER, TINY, without_measures
 from pydantic import create_model
 from safetensors.torch import load_file, save_file
 
 from kdbench.cli import main
+from kdbench.data import load_splits
 from kdbench.method.register import METHODS
+from kdbench.nets import build_net
 from kdbench.options import Options
 from kdbench.results.seal import sealed
+from kdbench.suite.models import ModelSpec
 from kdbench.train.digests import digest_of
 from kdbench.verify.folder import judge_folder, suite_of_folder
 from kdbench.verify.judge import Asked
@@ -272,6 +275,30 @@ def test_the_score_of_a_converted_file_is_only_claimed(kdbench: Any, folder: Fol
     assert code == 0, out
     assert "weights re-evaluated: 1 students" in out
     assert "not judged, 1 cell: its scores are not its training's own" in out
+
+
+def test_students_that_a_probe_judges_are_verified_too(
+    kdbench: Any, suite_file: Callable[..., Path], tmp_path: Path
+) -> None:
+    """They have no curve of their score, for they are judged at the end alone; all else can be found again."""
+    task = load_splits("digits", {}, Path()).task
+    torch.save(build_net(ModelSpec(**TEACHER), task, 0).model.state_dict(), tmp_path / "teacher.pth")
+    pair = {"teacher": {**TEACHER, "checkpoint": "teacher.pth", "num_classes": 0}, "student": STUDENT}
+    rows = {"student": {"ce": 1}, "pkt": {"pkt": 10000, "labels": "none"}}
+    path = suite_file(pairs=[pair], methods=rows, evaluate={"probe": "linear", "neighbours": 5})
+    assert kdbench("run", path)[0] == 0
+    words = ("verify", path, "--sample", 2, "--draw", 1)
+    code, out, err = kdbench(*words)
+    assert code == 0, out + err
+    assert "claimed: 2 of 2 records fit together" in out
+    assert "weights re-evaluated: 2 students give what is claimed" in out
+    assert "epoch replayed: 2 cells" in out
+    liar = Folder(path, tmp_path / "results")
+    record = liar.record("pkt")
+    record["scores"]["test_top1"] += 1
+    del record["outcomes"]
+    liar.write(sealed(record))
+    assert "test_top1 is claimed to be" in kdbench(*words)[1]
 
 
 def test_a_row_whose_key_changed_must_be_made_anew(kdbench: Any, folder: Folder, tmp_path: Path) -> None:
