@@ -200,8 +200,7 @@ def test_the_net_of_vectors_is_any_module() -> None:
 
 
 def test_the_example_without_labels_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Measure, "profile_seconds", 0.0)
-    monkeypatch.setattr("kdbench.report.plots.write_plots", lambda *a: [])
+    without_measures(monkeypatch)
     example = runpy.run_path(str(EXAMPLES / "label_free.py"))
     scores = example["distil"](tmp_path, epochs=3).set_index("label")
     assert scores.loc["embedding", "test_top1"].min() > example["untrained"](0) + 15

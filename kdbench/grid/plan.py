@@ -235,7 +235,7 @@ class Shapes:
         if wrong := mismatch(new, {**old, **kept}):
             sizes = (str(self.task(c.dataset).inputs) for c in (cell, cell.start))
             what = f"{cell.student.short} of {cell.start.dataset.name} can't learn {cell.dataset.name} afterwards"
-            remedy = "give the student one `img_size`, to which its pictures are resized"
+            remedy = "a net of your own must take inputs of both sizes, or bring them to one"
             raise UserError(f"{cell.place}: {what}: it {wrong} ({' after '.join(sizes)}); {remedy}")
 
     def refused(self, cells: Sequence[Cell]) -> tuple[dict[str, str], dict[str, str]]:

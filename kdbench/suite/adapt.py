@@ -20,8 +20,7 @@ WEIGHTS = ("checkpoint", "checkpoint_entry", "head", "start", "transforms")  # t
 def adapted(cell: Any, how: Adapt, train: Train, data: str, sizes: Sizes) -> Any:
     """The cell in which the student of `cell` learns `how.dataset` from its labels alone, with a new classifier.
 
-    `data`: the digest of these data. No teacher is asked: an untrained net of its make has its place. Raises UserError
-    for a student that can't take inputs of their size.
+    `data`: the digest of these data. No teacher is asked: an untrained net of its make has its place.
     """
     bare: dict[str, Any] = {
         "pretrained": False,

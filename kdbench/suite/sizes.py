@@ -26,18 +26,14 @@ class Sizes:
     def kept(self, student: ModelSpec, learnt: DatasetSpec, later: DatasetSpec) -> ModelSpec:
         """A student that learnt the one and goes on with the other: inputs are resized to what its weights are for.
 
-        Raises UserError for a registered net, which can't be told a size.
+        A registered net can't be told a size; it stays as it is, and does not fit.
         """
         before, after = self.task(learnt), self.task(later)
-        if before is None or after is None or student.img_size is not None:
+        if before is None or after is None or student.img_size is not None or student.model in NETS:
             return student
         old, new = before.inputs.shape, after.inputs.shape
         if old == new or {len(old), len(new)} != {3} or not self.is_fixed(student, before, after):
             return student
-        if student.model in NETS:
-            raise UserError(
-                f"then.dataset: {student.short} has weights for {_words(old)} inputs, these are {_words(new)}"
-            )
         return student.model_copy(update={"img_size": old[-1]})
 
     def task(self, dataset: DatasetSpec) -> Task | None:
@@ -67,7 +63,3 @@ def _shapes(student: ModelSpec, task: Task) -> dict[str, torch.Size]:
         net = build_net(student, task)
     own = names_within(net.model, net.head)
     return {name: value.shape for name, value in net.model.state_dict().items() if name not in own}
-
-
-def _words(shape: tuple[int, ...]) -> str:
-    return " x ".join(map(str, shape[1:]))
