@@ -159,16 +159,21 @@ class Splits:
 
 
 def hold_out(splits: Splits, share: float) -> Splits:
-    """Set aside a stratified `share` of the training set, the same examples in every run (its own fixed seed)."""
+    """Set aside a stratified `share` of the training set, the same examples in every run (its own fixed seed).
+
+    Those that have no label (below 0) all stay.
+    """
     if not share:
         return splits
     from sklearn.model_selection import train_test_split
 
     targets = splits.train.targets.numpy()
+    labelled = np.flatnonzero(targets >= 0)
     try:
-        keep, held = train_test_split(np.arange(len(targets)), test_size=share, stratify=targets, random_state=0)
+        _, held = train_test_split(labelled, test_size=share, stratify=targets[labelled], random_state=0)
     except ValueError as error:
-        raise UserError(f"validation: can't hold out {share:g} of {len(targets)} examples: {error}") from error
+        raise UserError(f"validation: can't hold out {share:g} of {len(labelled)} examples: {error}") from error
+    keep = np.setdiff1d(np.arange(len(targets)), held)
     train, validation = (splits.train[torch.from_numpy(np.sort(part))] for part in (keep, held))
     return replace(splits, train=train, validation=validation)
 
@@ -232,8 +237,14 @@ def register_dataset(
 
 
 def load_splits(name: str, settings: dict[str, Any], data_dir: Path, validation: float = 0.0) -> Splits:
-    """The data set `name`, on the CPU, with `validation` held out. Raises UserError when it cannot be had."""
-    return hold_out(DATASETS[name](data_dir, **settings), validation)
+    """The data set `name`, on the CPU, with `validation` held out. Raises UserError when it cannot be had.
+
+    Training examples whose label is below 0 have none; test examples all have one.
+    """
+    splits: Splits = DATASETS[name](data_dir, **settings)
+    if unknown_ones := int((splits.test.targets < 0).sum()):
+        raise UserError(f"data set {name}: {unknown_ones} of its {len(splits.test)} test examples have no label")
+    return hold_out(splits, validation)
 
 
 def task_of(name: str, settings: dict[str, Any], data_dir: Path) -> Task:

@@ -196,6 +196,7 @@ OF_PICTURES = {
 ALLOWED = {
     ("method/contract.py", "images"): "`Batch.images`: `inputs`, under the name that methods for pictures know",
     ("suite/models.py", "img_size"): "an entry of the suite's format: how a model is built, as timm calls it",
+    ("suite/sizes.py", "img_size"): "the same entry, of nets that are built for inputs of one size",
     ("nets.py", "img_size"): "the same entry, handed on to the family of nets",
 }
 

@@ -16,7 +16,8 @@ def labelled(batch: Batch, how: Batches, num_classes: int) -> Batch:
     """
     if batch.blend is None and how.label_smoothing is None:
         return batch
-    soft, target = F.one_hot(batch.target, num_classes).float(), batch.target
+    target, known = batch.target, batch.target >= 0
+    soft = F.one_hot(target.clamp(min=0), num_classes).float() * known[:, None]  # of an example without a label all 0
     if batch.blend is not None:
         partner, share = batch.blend.partner, batch.blend.share
         soft = share[:, None] * soft + (1 - share)[:, None] * soft[partner]

@@ -17,8 +17,9 @@ from kdbench.method.register import METHODS
 from kdbench.seeding import derive, seeded
 from kdbench.suite.objectives import Phase, Terms
 from kdbench.train.lent import without_weights
-from kdbench.train.unread import without_labels
+from kdbench.train.unread import Lacking, labelled_rows, of_rows, without_labels
 
+LABELS = "labels"  # the family of methods that learn from labels alone, each example by itself
 BATCH_NORMS = "batch_norms"  # the view of the teacher with its batch norms in train mode
 
 
@@ -52,6 +53,19 @@ class Term(nn.Module):
         weight = ramp_at(self.weight, batch.progress) if isinstance(self.weight, dict) else self.weight
         return weight, self.method(student, teacher, batch)
 
+    def losses_of_labelled(
+        self, student: Outputs, teacher: Outputs, batch: Batch
+    ) -> tuple[float | Tensor, dict[str, Tensor]]:
+        """As `losses`, of data of which some examples have no label: who learns from labels alone sees the others only.
+
+        Who does not sees all examples, and can't read a label.
+        """
+        if type(self.method).family != LABELS:
+            return self.losses(student, teacher, without_labels(batch, Lacking))
+        if len(rows := labelled_rows(batch)):
+            return self.losses(*of_rows(student, teacher, batch, rows))
+        return 0.0, {self.name: 0 * student.logits.sum()}  # nothing to learn here
+
     @property
     def needs(self) -> frozenset[str]:
         """What the teacher must deliver; `batch_norms:features` is its features with batch norms in train mode."""
@@ -78,6 +92,7 @@ class Objective(nn.Module):
         self.phases = nn.ModuleList(_terms(terms) for _, terms in phases)
         self.place = 0
         self.unlabelled = False  # are its methods given labels that can't be read?
+        self.partly = False  # have only some examples a label?
         self.peer: nn.Module | None = None  # a second student, where a method needs one; trained, saved and counted
 
     def enter(self, epoch: int) -> None:
@@ -148,7 +163,7 @@ class Objective(nn.Module):
         losses: dict[str, Tensor] = {}
         sums = [student.logits.new_zeros(()), student.logits.new_zeros(())]
         for term in self.terms():
-            weight, found = term.losses(student, teacher, batch)
+            weight, found = (term.losses_of_labelled if self.partly else term.losses)(student, teacher, batch)
             heard(term.name, found.values())
             for name, loss in found.items():
                 losses[self._curve(term.name, name, losses)] = loss

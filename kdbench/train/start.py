@@ -22,7 +22,7 @@ from kdbench.train.objective import built_objective, needs_of, prepares, student
 from kdbench.train.optim import momentum_of
 from kdbench.train.transforms import examples, transformed
 from kdbench.train.trial import Trial, forward_teacher, views_of
-from kdbench.train.unread import hidden, unlabelled
+from kdbench.train.unread import Hidden, Lacking, hidden, lacks_some, unlabelled
 
 
 def start_trial(
@@ -39,11 +39,8 @@ def start_trial(
 
     `between` is called after every batch of a preparation; what it raises ends the trial before it started.
     """
-    if not cell.labels and (unlabelled_ones := int((splits.train.targets < 0).sum())):
-        raise Inapplicable(
-            f"{unlabelled_ones} of {len(splits.train)} training examples have no label: a row must say `labels: none`"
-        )
-    targets = hidden(splits.train.targets) if cell.labels else splits.train.targets.clone()
+    unread = unread_of(cell, splits)
+    targets = splits.train.targets.clone() if unread is None else hidden(splits.train.targets, unread)
     needs, task = needs_of(cell.methods), training_task(splits.task, cell.train, targets)
     built = built_objective(cell.phases, net.to(device), teacher, task, device, cell.seed)
     if "peer" in student_needs_of(cell.methods):
@@ -52,15 +49,29 @@ def start_trial(
         peer = transformed(peer, steps, task.inputs, examples(splits.train, cell.seed), cell.seed)
         built.peer = peer.to(memory_format=torch.channels_last)
     trial = Trial(net, built, cell.train, device, cell.seed, group)
-    trial.key, built.unlabelled = cell.key, bool(cell.labels)
+    trial.key, built.unlabelled, built.partly = cell.key, unread is Hidden, unread is Lacking
     if state is not None:
         trial.load_state(state)
     elif any(prepares(term.method) for term in built.all_terms()):
         start = time.perf_counter()
         seen = partial(teacher_epoch, teacher, needs, splits, cell.train, cell.seed, between=between, group=group)
-        built.prepare(lambda epoch: unlabelled(seen(epoch)) if cell.labels else seen(epoch), cell.seed)
+        built.prepare(lambda epoch: unlabelled(seen(epoch), unread) if unread else seen(epoch), cell.seed)
         trial.seconds["prepare"] = time.perf_counter() - start
     return trial
+
+
+def unread_of(cell: Cell, splits: Splits) -> type[Hidden] | None:
+    """Which labels its methods may not read: all by its row, or those of data of which some have none; None: all may.
+
+    Raises Inapplicable where there are no labels at all to learn from.
+    """
+    if cell.labels:
+        return Hidden
+    if not lacks_some(splits.train.targets):
+        return None
+    if bool((splits.train.targets < 0).all()):
+        raise Inapplicable("no example of these data has a label: a row must say `labels: none`")
+    return Lacking
 
 
 def training_task(task: Task, train: Train, targets: Tensor) -> Task:

@@ -34,6 +34,7 @@ from kdbench.train.one_writer import Shelf
 from kdbench.train.probe import Probed, layer_of, linear_probe
 from kdbench.train.start import start_trial
 from kdbench.train.trial import Misfit, Trial
+from kdbench.train.unread import lacks_some
 
 
 @dataclass
@@ -201,6 +202,7 @@ def _train(
     state, above = checkpoints.load(cell.teacher_key), None
     if cell.teacher_cell is None:
         trial = Trial(net, Objective(objective({BASELINE: 1.0})), recipe, device, cell.teacher_seed, group)
+        trial.objective.partly = lacks_some(splits.train.targets)
         if state is not None:
             trial.load_state(state)
     else:

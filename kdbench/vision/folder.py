@@ -2,6 +2,7 @@
 
 import os
 import sys
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -20,11 +21,12 @@ from kdbench.vision.sizing import CropSetting, prepared
 from kdbench.vision.sources import Files
 
 EXTENSIONS = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm"}
+UNLABELLED = "unlabelled"
 Side = Annotated[int, Field(ge=4, le=1024)]
 Megapixels = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
 
-def info(data_dir: Path, path: str, size: int, **_: object) -> Task:
+def info(data_dir: Path, path: str, size: int, unlabelled: bool | None = None, **_: object) -> Task:
     """Counts the pictures; a folder that isn't there yet is taken to have ten classes of a hundred pictures.
 
     Raises UserError for a class without pictures to learn from; says which have none to test.
@@ -41,14 +43,15 @@ def info(data_dir: Path, path: str, size: int, **_: object) -> Task:
         raise UserError(f"data set folder: {train} has no pictures of {named(empty)}; remove the folders or fill them")
     if untested and len(untested) < len(classes):
         print(f"{test} has no pictures of {named(untested)}: nothing will be said of these classes", file=sys.stderr)
-    return replace(picture_task(len(classes), size, *map(sum, counts)), classes=tuple(classes))
+    num_train, num_test = sum(counts[0]) + len(unlabelled_of(root) if unlabelled else ()), sum(counts[1])
+    return replace(picture_task(len(classes), size, num_train, num_test), classes=tuple(classes))
 
 
 def named(classes: list[str]) -> str:
     return ", ".join(classes[:5]) + (f" and {len(classes) - 5} more" if len(classes) > 5 else "")
 
 
-def digest(data_dir: Path, path: str, **_: object) -> str | None:
+def digest(data_dir: Path, path: str, unlabelled: bool | None = None, **_: object) -> str | None:
     """Of what is read: names of classes and pictures, and what is in the pictures."""
     root = data_dir / Path(path).expanduser()
     if not root.is_dir():
@@ -59,6 +62,8 @@ def digest(data_dir: Path, path: str, **_: object) -> str | None:
         start = len(str(place)) + 1
         found = (file for name in classes for file in files_below(place / name))
         files |= {f"{part}/{file[start:]}": file for file in found}
+    bare = unlabelled_of(root) if unlabelled else []
+    files |= {os.path.relpath(file, root): file for file in bare}
     return digest_of_files(files, classes)
 
 
@@ -71,8 +76,7 @@ def held(data_dir: Path, path: str, **how: Any) -> Held:
     root = data_dir / Path(path).expanduser()
     if not root.is_dir():
         return Held()
-    train, test, classes = parts_of(root)
-    return held_as([_labelled(part, classes) for part in (train, test)], how_of(**how))
+    return held_as(labelled_parts(root, how.get("unlabelled"))[0], how_of(**how))
 
 
 @register_dataset("folder", info=info, digest=digest, prepare=prepare, held=held, **AUGMENTED)
@@ -84,6 +88,7 @@ def folder(
     max_megapixels: Megapixels | None = None,
     test_crop: CropSetting | None = None,
     natural: Literal[True] | None = None,
+    unlabelled: Literal[True] | None = None,
 ) -> Splits:
     """Pictures of any size, brought to `size` x `size`: the shorter side is resized, the middle is cut out.
 
@@ -92,12 +97,26 @@ def folder(
     run (`stop`, the default) or are left out (`skip`); either way they are named. `max_megapixels`: a picture with
     more can't be read (default: 50). `test_crop`: how test pictures are brought to `size`, `{share: 0.95,
     interpolation: bicubic}`: timm's evaluation, `share` is its `crop_pct` (default: as above). `natural`:
-    training's `resized_crop` cuts from whole photographs. Hidden folders and files (`.name`) are passed over.
+    training's `resized_crop` cuts from whole photographs. `unlabelled`: pictures below unlabelled/, beside train/, are
+    trained on, too; they have no label (docs/nets.md). Hidden folders and files (`.name`) are passed over.
     """
-    train, test, classes = parts_of(data_dir / Path(path).expanduser())
-    labelled = [_labelled(part, classes) for part in (train, test)]
+    labelled, classes = labelled_parts(data_dir / Path(path).expanduser(), unlabelled)
     how = How(size, max_megapixels, broken == "skip", test_crop, bool(natural))
-    return splits_of("folder", labelled, classes, how, digest(data_dir, path) or "")
+    return splits_of("folder", labelled, classes, how, digest(data_dir, path, unlabelled) or "")
+
+
+def labelled_parts(root: Path, unlabelled: bool | None) -> tuple[list[Labelled], list[str]]:
+    """Training and test pictures with their labels, -1 where there is none, and the classes' names."""
+    train, test, classes = parts_of(root)
+    bare = unlabelled_of(root) if unlabelled else []
+    return [_labelled(train, classes, bare), _labelled(test, classes)], classes
+
+
+def unlabelled_of(root: Path) -> list[str]:
+    """Pictures without a class. Raises UserError where there are none."""
+    if found := files_below(root / UNLABELLED):
+        return found
+    raise UserError(f"data set folder: no pictures below {root / UNLABELLED}, which `unlabelled` asks for")
 
 
 def parts_of(root: Path) -> tuple[Path, Path, list[str]]:
@@ -121,11 +140,12 @@ def folders(root: Path) -> list[str]:
     return sorted(entry.name for entry in root.iterdir() if entry.is_dir() and not entry.name.startswith("."))
 
 
-def _labelled(root: Path, classes: list[str]) -> Labelled:
-    """The picture files of a part, class by class, and their labels."""
+def _labelled(root: Path, classes: list[str], bare: Sequence[str] = ()) -> Labelled:
+    """The picture files of a part, class by class, and their labels; after them `bare` ones, whose label is -1."""
     found = [(path, label) for label, name in enumerate(classes) for path in files_below(root / name)]
     if not found:
         raise UserError(f"data set folder: no pictures below {root} (looked for {' '.join(sorted(EXTENSIONS))})")
+    found += [(path, -1) for path in bare]
     return Labelled(str(root), Files([path for path, _ in found]), [label for _, label in found])
 
 

@@ -251,33 +251,3 @@ def test_labels_and_ce_do_not_go_together(suite_file: Callable[..., Path]) -> No
         load_suite(suite_file(methods={"a": {"ce": 1, "kd": 1, "labels": "none"}}, evaluate={"probe": "lineal"}))
     assert "methods.a.labels: ce reads labels; the row says that none is read" in str(caught.value)
     assert "evaluate.probe" in str(caught.value)
-
-
-PARTLY = """
-from dataclasses import replace
-from kdbench.data import load_splits, register_dataset
-
-@register_dataset("partly")
-def partly(data_dir):
-    whole = load_splits("digits", {}, data_dir)
-    labels = whole.train.targets.clone()
-    labels[300:] = -1
-    return replace(whole, train=replace(whole.train, targets=labels))
-"""
-
-
-def test_examples_without_labels_are_for_rows_that_read_none(
-    tmp_path: Path, suite_file: Callable[..., Path], kdbench: Run
-) -> None:
-    (tmp_path / "partly.py").write_text(PARTLY)
-    rows = {"student": {"ce": 1}, "pkt": {"pkt": 10000, "labels": "none"}}
-    path = suite_file(plugins=["partly.py"], datasets=["partly"], methods=rows, evaluate={"probe": "linear"},
-                      pairs=[{"teacher": {**TEACHER, "num_classes": 0, "checkpoint": "t.pt"}, "student": STUDENT}],
-                      train={"epochs": 1, "batch_size": 256, "augment": "none"})  # fmt: skip
-    untrained = build_net(ModelSpec(**TEACHER), load_splits("digits", {}, Path()).task, 0)
-    torch.save(untrained.model.state_dict(), tmp_path / "t.pt")
-    code, _, err = kdbench("run", path)
-    assert code == 0, err
-    found = records(tmp_path / "results")
-    assert {label: record["status"] for label, record in found.items()} == {"student": "skipped", "pkt": "done"}
-    assert "900 of 1200 training examples have no label: a row must say `labels: none`" in found["student"]["reason"]

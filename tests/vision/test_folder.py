@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from kdbench.data import load_splits, task_of
+from kdbench.data import digest_of, load_splits, task_of
 from kdbench.errors import UserError
 from kdbench.vision.decode import decode
 from kdbench.vision.folder import folder
@@ -148,3 +148,19 @@ def test_a_class_without_test_pictures_is_told(place, capsys):
         path.unlink()
     assert task_of("folder", whole(), place).num_test == 2
     assert "val has no pictures of dog: nothing will be said of these classes" in capsys.readouterr().err
+
+
+def test_pictures_without_a_class_are_trained_on_where_asked_for(place):
+    with pytest.raises(UserError, match=r"no pictures below .*unlabelled, which `unlabelled` asks for"):
+        task_of("folder", whole(unlabelled=True), place)
+    for number in range(3):
+        save(Image.new("RGB", (16, 16), (9, 9, 9 * number)), place / "unlabelled" / "some" / f"{number}.png")
+    splits = load_splits("folder", whole(unlabelled=True), place)
+    assert splits.train.targets.tolist() == [0, 0, 1, 1, -1, -1, -1]
+    assert task_of("folder", whole(unlabelled=True), place).num_train == 7
+    assert splits.classes == ("cat", "dog")
+    known = digest_of("folder", whole(unlabelled=True), place)
+    assert known != digest_of("folder", whole(), place)
+    save(Image.new("RGB", (16, 16), "red"), place / "unlabelled" / "more.png")
+    assert digest_of("folder", whole(unlabelled=True), place) != known
+    assert len(load_splits("folder", whole(), place).train) == 4
