@@ -8,6 +8,7 @@ A net comes from a family (timm's models are one, see `vision/nets.py`), or is r
         def forward(self, x: Tensor) -> Tensor: ...   # logits [B, K]
 """
 
+import warnings
 from collections.abc import Callable, Collection, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
@@ -233,7 +234,8 @@ def build_net(spec: Spec, task: Task, *seed: object, expected: str | None = None
     """
     task = task if spec.num_classes is None else replace(task, num_classes=spec.num_classes)
     try:
-        with seeded(*seed):
+        with seeded(*seed), warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "Initializing zero-element tensors")  # a head that has no classes
             net = _build(spec, task)
     except UserError:
         raise

@@ -252,3 +252,18 @@ def test_frozen_parts_end_as_they_began(
     if names != ["backbone"]:
         frozen = {name for name in before if name.startswith(("conv1", "bn1", "layer1"))}
     assert same == frozen
+
+
+@pytest.mark.parametrize("model", ["torchvision/shufflenet_v2_x0_5", "published_resnet"])
+def test_a_backbone_comes_without_its_checkpoint_s_classifier(model: str, tmp_path: Path) -> None:
+    """`num_classes: 0`: whatever classes the file has, for nets whose head stays a layer of no outputs."""
+    load_plugin(PLUGIN)
+    known = built(model)
+    torch.save(known.model.state_dict(), tmp_path / "ten.pth")
+    backbone = built(model, num_classes=0, checkpoint=str(tmp_path / "ten.pth")).eval()
+    with torch.no_grad():
+        outputs = backbone(torch.rand(2, 3, 32, 32), ("embedding",))
+    assert outputs.logits.shape == (2, 0)
+    assert outputs.embedding is not None
+    first = next(iter(known.model.state_dict()))
+    assert torch.equal(backbone.model.state_dict()[first], known.model.state_dict()[first])
