@@ -25,6 +25,7 @@ exit codes: 0 all cells are done; 1 some failed or diverged (the rest are done);
 input; 129, 130, 143 stopped by SIGHUP, Ctrl-C or SIGTERM (the same command goes on from there). A plugin (--plugin, or
 `plugins:` in a suite) is code that runs with your rights, on `plan` and `leaderboard` too."""
 
+NO_ROOM = ("failed to map segment", "annot allocate memory")  # what a loader says
 SHORT = ("plan", "leaderboard")  # they make millions of small objects, and end
 
 
@@ -242,8 +243,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def command(name: str) -> Callable[[argparse.Namespace], int]:
-    """`run` of `commands/NAME.py`: with it come torch, timm and MLflow, which take seconds."""
-    return cast(Callable[[argparse.Namespace], int], import_module(f"kdbench.commands.{name}").run)
+    """`run` of `commands/NAME.py`: with it come torch, timm and MLflow, which take seconds.
+
+    Raises UserError where the process is not allowed the memory that they need.
+    """
+    try:
+        return cast(Callable[[argparse.Namespace], int], import_module(f"kdbench.commands.{name}").run)
+    except (ImportError, MemoryError) as error:
+        if isinstance(error, ImportError) and not any(words in str(error) for words in NO_ROOM):
+            raise
+        raise UserError(
+            f"no memory to load the packages that it needs ({error or 'MemoryError'}); where `ulimit -v` limits a "
+            "process, torch needs some 6 GB of addresses"
+        ) from error
 
 
 def around(command: str) -> AbstractContextManager[None]:

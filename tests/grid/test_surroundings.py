@@ -1,5 +1,5 @@
 """What a machine may do to a run: clocks that jump, few files, no temporary folder, MLflow's database locked or
-damaged, kills amidst a table, a results folder that moves. The records are those of any other run.
+damaged, kills amidst a table, a results folder that moves, little memory. The records are those of any other run.
 """
 
 import json
@@ -95,6 +95,21 @@ def test_few_files_and_no_temporary_folder(suite_file, tmp_path, undisturbed):
     error = run.communicate()[1]
     assert run.returncode == 0, error
     assert numbers(tmp_path / "results") == undisturbed
+
+
+def test_a_limit_on_memory_that_is_too_low_is_one_line(suite_file, tmp_path):
+    """As after `ulimit -v`: torch alone needs more addresses than that."""
+
+    def limit():
+        resource.setrlimit(resource.RLIMIT_AS, (2**30, 2**30))
+
+    command = [sys.executable, "-m", "kdbench", "run", suite_file(), "--results", tmp_path / "results"]
+    given = {**os.environ, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
+    done = subprocess.run([*map(str, command)], env=given, preexec_fn=limit, capture_output=True, text=True)
+    assert done.returncode == 2, done.stderr
+    assert done.stderr.startswith("no memory to load the packages that it needs (")
+    assert len(done.stderr.splitlines()) == 1
+    assert not (tmp_path / "results").exists()
 
 
 @pytest.mark.slow
