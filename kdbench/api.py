@@ -40,6 +40,7 @@ from kdbench.results.mlflow_thread import PATIENCE, Tracker, behind
 from kdbench.results.records import Records
 from kdbench.results.schema import Record
 from kdbench.results.verified_file import read_verified
+from kdbench.suite.cells import Only
 from kdbench.suite.load import load_suite
 from kdbench.suite.origin import claim
 from kdbench.suite.shipped import suite_path
@@ -107,8 +108,15 @@ def _plan(path: Path, options: Options) -> Plan:
         suite = load_suite(path, options.plugins)
         cells = cells_asked(suite, read_looks(Layout(options.results).suite(suite.name)), options)
         if not cells:
-            raise UserError(f"{path}: no cell matches --only {options.only!r}; rows are: {', '.join(suite.objectives)}")
+            raise UserError(
+                f"{path}: no cell matches --only {pattern_of(options.only)}; rows are: {', '.join(suite.objectives)}"
+            )
         return make_plan(cells, options.results, options.data, suite.plugins)
+
+
+def pattern_of(only: Only) -> str:
+    """As it is to be read."""
+    return repr(only) if isinstance(only, str) else " and ".join(map(repr, only or ()))
 
 
 def make_leaderboard(

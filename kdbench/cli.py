@@ -68,7 +68,9 @@ def _on_suites(command: Command) -> None:
             help="a suite's file, or the name of one that comes with kdbench (`kdbench list suites`)",
         )
         _common(sub)
-        sub.add_argument("--only", metavar="PATTERN", help="only the cells whose row or title matches (* and ?)")
+        sub.add_argument("--only", action="append", metavar="PATTERN",
+                         help="only the cells whose row or title matches (* and ?), or of the cohort with this key; "
+                              "given several times, each has to match")  # fmt: skip
     run.add_argument("--until-decided", action="store_true",
                      help="add seeds in blocks where a comparison is still open and could be decided; looking often "
                           "makes no more false claims")  # fmt: skip

@@ -7,8 +7,8 @@ folder in common. Cohorts that need a teacher which is not there yet wait until 
 import os
 import time
 from collections import deque
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from collections.abc import Sequence
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -20,6 +20,7 @@ from kdbench.grid.executors import Job, Queue, wait_for
 from kdbench.grid.outcome import record_of
 from kdbench.grid.parcel import Files, packed, put, teachers_of
 from kdbench.grid.processes import TRIES
+from kdbench.grid.ray_cluster import capacity, connected, first_words, here, lacking, resources, told_of_loss
 from kdbench.grid.ray_node import Mailbox, train
 from kdbench.layout import Layout, SuiteFolder
 from kdbench.locks import attempt, owner_of
@@ -58,8 +59,9 @@ class OnRay:
 
     def run(self, queue: Queue, events: Events, stop: Stop) -> None:
         self.pending, self.tasks = deque(queue.jobs), dict[int, Task]()
-        with connected(self.address) as ray:
-            mailbox = ray.remote(num_cpus=0, max_restarts=0)(Mailbox).remote()
+        with connected(self.address) as ray, told_of_loss(ray):
+            self.check_nodes(ray.nodes(), events)
+            mailbox = ray.remote(num_cpus=0, max_restarts=0, scheduling_strategy=here(ray))(Mailbox).remote()
             self.remote = ray.remote(max_retries=0, **self.needs())(train)
             try:
                 while self.pending or self.tasks:
@@ -74,9 +76,19 @@ class OnRay:
         gpus = {"num_gpus": 1} if self.device.type == "cuda" else {}
         return {"num_cpus": self.threads, "memory": self.memory, **gpus}
 
+    def check_nodes(self, nodes: Sequence[dict[str, Any]], events: Events) -> None:
+        """Say what the cluster lacks. Raises UserError where it never will have it: on a Ray of this machine alone."""
+        if lacks := lacking(nodes, self.needs()):
+            less = "ask for less by OMP_NUM_THREADS or a larger --jobs"
+            if not (self.address or os.environ.get("RAY_ADDRESS")):
+                raise UserError(f"--executor ray: {lacks}; {less}")
+            events.say(f"{lacks}: waiting for one that has; or {less}")
+        if self.device.type == "cpu" and any(alive.get("GPU") for alive in resources(nodes)):
+            events.say("the cluster has GPUs, but this run has not: its cohorts train on CPUs; start it where a GPU is")
+
     def give_out(self, ray: Any, queue: Queue, mailbox: Any, events: Events, stop: Stop) -> None:
         """As many tasks as the cluster has room for, and no more: a task that waits would hold its lock."""
-        room = capacity(ray.cluster_resources(), self.needs()) - len(self.tasks)
+        room = capacity(ray.nodes(), self.needs()) - len(self.tasks)
         for _ in range(len(self.pending)):
             if room <= 0:
                 return
@@ -160,9 +172,14 @@ class OnRay:
             self.fail(cells, f"{how}, twice", events)
 
     def end(self, ray: Any, queue: Queue, mailbox: Any, events: Events) -> None:
-        """Tasks that still run save their state and send it."""
+        """Tasks that still run save their state and send it; those that did not begin never will."""
         until = time.monotonic() + PATIENCE
         with suppress(ray.exceptions.RayError):
+            self.read(ray.get(mailbox.take.remote()), queue, events)
+            for number in [number for number, task in self.tasks.items() if not task.what]:
+                task = self.tasks.pop(number)
+                task.lock.close()
+                ray.cancel(task.ref)
             if self.tasks:
                 ray.get(mailbox.stop.remote())
             while self.tasks and time.monotonic() < until:
@@ -175,46 +192,3 @@ def is_over(name: str, folder: SuiteFolder) -> bool:
     """Is it a checkpoint of a cell that has its record?"""
     path = folder.results / name
     return path.parent == folder.checkpoints and folder.record(path.name.split(".")[0]).is_file()
-
-
-def capacity(there: dict[str, float], needs: dict[str, float]) -> int:
-    """How many tasks have room in a cluster at a time; one at least, which then waits for a node."""
-    names = {"num_cpus": "CPU", "num_gpus": "GPU", "memory": "memory"}
-    return max(1, min(int(there.get(names[name], 0) // amount) for name, amount in needs.items() if amount))
-
-
-def first_words(error: Exception) -> str:
-    """Of Ray's errors, which say much."""
-    lines = str(error).strip().splitlines()
-    return f"{type(error).__name__}: {lines[0][:200] if lines else ''}"
-
-
-@contextmanager
-def connected(address: str | None) -> Iterator[Any]:
-    """Ray, connected. Raises UserError where it is not installed, or nobody answers at the address.
-
-    One that is started here listens on the loopback interface alone, has no dashboard and asks for a token, as Ray
-    does by itself.
-    """
-    address = address or os.environ.get("RAY_ADDRESS")
-    os.environ.setdefault("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")  # its workers are of this environment as it is
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    if address is None:
-        os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")  # Ray's word for: loopback alone
-    try:
-        import ray
-    except ImportError as error:
-        raise UserError("--executor ray needs Ray: pip install 'kdbench[ray]'") from error
-    quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR", "include_dashboard": False}
-    try:
-        if address is None:
-            ray.init(address="local", object_store_memory=200_000_000, _node_ip_address="127.0.0.1", **quiet)
-        else:
-            del quiet["include_dashboard"]
-            ray.init(address=address, **quiet)
-    except (ConnectionError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
-        raise UserError(f"--executor ray: {first_words(error)} (address {address or 'local'})") from error
-    try:
-        yield ray
-    finally:
-        ray.shutdown()

@@ -14,7 +14,7 @@ from kdbench.results.checkpoints import SUFFIX
 from kdbench.suite.plugins import files_of_plugin
 
 Files = dict[str, bytes]  # by their path below the results folder
-KEPT = (SUFFIX, ".safetensors", ".json")  # in the order in which they are written: a record comes last
+KEPT = (SUFFIX, ".safetensors", ".onnx", ".json")  # in the order in which they are written: a record comes last
 
 
 @dataclass(frozen=True)
@@ -47,12 +47,14 @@ def packed(job: Job, threads: int) -> Parcel:
 
 
 def files_of(job: Job) -> Iterator[Path]:
-    """What an earlier run left for it: of its teachers, and how far its cells are."""
+    """What earlier runs left for it: teachers, students that its cells begin with, and how far its cells are."""
     layout = Layout(job.place.results)
     for key in teachers_of(job):
         yield from (layout.teachers.record(key), layout.teachers.weights(key))
         yield from layout.teachers.checkpoints.glob(f"{key}.*{SUFFIX}")
     for cell in job.cells:
+        if (before := cell.before) is not None:
+            yield from (layout.suite(before.suite).record(before.key), layout.suite(before.suite).student(before.key))
         yield from layout.suite(cell.suite).checkpoints.glob(f"{cell.key}.*{SUFFIX}")
 
 

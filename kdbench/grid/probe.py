@@ -1,9 +1,10 @@
 """How fast this device is, by a few steps of the very nets and rows that a plan will train.
 
 Nets are measured on random inputs, in as large a part of the batch as a step of half a second allows; rows on the
-smallest pair; all after the smallest net has warmed up, since the first step of a process imports for seconds. What
-there is no time for is taken from the rest: a net by its multiply-adds, a row as the others. What was measured stands
-in the results folder, so that `plan` and the bar of the run speak of the same numbers.
+smallest pair; all after the smallest net has warmed up, since the first step of a process imports for seconds. That part
+is another one for every net and row, so all are compared by an example. What there is no time for is taken from the rest:
+a net by its multiply-adds, a row as the others. What was measured stands in the results folder, so that `plan` and the
+bar of the run speak of the same numbers.
 """
 
 import json
@@ -171,15 +172,15 @@ def note(made: Probe, name: str, spec: ModelSpec, cell: Cell) -> None:
 
 
 def note_row(made: Probe, cell: Cell, alone: float) -> None:
-    """Measure a row; `alone`: seconds of the step of the student alone."""
+    """Measure a row; `alone`: seconds per example of a step of the student alone."""
     made.speeds.rows[row_name(cell)] = time_of_row(cell, made, cell.phases) / alone
 
 
 def time_of_row(cell: Cell, made: Probe, phases: ObjectiveSpec) -> float:
-    """Seconds of a step."""
+    """Seconds per example of a step."""
     teacher = freeze(net_of(cell.teacher_net, cell, made), made.device)
     trial, batch, teacher_out = trial_of(cell, cell.student, teacher, made, phases)
-    return time_of(lambda: trial.step(batch, teacher_out, RATE), made.device)
+    return time_of(lambda: trial.step(batch, teacher_out, RATE), made.device) / len(batch.target)
 
 
 def trial_of(
@@ -192,13 +193,27 @@ def trial_of(
     trial = Trial(net, built, cell.train, made.device, 0)
     trial.enter(0, fresh=False, steps=1)
     needs = built.needs if teacher is not None else frozenset()
-    few = random_batch(cell, min(4, cell.train.batch_size), {*needs, *built.student_needs}, made)
+    batch_of = partial(random_batch, cell, needs={*needs, *built.student_needs}, made=made)
     nothing = Outputs(torch.zeros(0))
     ask = lambda batch: forward_teacher(teacher, batch, needs, cell.train.precision) if teacher and needs else nothing  # noqa: E731
-    took = time_of(lambda: trial.step(few, ask(few), RATE), made.device, rounds=1)
-    count = max(2, min(cell.train.batch_size, int(len(few.target) * LONGEST / took)))
-    batch = random_batch(cell, count, {*needs, *built.student_needs}, made)
+
+    def took(count: int) -> float:
+        batch = batch_of(count)
+        return time_of(lambda: trial.step(batch, ask(batch), RATE), made.device, rounds=1)
+
+    batch = batch_of(count_for(took, cell.train.batch_size))
     return trial, batch, ask(batch)
+
+
+def count_for(took: Callable[[int], float], most: int) -> int:
+    """Of how many examples a step may be, at most so many, to take half a second. `took(count)`: how long one takes.
+
+    Few examples take as long as some more where a step's launches decide, so the count grows as long as it pays.
+    """
+    count = min(4, most)
+    while (fitting := max(2, min(most, int(count * LONGEST / took(count))))) > 2 * count:
+        count = fitting
+    return fitting
 
 
 def random_batch(cell: Cell, count: int, needs: Iterable[str], made: Probe) -> Batch:

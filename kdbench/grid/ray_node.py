@@ -21,6 +21,7 @@ from kdbench.grid.cohort import Worker
 from kdbench.grid.executors import Job
 from kdbench.grid.parcel import News, Parcel
 from kdbench.grid.worker import Telling
+from kdbench.results.schema import Record
 from kdbench.train.loop import Stopped
 
 EVERY = 1.0  # seconds between two looks at whether the run is to stop, and at what is new to send
@@ -71,21 +72,46 @@ class Line:
         self.stopping = ray.get(self.mailbox.is_stopping.remote())
 
 
+class Post:
+    """Sends the files that are new; two threads do."""
+
+    def __init__(self, line: Line, news: News) -> None:
+        self.line, self.news, self.lock = line, news, threading.Lock()
+
+    def send(self) -> None:
+        with self.lock:
+            if files := self.news.look():
+                self.line.send(("files", files))
+
+
+class FilesFirst(Telling):
+    """A cell is told to be finished after its files were sent: then the driver has them when it writes the record."""
+
+    def __init__(self, line: Line, post: Post) -> None:
+        super().__init__(line)
+        self.post = post
+
+    def finished(self, record: Record, student: bytes | None) -> None:
+        self.post.send()
+        super().finished(record, student)
+
+
 def train(parcel: Parcel, mailbox: Any, number: int) -> str | None:
     """The job, to its end or until the run stops. Gives what it raised, in words that name this node."""
     line = Line(mailbox, number)
     line.ask()
+    line.send(("now", f"starting on {platform.node()}"))
     torch.set_num_threads(parcel.threads)
     results = folder() / "results"
     job = parcel.unpack(results, "cuda:0" if torch.device(parcel.job.place.device).type == "cuda" else "cpu")
-    news, over = News(results), threading.Event()
-    watch = threading.Thread(target=look, args=(line, news, over), daemon=True)
+    post, over = Post(line, News(results)), threading.Event()
+    watch = threading.Thread(target=look, args=(line, post, over), daemon=True)
     watch.start()
     try:
         job.open()
         check_data(job)
         worker = worker_of(job)
-        worker.events, worker.stop = Telling(line), lambda: line.stopping
+        worker.events, worker.stop = FilesFirst(line, post), lambda: line.stopping
         if not line.stopping:
             worker.run(job.cells)
     except Stopped:
@@ -102,12 +128,11 @@ def train(parcel: Parcel, mailbox: Any, number: int) -> str | None:
     return None
 
 
-def look(line: Line, news: News, over: threading.Event) -> None:
+def look(line: Line, post: Post, over: threading.Event) -> None:
     """Until the job is over, and once more."""
     while True:
         last = over.wait(EVERY)
-        if files := news.look():
-            line.send(("files", files))
+        post.send()
         if last:
             return
         line.ask()

@@ -1,6 +1,7 @@
 """Cells: what a suite asks for, each cell with the key that decides whether it is done already."""
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
 from functools import cached_property
@@ -34,6 +35,7 @@ from kdbench.suite.spec import DatasetSpec, ModelSpec, TeacherSpec, TeacherTrain
 from kdbench.suite.steps import Step, made, names_of, steps_of
 
 DATA = Path("data")  # where data sets are looked for when not told otherwise
+Only = str | Sequence[str] | None  # patterns that cells are to match
 NOTHING_LEARNT = dict.fromkeys(("checkpoint", "checkpoint_entry", "head", "taught_by", "objective"), None)
 FORMAT = 3  # raised when the engine's own arithmetic changes a number: every key changes with it
 
@@ -235,7 +237,7 @@ class Cell:
         return not self.then and objective_identity(self.phases) == alone()
 
 
-def cells_of(suite: Suite, only: str | None = None, data_dir: Path = DATA, unread: bool = False) -> list[Cell]:
+def cells_of(suite: Suite, only: Only = None, data_dir: Path = DATA, unread: bool = False) -> list[Cell]:
     """All cells in the order of the suite; with `only`, those whose title or label matches the pattern (* and ?).
 
     `data_dir`: where the data lie, which are part of the keys. Raises UserError when they are not as they must be;
@@ -279,11 +281,14 @@ def _cell(suite: Suite, number: int, label: str, dataset: DatasetSpec, data: str
     )
 
 
-def matching(cells: list[Cell], only: str | None) -> list[Cell]:
-    """Those whose title or label matches the pattern, or of the cohort with that key; all of them without one."""
-    if only is None:
-        return cells
-    return [c for c in cells if fnmatchcase(c.label, only) or fnmatchcase(c.title, f"*{only}*") or c.cohort == only]
+def matching(cells: list[Cell], only: Only) -> list[Cell]:
+    """Those whose title or label matches the pattern, or of the cohort with that key; all of them without one.
+
+    Of several patterns each has to match.
+    """
+    for one in [only] if isinstance(only, str) else only or ():
+        cells = [c for c in cells if fnmatchcase(c.label, one) or fnmatchcase(c.title, f"*{one}*") or c.cohort == one]
+    return cells
 
 
 def _digest(dataset: DatasetSpec, data_dir: Path, unread: bool) -> str:

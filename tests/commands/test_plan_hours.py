@@ -24,7 +24,7 @@ from kdbench.grid.forecast import (
     seconds_of,
     teachers_of,
 )
-from kdbench.grid.probe import kept, known, name_of, probe
+from kdbench.grid.probe import LONGEST, Probe, count_for, kept, known, name_of, note_row, probe, time_of_row
 from kdbench.grid.progress import Bar, clock
 from kdbench.grid.speeds import Speeds, conditions, measured
 from kdbench.layout import Layout
@@ -57,6 +57,33 @@ def test_a_probe_measures_nets_and_rows(suite_file, tmp_path, one_thread):
     assert hurried.row(cell) == 1
     del hurried.speeds.nets[name_of(cell.teacher_net, cell)]  # then by its multiply-adds
     assert hurried.step(cell.teacher, cell) > hurried.step(cell.student, cell) > 0
+
+
+def test_rows_are_compared_by_an_example(suite_file, tmp_path, monkeypatch):
+    """A row that costs more is measured on fewer examples, so that its step takes as long as the student's alone."""
+    made = plan(suite_file(), results=tmp_path, device="cpu")
+    student, kd = made.todo
+    counts = {"student": 8, "kd": 2}
+    monkeypatch.setattr("kdbench.grid.probe.time_of", lambda call, device, rounds=3: LONGEST)
+    found = Probe(made, torch.device("cpu"), 300)
+    for cell in (student, kd):
+        monkeypatch.setattr("kdbench.grid.probe.count_for", lambda took, most, count=counts[cell.label]: count)
+        if cell is student:
+            alone = time_of_row(cell, found, cell.phases)
+        note_row(found, cell, alone)
+    assert list(found.speeds.rows.values()) == [1.0, 4.0]
+
+
+def test_a_step_is_as_large_as_half_a_second_allows():
+    """Also where a step of four examples takes as long as one of a hundred."""
+    for most, took, count in (
+        (256, lambda n: 0.1 * n, 5),
+        (256, lambda n: 0.02 + 0.001 * n, 256),
+        (4096, lambda n: 0.02 + 0.001 * n, 480),
+        (2, lambda n: 9.0, 2),
+        (64, lambda n: 9.0, 2),
+    ):
+        assert count_for(took, most) == pytest.approx(count, rel=0.05)
 
 
 def test_plan_tells_hours(kdbench, suite_file):

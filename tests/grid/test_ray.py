@@ -14,12 +14,14 @@ from typing import Any
 
 import pytest
 import torch
+from conftest import TINY
 
 import kdbench as package
 from kdbench.grid.cohort import Place
 from kdbench.grid.executors import Job
-from kdbench.grid.on_ray import capacity
+from kdbench.grid.on_ray import OnRay
 from kdbench.grid.parcel import News, packed, put
+from kdbench.grid.ray_cluster import capacity, connected, lacking
 from kdbench.method.register import METHODS
 from kdbench.suite.cells import cells_of
 from kdbench.suite.load import load_suite
@@ -63,13 +65,19 @@ def get(ref: Any) -> Any:
     return ref.value
 
 
+def node(alive=True, **resources: float) -> dict[str, Any]:
+    return {"Alive": alive, "Resources": resources}
+
+
 @pytest.fixture
 def ray(monkeypatch):
     """A Ray of one CPU."""
     stub = SimpleNamespace(
-        init=lambda **given: None, shutdown=lambda: None, get=get, cluster_resources=lambda: {"CPU": 1, "memory": 1e12},
+        init=lambda **given: None, shutdown=lambda: None, get=get, nodes=lambda: [node(CPU=1.0, memory=1e12)],
         remote=lambda **needs: Stub, wait=lambda refs, **how: (refs, []),
         exceptions=SimpleNamespace(RayError=Died, RayTaskError=Died),
+        get_runtime_context=lambda: SimpleNamespace(get_node_id=lambda: "this"),
+        util=SimpleNamespace(scheduling_strategies=SimpleNamespace(NodeAffinitySchedulingStrategy=lambda *a, **k: a)),
     )  # fmt: skip
     monkeypatch.setitem(sys.modules, "ray", stub)
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
@@ -183,11 +191,73 @@ def test_a_plugin_travels_with_what_it_imports_from_beside_itself(suite_file, tm
     assert done.stdout.strip() == code != "", done.stderr
 
 
+def test_a_cohort_that_begins_with_students(ray, kdbench, suite_file, tmp_path, one_thread):
+    """They travel, and so does the file that a converted student is."""
+    plain = TINY["pairs"][0]
+    pruned = {"from": {"label": "student"}, "transforms": [{"prune": {"share": 0.5}}]}
+    pairs = [plain, {**plain, "student": {**plain["student"], **pruned}}]
+    train = {"epochs": 1, "batch_size": 256, "lr": 0.05, "augment": "crop"}
+    methods = {"student": {"ce": 1}, "int8": {"ce": 1, "then": ["int8"]}}
+    suite = suite_file(pairs=pairs, train=train, methods=methods)
+    code, _, err = kdbench("run", suite, "--executor", "ray", "--jobs", 1)
+    assert code == 0, err
+    found = told(tmp_path / "results")
+    assert {record["status"] for record in found.values()} == {"done"}
+    converted = {key for key, record in found.items() if record.get("delivered")}
+    assert converted
+    assert {path.stem for path in tmp_path.glob("results/tiny/students/*.onnx")} == converted
+
+
 def test_how_many_tasks_have_room():
     needs = {"num_cpus": 2, "memory": 1e9}
-    assert capacity({"CPU": 9.0, "memory": 1e10}, needs) == 4
-    assert capacity({"CPU": 9.0, "memory": 1.5e9}, needs) == 1
-    assert capacity({"CPU": 9.0, "memory": 1e10}, {**needs, "num_gpus": 1}) == 1  # one that waits for a node with it
+    assert capacity([node(CPU=9.0, memory=1e10)], needs) == 4
+    assert (
+        capacity([node(CPU=3.0, memory=1e10), node(CPU=5.0, memory=1e10), node(False, CPU=9.0, memory=1e10)], needs)
+        == 3
+    )
+    assert capacity([node(CPU=9.0, memory=1.5e9)], needs) == 1
+    assert capacity([node(CPU=9.0, memory=1e10)], {**needs, "num_gpus": 1}) == 1  # one that waits for a node with it
+
+
+def test_what_no_node_can_hold_is_told(ray, kdbench, suite_file, monkeypatch):
+    small = [node(CPU=1.0, memory=4e9), node(CPU=1.0, memory=8e9)]
+    assert lacking(small, {"num_cpus": 1, "memory": 5e9}) == ""
+    words = lacking(small, {"num_cpus": 2, "memory": 1.5e9})
+    assert words == "no node has what a task asks for, 2 CPU, 1.5 GB (the most that one has: 1 CPU, 8.0 GB)"
+    ray.nodes = lambda: [node(CPU=0.0, memory=1e12)]
+    code, _, err = kdbench("run", suite_file(), "--executor", "ray")  # on a Ray of this machine none will come
+    assert (code, "no node has what a task asks for" in err) == (2, True)
+    lines = []
+    OnRay(2, 1.0, torch.device("cpu"), "there:1").check_nodes([node(CPU=1.0, memory=8e9, GPU=1.0)], Said(lines))
+    assert "waiting for one that has" in lines[0]
+    assert "the cluster has GPUs" in lines[1]
+
+
+class Said(SimpleNamespace):
+    def __init__(self, lines: list[str]) -> None:
+        super().__init__(say=lines.append)
+
+
+def test_the_loss_of_the_cluster_is_one_line(ray, kdbench, suite_file):
+    def wait(refs, **how):
+        raise Died("The actor is unavailable")
+
+    ray.wait = wait
+    code, _, err = kdbench("run", suite_file(), "--executor", "ray")
+    assert code == 1
+    assert "the Ray cluster is lost (Died: The actor is unavailable); the same command goes on" in err
+    assert "Traceback" not in err
+
+
+def test_signals_stay_ours(ray):
+    """Ray takes SIGTERM when it starts, and would end the run with nothing saved."""
+    before = signal.getsignal(signal.SIGTERM)
+    ray.init = lambda **given: signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    try:
+        with connected(None):
+            assert signal.getsignal(signal.SIGTERM) == before
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 # --- a real cluster ---
@@ -289,6 +359,21 @@ def test_here_processes_and_ray_leave_the_same_records(suite_file, tmp_path):
         assert run.returncode == 0, said
     assert told(tmp_path / "here") == told(tmp_path / "two") == told(tmp_path / "ray")
     assert len(told(tmp_path / "ray")) == 4
+
+
+@pytest.mark.slow
+def test_sigterm_saves_the_state_and_what_waits_does_not_hold_the_end(suite_file, tmp_path):
+    """On a Ray of its own."""
+    suite = suite_file(train={"epochs": 200, "batch_size": 64, "lr": 0.05, "augment": "crop"}, seeds=[0, 1])
+    run = begin(suite, tmp_path / "ray", "--executor", "ray", "--jobs", 1)
+    until(working)
+    time.sleep(10)
+    run.send_signal(signal.SIGTERM)
+    said = run.communicate(timeout=60)[0]
+    assert run.returncode == 143, said
+    assert "stopping after this step" in said
+    assert "Stopped; go on with: kdbench run" in said
+    assert list((tmp_path / "ray").rglob("*.ckpt"))
 
 
 def listening(name: str) -> set[str]:
