@@ -9,7 +9,7 @@ from contextlib import suppress
 from kdbench.api import Outcome, choose_device, run_suite
 from kdbench.commands.console import show_board
 from kdbench.commands.given import options_of, seconds_of
-from kdbench.errors import UserError
+from kdbench.errors import UserError, first_line
 from kdbench.grid.follower import follow
 from kdbench.grid.signals import stop_signals
 from kdbench.grid.together import by_torchrun, joined
@@ -23,11 +23,21 @@ def run(given: argparse.Namespace) -> int:
         with joined(choose_device(given.device)) as group:
             if group.rank:
                 return followed(group)
-            try:
-                return first(given)
-            finally:
-                group.share(lambda: None)  # the others end
+            return leading(given, group)
     return first(given)
+
+
+def leading(given: argparse.Namespace, group: Devices) -> int:
+    """The first of those that torchrun started: however it ends, the others end too."""
+    try:
+        return first(given)
+    except Exception as error:
+        if group.busy:  # they are amidst a step, where nothing can be told
+            group.leave(f"the first of the {group.size} processes raised {first_line(error)}", 1)
+        raise
+    finally:
+        if not group.busy:  # where all agreed to stop they ended with it
+            group.share(lambda: None)
 
 
 def followed(group: Devices) -> int:

@@ -18,7 +18,7 @@ from kdbench.grid.convert import convert
 from kdbench.grid.events import Events, Stop
 from kdbench.grid.filed import Files
 from kdbench.grid.outcome import Measure, head_of, record_of, weights_file
-from kdbench.grid.saving import Pace, state_of
+from kdbench.grid.saving import Pace, other_devices, state_of
 from kdbench.layout import Layout
 from kdbench.method.contract import Inapplicable
 from kdbench.results.checkpoints import Checkpoints
@@ -196,8 +196,6 @@ class Worker:
         net = student_of(cell, splits, self.place.results, self.device)
         checkpoints = self.checkpoints(cell)
         state = checkpoints.load(cell.key)
-        if state is not None and (before := state.get("devices", 1)) != self.group.size:
-            self.events.say(f"{cell.title}: {before} devices began it and {self.group.size} go on: other last digits")
         try:
             trial = start_trial(cell, net, splits, teacher.net, self.device, state, self.stop_if_agreed, self.group)
         except Misfit:
@@ -205,6 +203,8 @@ class Worker:
             checkpoints.remove(cell.key)
             return self.trial(cell, splits, teacher)
         self.events.passed(trial.done, cell.cohort)
+        for line in other_devices(cell.title, trial):
+            self.events.say(line)
         if trial.seconds["prepare"] and not trial.done:  # it may have taken an hour
             checkpoints.save(cell.key, trial.state())
         return trial
@@ -232,6 +232,8 @@ class Worker:
         what = f"{cell.dataset.name} · training teacher {cell.teacher.short}"
         self.events.now(what)
         self.events.passed(begun.done, cell.teacher_key)
+        for line in other_devices(f"{cell.dataset.name} · teacher {cell.teacher.short}", begun):
+            self.events.say(line)
 
         def epoch(trial: Trial) -> None:
             self.events.now(f"{what} · epoch {trial.evaluated}/{cell.teacher_train.epochs}")

@@ -6,7 +6,8 @@ folder. A cell is done when its record exists, so whatever dies, the next run go
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 from typing import Protocol
 
@@ -55,6 +56,7 @@ class Queue:
 class Executor(Protocol):
     """Runs every job that no other run works on; then, patiently, what the others left. Raises Stopped.
 
+    One queue after another: what stands in a later one begins with what an earlier one left. There is one at least.
     `threads`: of each process that trains; None: as many as this one has. `about`: what a run says of it; may be empty.
     `count`: how many cohorts train at a time; 1 where that is not known before.
     """
@@ -65,7 +67,7 @@ class Executor(Protocol):
     def threads(self) -> int | None: ...
     @property
     def about(self) -> str: ...
-    def run(self, queue: Queue, events: Events, stop: Stop) -> None: ...
+    def run(self, queues: Sequence[Queue], events: Events, stop: Stop) -> None: ...
 
 
 class Here:
@@ -76,27 +78,28 @@ class Here:
     about = ""
     group: Group = ALONE
 
-    def run(self, queue: Queue, events: Events, stop: Stop) -> None:
-        worker: Worker | None = None
-        pending = list(queue.jobs)
-        while pending:
-            waiting = []
-            for job in pending:
-                with attempt(queue.lock_of(job)) as mine:
-                    if not mine:
-                        waiting.append(job)
-                        continue
-                    worker = worker or Worker(self.place_of(job), events, stop, self.group)
-                    worker.run(self.cells_of(queue, job))
-            if len(waiting) == len(pending):
-                wait_for(owner_of(queue.lock_of(waiting[0])), events, stop)
-            pending = waiting
+    def run(self, queues: Sequence[Queue], events: Events, stop: Stop) -> None:
+        worker_at = cache(lambda place: Worker(place, events, stop, self.group))
+        for queue in queues:
+            pending = list(queue.jobs)
+            while pending:
+                waiting = [job for job in pending if not self.tried(queue, job, worker_at)]
+                if len(waiting) == len(pending):
+                    wait_for(owner_of(queue.lock_of(waiting[0])), events, stop)
+                pending = waiting
+
+    def tried(self, queue: Queue, job: Job, worker_at: Callable[[Place], Worker]) -> bool:
+        """Train what of the job is to do, but where another run has it."""
+        with attempt(queue.lock_of(job)) as mine:
+            if mine and (cells := queue.open_cells(job)):
+                self.train(worker_at(self.place_of(job)), replace(job, cells=tuple(cells)))
+            return mine
 
     def place_of(self, job: Job) -> Place:
         return job.place
 
-    def cells_of(self, queue: Queue, job: Job) -> Sequence[Cell]:
-        return queue.open_cells(job)
+    def train(self, worker: Worker, job: Job) -> None:
+        worker.run(job.cells)
 
 
 def wait_for(owner: str, events: Events, stop: Stop) -> None:

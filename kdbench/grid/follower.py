@@ -70,9 +70,9 @@ def main() -> None:
         signal.signal(number, signal.SIG_IGN)
     warnings.filterwarnings("ignore", message=".*not writable.*", category=UserWarning)
     torch.set_num_threads(int(threads))
+    threading.Thread(target=end_with_the_first, daemon=True).start()
     group = Devices(int(rank), int(size), dist.FileStore(store, int(size)), torch.device(device))
     group.say = lambda line: None
-    threading.Thread(target=end_with_the_first, daemon=True).start()
     with suppress(Stopped):
         follow(group)
 

@@ -57,20 +57,25 @@ class OnRay:
     def about(self) -> str:
         return f"as tasks of Ray with {self.threads} thread{'s' * (self.threads > 1)} each"
 
-    def run(self, queue: Queue, events: Events, stop: Stop) -> None:
-        self.pending, self.tasks = deque(queue.jobs), dict[int, Task]()
+    def run(self, queues: Sequence[Queue], events: Events, stop: Stop) -> None:
+        self.tasks = dict[int, Task]()
         with connected(self.address) as ray, told_of_loss(ray):
             self.check_nodes(ray.nodes(), events)
             mailbox = ray.remote(num_cpus=0, max_restarts=0, scheduling_strategy=here(ray))(Mailbox).remote()
             self.remote = ray.remote(max_retries=0, **self.needs())(train)
-            try:
-                while self.pending or self.tasks:
-                    if stop():
-                        raise Stopped
-                    self.give_out(ray, queue, mailbox, events, stop)
-                    self.listen(ray, queue, mailbox, events)
-            finally:
-                self.end(ray, queue, mailbox, events)
+            for queue in queues:
+                self.work_off(ray, queue, mailbox, events, stop)
+
+    def work_off(self, ray: Any, queue: Queue, mailbox: Any, events: Events, stop: Stop) -> None:
+        self.pending = deque(queue.jobs)
+        try:
+            while self.pending or self.tasks:
+                if stop():
+                    raise Stopped
+                self.give_out(ray, queue, mailbox, events, stop)
+                self.listen(ray, queue, mailbox, events)
+        finally:
+            self.end(ray, queue, mailbox, events)
 
     def needs(self) -> dict[str, float]:
         gpus = {"num_gpus": 1} if self.device.type == "cuda" else {}

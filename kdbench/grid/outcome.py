@@ -135,6 +135,7 @@ class Measure:
         details |= {"repeatable": trial.repeatable, "led_around": led_around(trial.net, trial.objective, teacher.net)}
         details |= {"metric": task.metric, "num_classes": task.num_classes, "inputs": task.inputs.to_dict()}
         details |= {"num_train": len(splits.train), "num_test": len(splits.test)}
+        details |= {"earlier_devices": trial.earlier} if trial.earlier else {}  # `cost` has the last number
         details |= {"structure": trial.net.structure} if trial.net.structure else {}
         if judged is None:
             return details

@@ -12,6 +12,7 @@ import torch
 
 from kdbench.data import Held, held_of, task_of
 from kdbench.errors import UserError, first_line
+from kdbench.grid.batch_parts import parts_problems
 from kdbench.method.contract import NEEDS, Inapplicable, Outputs, Task
 from kdbench.method.onnx_tools import onnx_package, onnxruntime_package
 from kdbench.nets import Net, build_net, chosen_by
@@ -167,6 +168,8 @@ class Shapes:
                 if name not in checked and (problem := self.problem(f"{role} of {cell.pair}", spec, cell.dataset)):
                     problems[f"{cell.place}: {problem}"] = None
                 checked.add(name)
+            for problem in parts_problems(cell, self.task):
+                problems[f"{cell.place}: {problem}"] = None
         if problems:
             raise UserError("\n".join(problems))
 

@@ -71,18 +71,11 @@ class Processes:
         self.about = f"in {len(shares)} processes of {each}"
         self.deaths: dict[tuple[str, ...], int] = {}
 
-    def run(self, queue: Queue, events: Events, stop: Stop) -> None:
-        self.pending = deque(queue.jobs)
-        seats = [start(share) for share in self.shares[: len(queue.jobs)]]
+    def run(self, queues: Sequence[Queue], events: Events, stop: Stop) -> None:
+        seats = [start(share) for share in self.shares[: max(len(queue.jobs) for queue in queues)]]
         try:
-            while self.pending or any(seat.job for seat in seats):
-                if stop():
-                    raise Stopped
-                self.give_out(queue, seats, events)
-                if self.pending and not any(seat.job for seat in seats):
-                    wait_for(owner_of(queue.lock_of(self.pending[0])), events, stop)
-                    continue
-                self.listen(queue, seats, events)
+            for queue in queues:
+                self.work_off(queue, seats, events, stop)
         finally:
             for seat in seats:
                 with suppress(OSError):
@@ -92,6 +85,17 @@ class Processes:
             for seat in seats:
                 seat.connection.close()
                 seat.process.wait()
+
+    def work_off(self, queue: Queue, seats: Sequence[Seat], events: Events, stop: Stop) -> None:
+        self.pending = deque(queue.jobs)
+        while self.pending or any(seat.job for seat in seats):
+            if stop():
+                raise Stopped
+            self.give_out(queue, seats, events)
+            if self.pending and not any(seat.job for seat in seats):
+                wait_for(owner_of(queue.lock_of(self.pending[0])), events, stop)
+                continue
+            self.listen(queue, seats, events)
 
     def give_out(self, queue: Queue, seats: Sequence[Seat], events: Events) -> None:
         """A job that no other run works on to every process that has none."""
@@ -153,11 +157,13 @@ class Processes:
 
 
 def start(share: Share) -> Seat:
-    """A new process at the other end of a socket."""
+    """A new process at the other end of a socket. Its process group is its own: Ctrl-C in a terminal is for us."""
     ours, theirs = socket.socketpair()
     environment = {**os.environ, "OMP_NUM_THREADS": str(share.threads)}
     command = [sys.executable, "-m", "kdbench.grid.worker", str(theirs.fileno()), str(share.threads)]
-    process = subprocess.Popen(command, pass_fds=[theirs.fileno()], env=environment, stdin=subprocess.DEVNULL)
+    process = subprocess.Popen(
+        command, pass_fds=[theirs.fileno()], env=environment, stdin=subprocess.DEVNULL, process_group=0
+    )
     theirs.close()
     return Seat(share, process, Connection(ours.detach()))
 

@@ -48,8 +48,9 @@ def run_plan(plan: Plan, place: Place, executor: Executor, recorder: Recorder, s
 
     with using(executor.threads):
         prove(plan, device, recorder.say)
+    queues = []
     for _, cohorts in groupby(plan.cohorts, key=lambda cohort: cohort[0].depth):  # what others begin with comes first
         jobs = [Job(tuple(cohort), plan.plugins, place) for cohort in cohorts]
-        executor.run(
-            Queue(jobs, recorder.folder, lambda job: [cell for cell in job.cells if is_open(cell)]), recorder, stop
-        )
+        queues.append(Queue(jobs, recorder.folder, lambda job: [cell for cell in job.cells if is_open(cell)]))
+    if queues:
+        executor.run(queues, recorder, stop)

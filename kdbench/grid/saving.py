@@ -1,6 +1,7 @@
 """When and what of a member's state is saved."""
 
 import time
+from collections.abc import Iterator
 from typing import Any
 
 from kdbench.train.group import ALONE, Group
@@ -23,6 +24,13 @@ class Pace:
         """Call it after what `due` asked for was done."""
         took = time.monotonic() - self.asked
         self.start = time.monotonic() + max(0.0, 50 * took - self.every)
+
+
+def other_devices(what: str, trial: Trial) -> Iterator[str]:
+    """A line where its training goes on with another number of them than began it."""
+    if trial.earlier:
+        began = ", then ".join(map(str, trial.earlier))
+        yield f"{what}: {began} devices began it and {trial.group.size} go on: other last digits"
 
 
 def state_of(trial: Trial, group: Group = ALONE) -> dict[str, Any] | None:

@@ -12,11 +12,12 @@ from collections.abc import Sequence
 import psutil
 import torch
 
+from kdbench.errors import UserError
 from kdbench.grid.executors import Executor, Here
 from kdbench.grid.on_ray import OnRay
 from kdbench.grid.plan import Plan
 from kdbench.grid.processes import Processes, Share
-from kdbench.grid.together import Together, by_torchrun
+from kdbench.grid.together import Together, by_torchrun, has_joined
 from kdbench.method.contract import Task
 from kdbench.suite.cohorts import cohorts_of
 
@@ -36,16 +37,25 @@ def executor_of(
 
     `executor`: here, processes or ray; None: processes where there are several. `address`: of a Ray cluster.
     """
+    if by_torchrun() or devices > 1:
+        if executor is not None:
+            raise UserError(f"--executor {executor} gives each cohort one device: leave --devices and torchrun out")
+        return together(device, devices)
     if executor == "ray":
         return OnRay(shares_of(plan, device, jobs)[0].threads, OWN + largest(plan), device, address)
     if executor == "here":
         return Here()
-    if by_torchrun():
-        return Together(int(os.environ["WORLD_SIZE"]), device, torch.get_num_threads())
-    if devices > 1:
-        return Together(devices, device, max(1, torch.get_num_threads() // devices))
     shares = shares_of(plan, device, jobs)
     return Processes(shares) if len(shares) > 1 else Here()
+
+
+def together(device: torch.device, devices: int) -> Together:
+    """`devices`: of this machine, but where torchrun says how many there are."""
+    if not by_torchrun():
+        return Together(devices, device, max(1, torch.get_num_threads() // devices))
+    if not has_joined():  # else each of them would be a first one
+        raise UserError("a script under torchrun can't run a suite: start `torchrun ... -m kdbench run SUITE`")
+    return Together(int(os.environ["WORLD_SIZE"]), device, torch.get_num_threads())
 
 
 def shares_of(plan: Plan, device: torch.device, jobs: int | None) -> Sequence[Share]:

@@ -37,7 +37,7 @@ class Devices:
         self.rank, self.size, self.device, self.store = rank, size, device, store
         self.say: Callable[[str], None] = partial(print, file=sys.stderr, flush=True)
         self.errors = 0
-        self.over = False  # has the first one no more to do?
+        self.busy = False  # of the first: do the others train, and don't wait for what it shares?
         if device.type == "cuda":
             torch.cuda.set_device(device)
         backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
@@ -126,10 +126,14 @@ class Devices:
             self.leave(f"one of the {self.size} processes that train together is gone ({first_line(error)})", LOST)
 
     def leave(self, why: str, code: int) -> NoReturn:
-        """At once: an exception would be taken for a member's own."""
-        self.say(f"{why}; the same command goes on from what was saved")
-        sys.stderr.flush()
-        os._exit(code)
+        leave(self.say, why, code)
+
+
+def leave(say: Callable[[str], None], why: str, code: int) -> NoReturn:
+    """At once: an exception would be taken for a member's own."""
+    say(f"{why}; the same command goes on from what was saved")
+    sys.stderr.flush()
+    os._exit(code)
 
 
 class _Gathered(torch.autograd.Function):

@@ -14,7 +14,7 @@ from torch import Tensor
 from kdbench.train.lent import Guard
 from kdbench.train.trial import Trial
 
-TELLS = ("curves", "digests", "seconds", "repeatable")  # of a trial's state, and decides nothing
+TELLS = ("curves", "digests", "seconds", "repeatable", "earlier")  # of a trial's state, and decides nothing
 BYTES = 10  # of a digest: 80 bits, 20 hex digits
 
 

@@ -158,14 +158,15 @@ def _make(
     waiting: Callable[[str], None],
 ) -> Teacher:
     net = _build(cell, splits)
-    recipe, seconds, curves, digests = cell.teacher_train, 0.0, {}, []
+    recipe, seconds, learnt = cell.teacher_train, 0.0, dict[str, Any](curves={}, digests=[])
     if cell.teacher_is_trained and recipe.epochs:
         try:
             trial, seconds = _train(cell, net, splits, shelf, device, hooks, waiting)
         except Misfit:
             shelf.checkpoints.remove(cell.teacher_key)
             return _make(cell, splits, shelf, device, hooks, waiting)
-        curves, digests, net = trial.curves, trial.digests, trial.deliver().net
+        learnt = {"curves": trial.curves, "digests": trial.digests, "devices": [*trial.earlier, shelf.group.size]}
+        net = trial.deliver().net
     freeze(net, device)
     if cell.control and not cell.teacher_is_trained:
         settle_norms(net, splits.train, recipe, cell.teacher_seed)
@@ -178,7 +179,7 @@ def _make(
     scores = evaluate_one(judged, splits.test, recipe.precision, metric=metric_named(splits.metric)).scores
     content = save(weights)
     about = {"key": cell.teacher_key, "settings": cell.teacher_identity, "scores": scores, "seconds": seconds}
-    about |= {"curves": curves, "digests": digests, "sha256": _digest(content)}
+    about |= {**learnt, "sha256": _digest(content)}
     about |= {ENTRY: found} if (found := hub_weights(cell)) else {}
     shelf.write(cell.teacher_key, about, content)
     return Teacher(net, judged, scores, seconds, cell.teacher_key, cell.teacher_identity)

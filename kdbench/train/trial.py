@@ -52,6 +52,7 @@ class Trial:
         self.net = net.to(device).to(memory_format=torch.channels_last)
         self.objective = objective.to(device).to(memory_format=torch.channels_last)
         self.train_spec, self.device, self.group, self.seed = train, device, group, seed
+        self.earlier: list[int] = []  # how many devices trained it before, in turn, where it was another number
         self.delivered = Delivered(self.net, self.objective)
         self.average = averaged(self.delivered, train)  # of the weights; None where the recipe asks for none
         trusted(self.net)
@@ -61,8 +62,7 @@ class Trial:
         self.optimizer = make_optimizer(self.params, train, net.model)
         self.scaler = scaler_of(train, objective, device)
         # Two streams: what a method draws must not change the student's drop-out masks, which all objectives share.
-        self.student_random = RandomState(device, "student", seed)
-        self.method_random = RandomState(device, "method", seed)
+        self.student_random, self.method_random = (RandomState(device, of, seed) for of in ("student", "method"))
         self.done = 0  # steps: batches that it has seen
         self.steps_per_epoch = 0
         self.evaluated = 0  # epochs
@@ -195,6 +195,7 @@ class Trial:
             "objective": self.objective.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "devices": self.group.size,
+            "earlier": self.earlier,
             "random": [self.student_random.state, self.method_random.state],
             **{name: getattr(self, name) for name in _PLAIN},
         }
@@ -219,6 +220,7 @@ class Trial:
         if self.train_spec.accumulate:
             set_gradients(self.params, state["gradients"])
         self.student_random.state, self.method_random.state = state["random"]
+        self.earlier = state.get("earlier", []) + list({state.get("devices", 1)} - {self.group.size})
         for name in _PLAIN:
             setattr(self, name, state[name])
         self.sums = {name: value.to(self.device) for name, value in self.sums.items()}

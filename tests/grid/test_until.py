@@ -2,7 +2,7 @@
 
 import json
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -45,7 +45,8 @@ class Drawn:
         self.gains, self.most = gains, most
         self.made: list[tuple[str, int]] = []
 
-    def run(self, queue: Queue, events: Events, stop: Stop) -> None:
+    def run(self, queues: Sequence[Queue], events: Events, stop: Stop) -> None:
+        [queue] = queues
         for job in queue.jobs:
             for cell in queue.open_cells(job):
                 if stop() or len(self.made) >= self.most:
@@ -123,9 +124,9 @@ def test_broken_off_and_resumed_it_ends_the_same(suite: Path, options: Options, 
     run_until_decided(suite, whole, executor=Drawn())
 
     class Killed(Drawn):
-        def run(self, queue: Queue, events: Events, stop: Stop) -> None:
+        def run(self, queues: Sequence[Queue], events: Events, stop: Stop) -> None:
             try:
-                super().run(queue, events, stop)
+                super().run(queues, events, stop)
             except Stopped:
                 raise KeyboardInterrupt from None
 
@@ -173,11 +174,11 @@ def test_a_budget_that_is_over_leaves_the_last_whole_look(
     clock = {"now": 0.0}
 
     class Slow(Drawn):
-        def run(self, queue: Queue, events: Events, stop: Stop) -> None:
+        def run(self, queues: Sequence[Queue], events: Events, stop: Stop) -> None:
             clock["now"] += 100.0 if self.made else 1.0  # the second block takes longer than was thought
             if self.made:
                 self.most = len(self.made) + 1
-            super().run(queue, events, stop)
+            super().run(queues, events, stop)
 
     for place in ("kdbench.until", "kdbench.api"):
         monkeypatch.setattr(f"{place}.time", type("Clock", (), {"monotonic": staticmethod(lambda: clock["now"])}))

@@ -1,6 +1,7 @@
 """Students that are transformed before they train, and those that begin with another row's: the invariants hold."""
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -122,9 +123,9 @@ class StopsAfter:
     def __init__(self, steps: int) -> None:
         self.steps = steps
 
-    def run(self, queue: Queue, events: Any, stop: Any) -> None:
+    def run(self, queues: Sequence[Queue], events: Any, stop: Any) -> None:
         asked = iter(range(self.steps))
-        Here().run(queue, events, lambda: next(asked, None) is None)
+        Here().run(queues, events, lambda: next(asked, None) is None)
 
 
 def test_interrupted_runs_end_with_the_same_bits(
