@@ -41,7 +41,7 @@ START = "start-up time: the command may not need it, and it takes a second or mo
 EXTRA = "an optional package: its absence is an answer"
 # (module, what it imports inside a function) -> why
 INSIDE = {
-    ("grid/on_ray.py", "ray"): EXTRA,
+    ("grid/ray_cluster.py", "ray"): EXTRA,
     ("grid/ray_node.py", "ray"): EXTRA,
     ("method/onnx_tools.py", "onnx"): EXTRA,
     ("method/onnx_tools.py", "onnxruntime"): EXTRA,
