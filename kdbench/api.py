@@ -7,7 +7,9 @@ import time
 import warnings
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +41,7 @@ from kdbench.results.looks_file import read_looks
 from kdbench.results.mlflow_thread import PATIENCE, Tracker, behind
 from kdbench.results.records import Records
 from kdbench.results.schema import Record
+from kdbench.results.store import copied, is_url
 from kdbench.results.verified_file import read_verified
 from kdbench.suite.cells import Only
 from kdbench.suite.load import load_suite
@@ -69,17 +72,20 @@ class Outcome:
 
 def plan(suite: str | Path, **options: Any) -> Plan:
     """What `run` would do. Raises UserError when the suite is wrong. Options as for `run`."""
-    return _plan(Path(suite), _options(options))
+    with _chosen(options, "plan") as chosen:
+        return _plan(Path(suite), chosen)
 
 
 def run(suite: str | Path, **options: Any) -> pd.DataFrame:
     """Run a suite and return its leaderboard, one row per objective.
 
     Options: `data`, `results`, `device`, `only`, `plugins`, `tracking_uri`, `keep_answers`, `jobs`, `devices`,
-    `executor`, `address`, as on the command line, but that `jobs` is 1 unless said otherwise.
+    `executor`, `address`, as on the command line, but that `jobs` is 1 unless said otherwise. `results` may be the URL
+    of a store, as for `plan`, `leaderboard` and `cells`.
     Raises UserError when the suite is wrong; cells that fail or diverge are rows of the table.
     """
-    return run_suite(Path(suite), _options(options)).table
+    with _chosen(options, "run") as chosen:
+        return run_suite(Path(suite), chosen).table
 
 
 def leaderboard(suite: str | Path, **options: Any) -> pd.DataFrame:
@@ -88,13 +94,22 @@ def leaderboard(suite: str | Path, **options: Any) -> pd.DataFrame:
     Beside the options of `run`: `also` (other results folders), `mlflow` (a store), `reference`, `published`.
     """
     own = {k: options.pop(k) for k in ("also", "mlflow", "reference", "published") if k in options}
-    return make_leaderboard(Path(suite), _options(options), **own)[0]
+    with _chosen(options, "leaderboard") as chosen:
+        return make_leaderboard(Path(suite), chosen, **own)[0]
 
 
 def cells(suite: str | Path, **options: Any) -> pd.DataFrame:
     """One row per finished cell of a suite's results folder."""
-    chosen = _options(options)
-    return frame_of(Records(chosen.results, load_suite(suite, chosen.plugins, models=False).name).read_all())
+    with _chosen(options, "leaderboard") as chosen:
+        return frame_of(Records(chosen.results, load_suite(suite, chosen.plugins, models=False).name).read_all())
+
+
+@contextmanager
+def _chosen(given: dict[str, Any], command: str) -> Iterator[Options]:
+    """The options; where `results` is the URL of a store, with a local copy of it."""
+    url = given.get("results")
+    with copied(url, command, partial(print, file=sys.stderr)) if is_url(url) else nullcontext(url) as results:
+        yield _options({**given, "results": results} if results is not None else given)
 
 
 def _options(given: dict[str, Any]) -> Options:

@@ -9,6 +9,7 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from difflib import get_close_matches
+from functools import partial
 from importlib import import_module
 from io import TextIOWrapper
 from pathlib import Path
@@ -19,6 +20,7 @@ from kdbench.display import Nowhere, displays
 from kdbench.errors import UserError
 from kdbench.grid.signals import own_interrupts
 from kdbench.layout import RESULTS
+from kdbench.results.store import copied, is_url, place_of
 
 EPILOG = """\
 exit codes: 0 all cells are done; 1 some failed or diverged (the rest are done); 2 nothing was started because of the
@@ -210,7 +212,8 @@ def _common(sub: argparse.ArgumentParser, device: bool = True) -> None:
     environment = os.environ.get("KDBENCH_DATA", "data")
     sub.add_argument("--data", type=Path, default=Path(environment), metavar="DIR",
                      help="where data sets are (default: KDBENCH_DATA, else ./data)")  # fmt: skip
-    sub.add_argument("--results", type=Path, default=RESULTS, metavar="DIR", help=f"default: ./{RESULTS}")
+    sub.add_argument("--results", type=place_of, default=RESULTS, metavar="DIR",
+                     help=f"default: ./{RESULTS}; or the URL of a store, s3://... (needs kdbench[remote])")  # fmt: skip
     if device:
         sub.add_argument("--device", default="auto", help="cpu, gpu, cuda:1 (default: a GPU if there is one)")
     sub.add_argument("--plugin", type=Path, action="append", default=[], metavar="FILE",
@@ -228,7 +231,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     given = parser().parse_args(arguments)
     given.words = [*(sys.argv[1:] if arguments is None else arguments)]
     try:
-        with own_interrupts(), around(given.command):
+        with own_interrupts(), around(given.command), at_hand(given):
             return command(given.command)(given)
     except UserError as error:
         print(error, file=sys.stderr)
@@ -265,6 +268,16 @@ def around(command: str) -> AbstractContextManager[None]:
     if command in ("run", "verify"):
         return displays()
     return uncollected() if command in SHORT else nullcontext()
+
+
+@contextmanager
+def at_hand(given: argparse.Namespace) -> Iterator[None]:
+    """Where the results lie in a store: with a local copy of them."""
+    if is_url(url := getattr(given, "results", None)):
+        with copied(url, given.command, partial(print, file=sys.stderr)) as given.results:
+            yield
+    else:
+        yield
 
 
 def reader_is_gone() -> bool:

@@ -10,6 +10,7 @@ results/
   published/      the literature's numbers, in kdbench's own checkout
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -150,6 +151,18 @@ class Layout:
     def find_records(self, beginning: str) -> list[Path]:
         """The records of any suite whose key begins so."""
         return sorted(self.results.glob(f"*/records/{beginning}*.json"))
+
+    def finished(self) -> Iterator[Path]:
+        """What another machine needs too: weights before the records that speak of them, then tables."""
+        suites, teachers = self.suites(), self.teachers.path
+        for suite in suites:
+            yield from sorted(suite.students.glob("[!.]*"))
+        for form in ("safetensors", "json"):
+            yield from sorted(teachers.glob(f"[!.]*.{form}"))
+        for suite in suites:
+            yield from sorted(suite.records.glob("[!.]*.json"))
+            yield from (path for path in (suite.looks, suite.verified, suite.origin) if path.is_file())
+            yield from suite.board_files()
 
     @property
     def teachers(self) -> TeacherFolder:

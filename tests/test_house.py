@@ -48,6 +48,7 @@ INSIDE = {
     ("method/onnx_tools.py", "onnxruntime.quantization"): EXTRA,
     ("method/onnx_tools.py", "onnxscript"): EXTRA,
     ("report/write.py", "pyarrow"): EXTRA,
+    ("results/store.py", "fsspec"): EXTRA,
     ("report/write.py", "kdbench.report.plots"): START,
     ("results/merge.py", "mlflow"): START,
     ("results/mlflow_runs.py", "mlflow"): START,
