@@ -1,10 +1,10 @@
 """How fast this device is, by a few steps of the very nets and rows that a plan will train.
 
 Nets are measured on random inputs, in as large a part of the batch as a step of half a second allows; rows on the
-smallest pair; all after the smallest net has warmed up, since the first step of a process imports for seconds. That part
-is another one for every net and row, so all are compared by an example. What there is no time for is taken from the rest:
-a net by its multiply-adds, a row as the others. What was measured stands in the results folder, so that `plan` and the
-bar of the run speak of the same numbers.
+smallest pair; all after the smallest net has warmed up, since the first step of a process imports for seconds. That
+part is another one for every net and row, so all are compared by an example. What there is no time for is taken from
+the rest: a net by its multiply-adds, a row as the others. What was measured stands in the results folder, so that
+`plan` and the bar of the run speak of the same numbers.
 """
 
 import json
