@@ -2,6 +2,7 @@
 
 import hashlib
 from argparse import Namespace  # many checkpoints hold their script's arguments: plain data
+from collections import OrderedDict
 from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
@@ -52,8 +53,18 @@ def load_weights(model: nn.Module, path: Path, chosen: Chosen = ALL) -> str:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
     if _stamp(path) != before:
         raise UserError(f"checkpoint {path} was changed while it was read; run the same command again")
-    model.load_state_dict(state)
+    give_weights(model, state)
     return digest
+
+
+def give_weights(model: nn.Module, state: dict[str, Tensor]) -> None:
+    """Put a whole table of weights into `model`, as of its own version: a file of bare tensors tells none.
+
+    (torchvision's MNASNet refuses a table without one.)
+    """
+    whole: Any = OrderedDict(state)
+    whole._metadata = getattr(model.state_dict(), "_metadata", {})
+    model.load_state_dict(whole)
 
 
 def _stamp(path: Path) -> tuple[int, ...]:

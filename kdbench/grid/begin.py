@@ -15,7 +15,7 @@ from kdbench.results.schema import Record
 from kdbench.suite.cells import Cell
 from kdbench.train.load import weights_of
 from kdbench.train.transforms import examples, rebuilt, transformed
-from kdbench.weights import mismatch
+from kdbench.weights import give_weights, mismatch
 
 
 def student_of(cell: Cell, splits: Splits, results: Path, device: torch.device) -> Net:
@@ -56,4 +56,4 @@ def take_over(net: Net, record: Record, path: Path, inputs: InputSpec, new_head:
     rebuilt(net, record.get("structure") or (), inputs)
     if wrong := mismatch(net.model.state_dict(), state):
         raise UserError(f"{path}: it {wrong}")
-    net.model.load_state_dict(state)
+    give_weights(net.model, state)

@@ -32,7 +32,7 @@ from kdbench.suite.spec import ModelSpec
 from kdbench.train.objective import Objective, blank_outputs, needs_of, student_needs_of
 from kdbench.train.student import Delivered, Student
 from kdbench.train.transforms import rebuilt
-from kdbench.weights import mismatch
+from kdbench.weights import give_weights, mismatch
 
 KEY = re.compile("[0-9a-f]{0,64}")  # a cell's key, or its beginning
 
@@ -107,7 +107,7 @@ def load_weights_of(record: Record, weights: Path) -> Student:
     net = rebuilt(build_net(_spec(settings["student"]), task), record.get("structure") or (), task.inputs)
     if wrong := mismatch(net.model.state_dict(), state):
         raise UserError(f"{weights} is not a {record['student']}: it {wrong}")
-    net.model.load_state_dict(state)
+    give_weights(net.model, state)
     objective = Objective(_phases_known(settings["objective"], bool(own)))
     if own:
         _restore(objective, own, settings, net, task)

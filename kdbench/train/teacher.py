@@ -35,6 +35,7 @@ from kdbench.train.probe import Probed, layer_of, linear_probe
 from kdbench.train.start import start_trial
 from kdbench.train.trial import Misfit, Trial
 from kdbench.train.unread import lacks_some
+from kdbench.weights import give_weights
 
 
 @dataclass
@@ -118,7 +119,7 @@ def _load(cell: Cell, splits: Splits, shelf: Shelf, device: torch.device) -> Tea
             return None
         net, weights = _build(cell, splits), load(content)
         probe = {name: weights.pop(name) for name in list(weights) if name.startswith("probe.")}
-        net.model.load_state_dict(weights)
+        give_weights(net.model, weights)
         freeze(net, device)
         judged = Probed(net, layer_of(probe).to(device)) if probe else net
         return Teacher(net, judged, scores, seconds, cell.teacher_key, settings)

@@ -254,7 +254,7 @@ def test_frozen_parts_end_as_they_began(
     assert same == frozen
 
 
-@pytest.mark.parametrize("model", ["torchvision/shufflenet_v2_x0_5", "published_resnet"])
+@pytest.mark.parametrize("model", ["torchvision/shufflenet_v2_x0_5", "torchvision/mnasnet0_5", "published_resnet"])
 def test_a_backbone_comes_without_its_checkpoint_s_classifier(model: str, tmp_path: Path) -> None:
     """`num_classes: 0`: whatever classes the file has, for nets whose head stays a layer of no outputs."""
     load_plugin(PLUGIN)
