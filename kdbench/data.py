@@ -18,7 +18,7 @@ from torch import Tensor
 from kdbench.errors import UserError, first_line
 from kdbench.method.contract import Batch, Field, InputSpec, Task
 from kdbench.method.inputs import Inputs, map_inputs
-from kdbench.method.metric import metric_named
+from kdbench.method.metric import Metric, metric_for
 from kdbench.plain import harmless
 from kdbench.registry import Registry
 from kdbench.seeding import derive
@@ -145,7 +145,12 @@ class Splits:
     metric: str = "top1"  # one of `kdbench.method.metric.METRICS`: what its nets are judged by
 
     def __post_init__(self) -> None:
-        metric_named(self.metric)
+        metric_for(self.metric, self.classes, self.num_classes)
+
+    @property
+    def judged_by(self) -> Metric:
+        """The metric, of these classes."""
+        return metric_for(self.metric, self.classes, self.num_classes)
 
     @property
     def task(self) -> Task:

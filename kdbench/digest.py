@@ -47,8 +47,7 @@ def _valid(name: str, path: str) -> str:
 
 def _hashes(paths: list[str]) -> dict[str, str]:
     """Path -> hash of the content; of files that did not change since the last time from what is kept."""
-    common = os.path.commonpath([min(paths), max(paths)]) if paths else ""  # of these two it is that of all
-    place = cache_folder("digests") / f"{hashlib.sha256(os.fsencode(common)).hexdigest()[:32]}.json"
+    place = cache_folder("digests") / f"{hashlib.sha256(os.fsencode(_common(paths))).hexdigest()[:32]}.json"
     kept, now = _read(place), time.time_ns()
     stamps = {path: _stamp(path) for path in paths}
     found = {path: known[1] for path in paths if (known := kept.get(path)) and known[0] == stamps[path]}
@@ -62,6 +61,16 @@ def _hashes(paths: list[str]) -> dict[str, str]:
         with suppress(OSError):  # a folder that can't be written: they are hashed again the next time
             write_atomic(place, json.dumps(keep, separators=(",", ":")).encode())
     return found
+
+
+def _common(paths: list[str]) -> str:
+    """The folder that holds all: it is that of the first and the last in order. Paths may be of both kinds."""
+    if not paths:
+        return ""
+    ends = [min(paths), max(paths)]
+    with suppress(ValueError):
+        return os.path.commonpath(ends)
+    return os.path.commonpath([os.path.abspath(path) for path in ends])
 
 
 def _stamp(path: str) -> Stamp:

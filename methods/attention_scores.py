@@ -8,7 +8,7 @@ from torch import Tensor
 from kdbench import Batch, Method, Outputs, Task, register_method
 from kdbench.method.contract import Stage
 from kdbench.method.functional import mse_between
-from kdbench.method.stages import pair_stages, same_heads, same_places
+from kdbench.method.stages import pair_layers, same_heads, same_places
 
 
 @register_method(
@@ -21,19 +21,17 @@ from kdbench.method.stages import pair_stages, same_heads, same_places
 class AttentionScores(Method):
     """Sum over `layers` of MSE(Q_s K_s^T / sqrt(d), Q_t K_t^T / sqrt(d)), head by head (TinyBERT, eq. 7).
 
-    The layers are the given fractions of both nets' depth (TinyBERT's uniform mapping). `heads: matched` (default, the
-    paper's) needs equally many; `mean` averages both over the heads first. TinyBERT adds `hidden` at weight 1 each;
-    published for language: no weight for CIFAR-100.
+    All layers of the student (None), each with the teacher's at the same share of depth: TinyBERT's uniform mapping.
+    `heads: matched` (default, the paper's) needs equally many; `mean` averages both over the heads first. TinyBERT adds
+    `hidden` at weight 1 each; published for language: no weight for CIFAR-100.
     """
 
-    def __init__(
-        self, layers: tuple[Stage, ...] = (0.25, 0.5, 0.75, 1.0), heads: Literal["matched", "mean"] = "matched"
-    ) -> None:
+    def __init__(self, layers: tuple[Stage, ...] | None = None, heads: Literal["matched", "mean"] = "matched") -> None:
         super().__init__()
         self.layers, self.heads = layers, heads
 
     def build(self, student: Outputs, teacher: Outputs, task: Task) -> None:
-        self.pairs = pair_stages(student.queries, teacher.queries, self.layers, "attention")
+        self.pairs = pair_layers(student.queries, teacher.queries, self.layers, "attention")
         for s, t in self.pairs:
             same_places(student.keys[s], teacher.keys[t])
             if self.heads == "matched":

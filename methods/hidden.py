@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from kdbench import Batch, Method, Outputs, Task, register_method
 from kdbench.method.contract import Stage
 from kdbench.method.functional import mean_at, pool_to_smaller
-from kdbench.method.stages import pair_stages, same_kind
+from kdbench.method.stages import pair_layers, same_kind
 
 
 @register_method("hidden", needs="features", paper="https://arxiv.org/abs/1909.10351", year=2020, family="transformers",
@@ -15,17 +15,18 @@ from kdbench.method.stages import pair_stages, same_kind
 class HiddenStates(Method):
     """Sum over `layers` of MSE(W h_s, h_t), W a trained linear map of the channels (TinyBERT, eq. 8).
 
-    The layers are the given fractions of both nets' depth (TinyBERT's uniform mapping). The mean is over all places and
-    channels; of maps on different grids the larger is average-pooled. Published for language: no weight for CIFAR-100.
+    All layers of the student (None), each with the teacher's at the same share of depth: TinyBERT's uniform mapping.
+    The mean is over all places and channels; of maps on different grids the larger is average-pooled. Published for
+    language: no weight for CIFAR-100.
     """
 
-    def __init__(self, layers: tuple[Stage, ...] = (0.25, 0.5, 0.75, 1.0)) -> None:
+    def __init__(self, layers: tuple[Stage, ...] | None = None) -> None:
         super().__init__()
         self.layers = layers
         self.project = nn.ModuleList()
 
     def build(self, student: Outputs, teacher: Outputs, task: Task) -> None:
-        self.pairs = pair_stages(student.features, teacher.features, self.layers)
+        self.pairs = pair_layers(student.features, teacher.features, self.layers, "feature maps")
         for place_s, place_t in self.pairs:
             s, t = student.features[place_s], teacher.features[place_t]
             same_kind(s, t)

@@ -12,7 +12,6 @@ from kdbench.files import write_atomic
 from kdbench.grid.begin import left_by
 from kdbench.grid.judged import told
 from kdbench.layout import Layout
-from kdbench.method.metric import metric_named
 from kdbench.nets import Net, build_net
 from kdbench.results.card import about
 from kdbench.results.outcomes import OUTCOMES, unpacked
@@ -80,7 +79,7 @@ class Files:
         student = load_weights_of(record, weights)
         filed = self.of(cell, student.delivered, splits, seconds)
         assert filed is not None
-        metric = metric_named(splits.metric)
+        metric = splits.judged_by
         outcomes = unpacked(record.get(OUTCOMES) or {})
         known = None if outcomes is None else torch.from_numpy(outcomes.teacher).to(splits.test.targets.device)
         judged = evaluate_one(filed.net, splits.test, "fp32", known, metric)

@@ -15,7 +15,7 @@ from kdbench.data import Splits
 from kdbench.files import finite
 from kdbench.grid.filed import Files, sizes_of
 from kdbench.grid.judged import told
-from kdbench.method.metric import TOP1, Metric, metric_named
+from kdbench.method.metric import TOP1, Metric
 from kdbench.plain import harmless
 from kdbench.results.provenance import versions
 from kdbench.results.schema import DIGESTS, MOST_REASON, Record
@@ -108,7 +108,7 @@ class Measure:
                     nets[trial.key] = trial.deliver()
             except Exception as error:
                 found[trial.key] = error
-        test, metric = cohort.splits.test, metric_named(cohort.splits.metric)
+        test, metric = cohort.splits.test, cohort.splits.judged_by
         try:
             results = evaluate([*nets.values()], test, cohort.batches.precision, cohort.known, metric=metric)
         except Exception as error:  # of the data
@@ -141,7 +141,7 @@ class Measure:
             return details
         if isinstance(judged, Exception):
             raise judged
-        student, metric = trial.deliver(), metric_named(task.metric)
+        student, metric = trial.deliver(), splits.judged_by
         profile = dict(self.profile(cell, trial, teacher, splits))
         shipped: nn.Module = student
         if (filed := self.files.of(cell, student, splits, self.profile_seconds)) is not None:

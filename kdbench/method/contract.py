@@ -69,12 +69,16 @@ class InputSpec:
     """What a net of this task takes, so that shapes can be found and nets be timed without knowing the domain.
 
     One field: the inputs are a tensor; several: a table of tensors by name. `about`: in words, for whoever ships a net.
-    `others`: the other shapes that batches come in, smallest first, where there are several.
+    `others`: the other shapes that batches come in, smallest first, where there are several. `timed`: shapes at which
+    nets are measured beside these, so that data sets can be compared. `made_by`: what made numbers of the examples, for
+    nets that know such numbers from elsewhere. Neither is part of a record.
     """
 
     fields: tuple[Field, ...]
     about: str = ""
     others: "tuple[InputSpec, ...]" = ()
+    timed: "tuple[InputSpec, ...]" = field(default=(), compare=False)
+    made_by: tuple[str, ...] = field(default=(), compare=False)
 
     def blank(self, n: int, device: torch.device | str = "cpu") -> Inputs:
         """n equal inputs."""

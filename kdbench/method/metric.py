@@ -1,11 +1,12 @@
 """What the score of a task is: how records spell it, and how tables say it. Higher is better."""
 
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from decimal import Decimal, InvalidOperation
 from functools import partial
-from typing import Any
+from typing import Any, Literal
 
-from torch import Tensor, from_numpy
+from torch import Tensor, float64, from_numpy, tensor
 
 from kdbench.errors import UserError, unknown
 from kdbench.registry import foreign_code
@@ -20,6 +21,8 @@ class Metric:
     words: str  # what it is, for the legend
     unit: str = ""
     of: Callable[[Tensor, Tensor], float] | None = None  # (predicted [N], targets [N]) -> score; None: always computed
+    reads: Literal["numbers", "values"] = "numbers"  # what `of` is given: classes' numbers, or what their names say
+    two: bool = False  # is it of the second class of two?
 
     @property
     def test(self) -> str:
@@ -85,7 +88,7 @@ def matthews(predicted: Tensor, targets: Tensor) -> float:
 
 
 def pearson(predicted: Tensor, targets: Tensor) -> float:
-    """Pearson's correlation of predicted and true class numbers times 100, for classes that are ratings; 0 of one."""
+    """Pearson's correlation of predicted and true ratings [N] times 100; 0 where all are one."""
     a, b = (x.cpu().double() - x.cpu().double().mean() for x in (predicted, targets))
     scale = float(a.norm() * b.norm())
     return 100 * float(a @ b) / scale if scale else 0.0
@@ -116,9 +119,9 @@ METRICS = Metrics(
     (
         TOP1,
         Metric("macro_f1", "macro F1", "the mean of the classes' F1", "%", macro_f1),
-        Metric("f1", "F1", "F1 of class 1", "%", binary_f1),
-        Metric("pearson", "Pearson", "Pearson's correlation of class numbers times 100", "", pearson),
-        Metric("spearman", "Spearman", "Spearman's correlation of class numbers times 100", "", spearman),
+        Metric("f1", "F1", "F1 of the second of two classes", "%", binary_f1, two=True),
+        Metric("pearson", "Pearson", "Pearson's correlation of ratings times 100", "", pearson, "values"),
+        Metric("spearman", "Spearman", "Spearman's correlation of ratings times 100", "", spearman, "values"),
         Metric("matthews", "Matthews", "Matthews' correlation times 100", "", matthews),
     )
 )
@@ -132,7 +135,44 @@ def metric_named(name: str) -> Metric:
     return METRICS[name]
 
 
+def metric_for(name: str, classes: Sequence[str], num_classes: int) -> Metric:
+    """That of a task. Raises UserError where its classes are not what the metric is of.
+
+    Classes without names are taken to be rated as they are numbered.
+    """
+    metric = metric_named(name)
+    if metric.two:
+        if num_classes != 2:
+            raise UserError(
+                f"metric {name} is of one class of two; here are {num_classes}: macro_f1 is the mean of all"
+            )
+        return replace(metric, words=f"{metric.title} of class {classes[1]!r}") if classes else metric
+    if metric.reads == "numbers" or metric.of is None:
+        return metric
+    if wrong := [label for label in classes if rating(label) is None]:
+        raise UserError(f"metric {name} is of classes that are numbers (ratings); {wrong[0]!r} is none")
+    values = [float(label) for label in classes] or [float(number) for number in range(num_classes)]
+    return replace(metric, of=partial(of_values, metric.of, tensor(values, dtype=float64)))
+
+
+def of_values(of: Callable[[Tensor, Tensor], float], values: Tensor, predicted: Tensor, targets: Tensor) -> float:
+    """`of` what the classes are worth, `values` [K], in the place of their numbers [N]."""
+    return of(values[predicted.cpu()], values[targets.cpu()])
+
+
+def rating(label: str) -> Decimal | None:
+    """The finite number that a class's name says; None where it says none."""
+    try:
+        found = Decimal(label)
+    except InvalidOperation:
+        return None
+    return found if found.is_finite() else None
+
+
 def metric_of(record: Mapping[str, Any]) -> Metric:
-    """That of a record; of one that is not known here it is the bare name."""
+    """That of a record; of one that is not known here, or of other classes than it is of, it is the bare name."""
     name = str(record.get("metric") or TOP1.name)
-    return METRICS.get(name) or Metric(name, name, name)
+    try:
+        return metric_for(name, record.get("classes") or (), record.get("num_classes") or 2)
+    except UserError:
+        return METRICS.get(name) or Metric(name, name, name)

@@ -16,7 +16,8 @@ def pair_stages(
 
     A negative whole number counts the student's stages from the deep end; a fraction is a depth, 1.0 the last stage.
     The teacher's partner is the stage at the same place from the deep end where both have equally many stages, else
-    the one at the same fraction of depth. Nothing is cut silently: raises Inapplicable when a stage does not exist.
+    the one at the fraction of depth at which the student's ends. Nothing is cut silently: raises Inapplicable when a
+    stage does not exist.
     """
     for name, maps in (("student", student), ("teacher", teacher)):
         if not maps:
@@ -26,10 +27,18 @@ def pair_stages(
         if isinstance(stage, int) and -stage > len(student):
             raise Inapplicable(f"needs stage {stage}; the student has only {len(student)} stages")
         place = len(student) + stage if isinstance(stage, int) else _at_depth(stage, len(student))
-        depth = stage if isinstance(stage, float) else (place + 1) / len(student)
-        partner = place if len(student) == len(teacher) else _at_depth(depth, len(teacher))
+        partner = place if len(student) == len(teacher) else _at_depth((place + 1) / len(student), len(teacher))
         pairs.append((int(place), partner))
     return pairs
+
+
+def pair_layers(
+    student: Sequence[Tensor], teacher: Sequence[Tensor], layers: Sequence[int | float] | None, what: str
+) -> Pairs:
+    """As `pair_stages`, but None asks for all of the student's: of M and N layers m meets m N / M (TinyBERT's uniform
+    mapping). No pair stands twice."""
+    chosen = range(-len(student), 0) if layers is None else layers
+    return list(dict.fromkeys(pair_stages(student, teacher, chosen, what)))
 
 
 def _at_depth(depth: float, count: int) -> int:

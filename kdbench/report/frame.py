@@ -51,6 +51,7 @@ def frame_of(records: Iterable[Record]) -> pd.DataFrame:
             **{name: record.get(name) for name in HEAD},
             "alone": objective == alone() and not record["settings"].get("then"),
             "metric": metric_of(record).name,
+            "metric_words": metric_of(record).words,
             "score": record["scores"].get(metric_of(record).test),
             **{name: None if made.get(name) is None else str(made[name]) for name in MADE_BY},
             "method_files": json.dumps(made.get("method_files") or {}, sort_keys=True),

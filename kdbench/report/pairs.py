@@ -4,7 +4,7 @@ import math
 import os
 from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -166,8 +166,9 @@ def _rows_of(part: pd.DataFrame, found: Found, sought: Sought) -> Iterator[Row]:
 
 def metric_in(part: pd.DataFrame) -> Metric:
     """What the cells of one pair are judged by."""
-    known = part["metric"].dropna().tolist() if "metric" in part else []
-    return metric_of({"metric": known[0] if known else None})
+    known, words = (part[name].dropna().tolist() if name in part else [] for name in ("metric", "metric_words"))
+    metric = metric_of({"metric": known[0] if known else None})
+    return replace(metric, words=words[0]) if known and words else metric
 
 
 def _means_of(done: pd.DataFrame) -> dict[Any, dict[str, float]]:

@@ -1,7 +1,7 @@
 """The board: everything a leaderboard says, computed once from records. Every rendering is a function of it."""
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -44,8 +44,12 @@ class Board:
     @property
     def metric(self) -> Metric:
         """What its scores are."""
-        found = {pair.metric for pair in self.pairs} or {TOP1}
-        return found.pop() if len(found) == 1 else MIXED
+        found = {pair.metric.name: pair.metric for pair in self.pairs} or {TOP1.name: TOP1}
+        if len(found) > 1:
+            return MIXED
+        [metric] = found.values()
+        words = dict.fromkeys(pair.metric.words for pair in self.pairs)
+        return replace(metric, words=" or ".join(words)) if words else metric
 
     @cached_property
     def adapted(self) -> dict[tuple[str, str], Row]:

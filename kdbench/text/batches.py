@@ -7,7 +7,7 @@ of them share a batch and the order of the batches depend on (seed, epoch) alone
 Shapes: N texts, B in a batch, L places.
 """
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Self
 
@@ -22,6 +22,7 @@ from kdbench.seeding import derive
 AUGMENTS = ("none",)
 POOL = 32  # batches that are sorted by length together: 9 in 10 places then hold a word where lengths are spread evenly
 HIDDEN = 0.15  # of the places of a text: BERT's share of hidden words (https://arxiv.org/abs/1810.04805)
+TIMED = (32, 128)  # places at which every net of texts is measured, whatever its data set's length
 SUFFIXES = ("", "_2")  # of the names under which a first and a second tokenizer's numbers stand in a batch
 
 
@@ -34,6 +35,7 @@ class Reading:
     segments: Tensor | None  # [N, L] uint8: 1 in the second text of a pair; None where there are no pairs
     vocabulary: int  # all ids are below it
     pad: int = 0
+    words: str = ""  # what tells the tokenizer from others
     hidden: int | None = None  # the id that stands for a hidden word, where there is one
     ends: tuple[int, ...] = ()  # ids that frame a text: never hidden
 
@@ -100,16 +102,20 @@ class Texts:
 
     @property
     def inputs(self) -> InputSpec:
-        """Of the longest texts; the shorter buckets are `others`."""
-        *others, whole = (self._spec(part) for part in range(4))
-        return replace(whole, others=tuple(dict.fromkeys(one for one in others if one.fields != whole.fields)))
+        """Of the longest texts; the shorter buckets are `others`, and `timed` of lengths that papers report."""
+        sizes = [buckets(reading.longest) for reading in self.readings]
+        *others, whole = (self._spec([of[min(part, len(of) - 1)] for of in sizes]) for part in range(4))
+        others = list(dict.fromkeys(one for one in others if one.fields != whole.fields))
+        timed = [self._spec([length] * len(sizes)) for length in TIMED]
+        made_by = tuple(reading.words for reading in self.readings)
+        new = tuple(one for one in timed if one not in others)
+        return replace(whole, others=tuple(others), timed=new, made_by=made_by if all(made_by) else ())
 
-    def _spec(self, part: int) -> InputSpec:
-        """Of the `part`-th bucket of each reading."""
+    def _spec(self, places: Sequence[int]) -> InputSpec:
+        """Of texts of so many places by each reading."""
         fields: list[Field] = []
-        for reading, suffix in zip(self.readings, SUFFIXES, strict=False):
-            sizes = buckets(reading.longest)
-            fields += reading.fields(suffix, sizes[min(part, len(sizes) - 1)])
+        for reading, suffix, count in zip(self.readings, SUFFIXES, places, strict=False):
+            fields += reading.fields(suffix, count)
         return InputSpec(tuple(fields), "ids [batch, L] of a tokenizer, and a mask that is 1 where there is a word")
 
     def to(self, device: torch.device) -> Self:

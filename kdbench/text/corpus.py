@@ -10,9 +10,9 @@ from pydantic import Field
 
 from kdbench.data import Splits
 from kdbench.method.contract import Task
-from kdbench.method.metric import TOP1, metric_named
+from kdbench.method.metric import TOP1, metric_for
 from kdbench.text.batches import Reading, Texts
-from kdbench.text.tokens import MADE, Text, file_of, read_as, size_of, tokenizer
+from kdbench.text.tokens import MADE, Text, digest_of_words, file_of, read_as, size_of, tokenizer
 
 Length = Annotated[int, Field(ge=4, le=8192)]
 Vocabulary = Annotated[int, Field(ge=300, le=1_000_000)]
@@ -97,9 +97,13 @@ def unread(
     """The task of texts that are not there yet."""
     readings = []
     for name, length in tokens.all:
-        size = tokens.vocabulary if name == MADE else size_of(name, tokenizer(name, (), 0), 0)
+        own = None if name == MADE else tokenizer(name, (), 0)
+        size = size_of(name, own, tokens.vocabulary)
+        words = MADE if own is None else digest_of_words(own)
         blank = torch.zeros(1, length, dtype=torch.int32)
         segments = blank.to(torch.uint8) if pairs else None
-        readings.append(Reading(blank, torch.ones(1, dtype=torch.int64), segments, size))
+        readings.append(Reading(blank, torch.ones(1, dtype=torch.int64), segments, size, words=words))
     inputs = Texts(tuple(readings), torch.zeros(1, dtype=torch.int64)).inputs
-    return Task(len(classes), counts[0], inputs, counts[1], classes, metric_named(metric or TOP1.name).name)
+    return Task(
+        len(classes), counts[0], inputs, counts[1], classes, metric_for(metric or TOP1.name, classes, len(classes)).name
+    )

@@ -8,28 +8,30 @@ and then what each layer gives; the classifier is the last linear layer that is 
 from collections.abc import Collection
 from contextlib import ExitStack
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from kdbench.attention import ATTENTION, AttentionTap
-from kdbench.errors import UserError, first_line
+from kdbench.errors import UserError
 from kdbench.method.contract import Inapplicable, Outputs, Task
 from kdbench.nets import Net
 from kdbench.parts import Tap
 from kdbench.text.batches import SUFFIXES
 from kdbench.text.extra import quiet_transformers
-from kdbench.text.labels import head_fits
+from kdbench.text.labels import Labels
+from kdbench.text.pretrained import check_words, classifier_of, from_weights
 
 GIVEN = {"logits", "embedding", "features", "stem", "classifier", *ATTENTION}
 # Where a kind calls something by a name of its own.
 OWN_NAMES = {
+    "albert": {"classifier_dropout": "classifier_dropout_prob"},
     "distilbert": {"intermediate_size": "hidden_dim", "hidden_dropout_prob": "dropout",
                    "attention_probs_dropout_prob": "attention_dropout", "hidden_size": "dim",
-                   "num_hidden_layers": "n_layers", "num_attention_heads": "n_heads"},
+                   "num_hidden_layers": "n_layers", "num_attention_heads": "n_heads",
+                   "classifier_dropout": "seq_classif_dropout"},
 }  # fmt: skip
+PLACES_AFTER_PAD = {"camembert", "roberta", "xlm-roberta"}  # the first word stands at place `pad` + 1
 
 
 @dataclass(frozen=True)
@@ -52,10 +54,20 @@ class Shape:
             "intermediate_size": self.inner,
             "hidden_dropout_prob": self.dropout,
             "attention_probs_dropout_prob": self.dropout,
+            "classifier_dropout": self.dropout,
             "max_position_embeddings": self.places,
         }
         names = OWN_NAMES.get(kind, {})
         return {names.get(name, name): value for name, value in given.items() if value is not None}
+
+
+@dataclass(frozen=True)
+class Start:
+    """Weights that were learnt before, the layers that are kept of them, and what its head says."""
+
+    weights: str | None
+    keep: tuple[int, ...] | None
+    labels: Labels
 
 
 class EncoderNet(Net):
@@ -111,40 +123,56 @@ class EncoderNet(Net):
         return {"config": self.model.config.to_json_string(use_diff=True)}
 
 
-def classifier_of(model: nn.Module) -> Any:
-    linear = [(name, part) for name, part in model.named_modules() if isinstance(part, nn.Linear)]
-    return [part for name, part in linear if name.startswith("classifier")][-1]
-
-
-def built(
-    kind: str, task: Task, shape: Shape, weights: str | None, keep: tuple[int, ...] | None, second: bool
-) -> EncoderNet:
+def built(kind: str, task: Task, shape: Shape, start: Start, second: bool) -> EncoderNet:
     """Raises UserError for settings that do not go together, or weights that can't be had or do not fit."""
     suffix = SUFFIXES[second]
     ids = next((field for field in task.inputs.fields if field.name == f"ids{suffix}"), None)
     if ids is None:
         raise UserError(f"{kind} reads texts{' of a second tokenizer' * second}; this data set gives {task.inputs}")
-    if weights is None:
-        if keep is not None:
-            raise UserError(f"{kind}: keep chooses among the layers of `weights`, and there are none")
-        return EncoderNet(from_configuration(kind, task, shape, int(ids.high)), suffix)
+    if start.weights is None:
+        for name in ("keep", "labels"):
+            if getattr(start, name) is not None:
+                raise UserError(f"{kind}: {name} tells of `weights`, and there are none")
+        model = from_configuration(kind, task, shape, int(ids.high))
+    else:
+        model = started(kind, task, shape, start, second)
+    if (places := places_of(kind, model.config)) < ids.shape[0]:
+        raise UserError(f"{kind} has room for texts of {places} places; the data set's have {ids.shape[0]} (`length`)")
+    return EncoderNet(model, suffix)
+
+
+def places_of(kind: str, config: Any) -> int:
+    """The longest text that it reads."""
+    return int(config.max_position_embeddings) - before_words(kind, config.pad_token_id)
+
+
+def before_words(kind: str, pad: int | None) -> int:
+    """Places that no word ever stands at."""
+    return (pad or 0) + 1 if kind in PLACES_AFTER_PAD else 0
+
+
+def started(kind: str, task: Task, shape: Shape, start: Start, second: bool) -> Any:
+    """From weights that were learnt before."""
+    assert start.weights is not None
     given = shape.entries(kind)
     dropouts = {name for name in given if "dropout" in name}
     if wrong := given.keys() - dropouts:
         raise UserError(f"{kind}: with `weights` their configuration says {sorted(wrong)[0]}; leave it out")
-    model = from_weights(kind, task, weights, {name: given[name] for name in dropouts})
-    config = model.config
-    if config.vocab_size < ids.high:
-        what = f"{config.vocab_size} entries, the data set's tokenizer {int(ids.high)}"
-        raise UserError(f"{kind}: {weights} has {what}; give the data set `tokenizer: {weights}`")
-    if keep is not None:
-        keep_layers(model, keep)
-    return EncoderNet(model, suffix)
+    check_words(kind, task, start.weights, second)
+    model = from_weights(kind, task, start.weights, {name: given[name] for name in dropouts}, start.labels)
+    size = next(field.high for field in task.inputs.fields if field.name == f"ids{SUFFIXES[second]}")
+    if model.config.vocab_size < size:
+        what = f"{model.config.vocab_size} entries, the data set's tokenizer {int(size)}"
+        raise UserError(f"{kind}: {start.weights} has {what}; give the data set `tokenizer: {start.weights}`")
+    if start.keep is not None:
+        keep_layers(model, start.keep)
+    return model
 
 
 def from_configuration(kind: str, task: Task, shape: Shape, vocabulary: int) -> Any:
     package = quiet_transformers()
-    given = {"max_position_embeddings": max(512, task.inputs.shape[0] + 8), **shape.entries(kind)}
+    places = shape.places or max(512, task.inputs.shape[0] + 8)
+    given = {**shape.entries(kind), "max_position_embeddings": places + before_words(kind, pad=0)}
     if kind == "albert" and shape.width:
         given["embedding_size"] = min(128, shape.width)
     if kind == "electra" and shape.width:
@@ -157,38 +185,10 @@ def from_configuration(kind: str, task: Task, shape: Shape, vocabulary: int) -> 
     return package.AutoModelForSequenceClassification.from_config(config, attn_implementation="sdpa")
 
 
-def from_weights(kind: str, task: Task, weights: str, dropouts: dict[str, float]) -> Any:
-    """A folder's net, or one of the hub; on the meta device its shapes alone. Raises UserError."""
-    package = quiet_transformers()
-    place = str(Path(weights).expanduser()) if Path(weights).expanduser().is_dir() else weights
-    try:
-        config = package.AutoConfig.from_pretrained(place)
-    except Exception as error:
-        what = "neither a folder with config.json, nor could it be had from the hub"
-        raise UserError(f"{kind}: weights {weights!r}: {what} ({first_line(error)})") from error
-    if config.model_type != kind:
-        raise UserError(f"{kind}: {weights} holds a {config.model_type}; give `model: {config.model_type}`")
-    keeps_head = head_fits(config, task.classes, weights)
-    for name, value in {"num_labels": task.num_classes, **dropouts}.items():
-        setattr(config, name, value)
-    auto = package.AutoModelForSequenceClassification
-    if torch.get_default_device().type == "meta":
-        return auto.from_config(config, attn_implementation="sdpa")
-    model = auto.from_pretrained(
-        place,
-        config=config,
-        attn_implementation="sdpa",
-        dtype=torch.float32,
-        ignore_mismatched_sizes=True,
-    )
-    if not keeps_head:  # it is another task's
-        nn.init.normal_(classifier_of(model).weight, std=config.initializer_range)
-        nn.init.zeros_(classifier_of(model).bias)
-    return model
-
-
 def keep_layers(model: Any, keep: tuple[int, ...]) -> None:
-    """Leave the layers `keep` (from 0, in that order) alone. Raises UserError where there are no such layers."""
+    """Leave the layers `keep` (from 0, in that order) alone. Raises UserError for one that is not there, or twice."""
+    if len(set(keep)) < len(keep):
+        raise UserError(f"keep: {list(keep)} names a layer twice: both would be one and the same")
     count = model.config.num_hidden_layers
     stacks = [part for part in model.modules() if isinstance(part, nn.ModuleList) and len(part) == count]
     if not stacks or max(keep, default=count) >= count:

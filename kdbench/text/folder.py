@@ -9,6 +9,7 @@ from kdbench.data import Splits, register_dataset
 from kdbench.digest import digest_of_files
 from kdbench.errors import UserError, unknown
 from kdbench.method.contract import Task
+from kdbench.method.metric import rating
 from kdbench.text.batches import AUGMENTS
 from kdbench.text.corpus import Labelled, Length, Tokens, Vocabulary, prepare, splits_of, unread
 from kdbench.text.tables import column, part_of, rows_of, rows_of_folder, text_files
@@ -30,7 +31,7 @@ def info(data_dir: Path, path: str, **settings: Any) -> Task:
     tokens, pairs = tokens_of(settings), settings["pair"] is not None
     root = data_dir / Path(path).expanduser()
     if not root.is_dir():
-        return unread(settings["classes"] or ("a", "b"), tokens, pairs=pairs, metric=settings["metric"])
+        return unread(settings["classes"] or ("0", "1"), tokens, pairs=pairs, metric=settings["metric"])
     train, test, classes = read(root, columns_of(settings))
     return unread(classes, tokens, (len(train.texts), len(test.texts)), pairs, settings["metric"])
 
@@ -116,16 +117,16 @@ def table(place: Path, columns: Columns) -> tuple[list[Text], list[str], Path]:
 
 def in_order(names: set[str]) -> list[str]:
     """Sorted; as numbers where all are numbers."""
-    return sorted(names, key=(lambda name: (int(name), name)) if all(map(is_whole, names)) else None)
-
-
-def is_whole(name: str) -> bool:
-    return name.lstrip("-").isdecimal()
+    numbers = {name: rating(name) for name in names}
+    return sorted(names, key=None if None in numbers.values() else lambda name: (numbers[name], name))
 
 
 def numbered(texts: Sequence[Text], labels: list[str], classes: tuple[str, ...], where: Path) -> Labelled:
     place = {name: number for number, name in enumerate(classes)}
     strange = next((row for row, name in enumerate(labels) if name not in place), None)
     if strange is not None:
-        raise UserError(f"{where}: row {strange + 1}: {unknown('class', labels[strange], classes)}")
+        what = unknown("class", labels[strange], classes)
+        if len(classes) > 2 and all(rating(name) is not None for name in (labels[strange], *classes)):
+            what += "; nets tell classes here, they learn no numbers (regression): round ratings to a few"
+        raise UserError(f"{where}: row {strange + 1}: {what}")
     return Labelled(texts, [place[name] for name in labels])

@@ -52,14 +52,18 @@ def encoder(kind: str) -> Callable[..., Net]:
         dropout: Share | None = None,
         places: Count | None = None,
         weights: str | None = None,
-        keep: tuple[Place, ...] | None = None,
+        keep: Annotated[tuple[Place, ...], Field(min_length=1)] | None = None,
+        labels: tuple[str, ...] | Literal["new"] | None = None,
         reads: Reads = "first",
     ) -> Net:
-        """`inner`: width of the feed-forward layers (4 `width`). `places`: the longest text. None: the kind's own."""
-        from kdbench.text.encoder import Shape, built
+        """`inner`: width of the feed-forward layers (4 `width`). `places`: the longest text. None: the kind's own.
+
+        `labels`: the data set's classes in the order of the head of `weights`; `new`: a new head.
+        """
+        from kdbench.text.encoder import Shape, Start, built
 
         shape = Shape(layers, width, heads, inner if inner or not width else 4 * width, dropout, places)
-        return built(kind, task, shape, weights, keep, reads == "second")
+        return built(kind, task, shape, Start(weights, keep, labels), reads == "second")
 
     return make
 

@@ -32,11 +32,12 @@ def tokenizer(name: str, texts: Sequence[Text], vocabulary: int) -> Any:
     """A `tokenizers.Tokenizer`: `bpe`, made of `texts`; else of a folder, or of a hub. Raises UserError."""
     if name == MADE:
         return made_once(texts, vocabulary)
-    file = Path(name).expanduser() / "tokenizer.json"
+    place = folder_of(name)
+    file = Path(place) / "tokenizer.json"
     try:
         if file.is_file():
             return optional("tokenizers").Tokenizer.from_file(str(file))
-        return quiet_transformers().AutoTokenizer.from_pretrained(name, use_fast=True).backend_tokenizer
+        return quiet_transformers().AutoTokenizer.from_pretrained(place, use_fast=True).backend_tokenizer
     except UserError:
         raise
     except Exception as error:
@@ -44,6 +45,22 @@ def tokenizer(name: str, texts: Sequence[Text], vocabulary: int) -> Any:
             f"tokenizer {name!r}: neither a folder with tokenizer.json, nor could it be had from the hub "
             f"({first_line(error)}); `{MADE}` makes one of the training texts"
         ) from error
+
+
+def folder_of(name: str) -> str:
+    """The path of a local folder; what is none is a name on the hub."""
+    folder = Path(name).expanduser()
+    return str(folder) if folder.is_dir() else name
+
+
+def words_of(name: str) -> str:
+    """What tells a tokenizer's words and their numbers from others', 32 hex digits; of one that is made, its name."""
+    return MADE if name == MADE else digest_of_words(tokenizer(name, (), 0))
+
+
+def digest_of_words(own: Any) -> str:
+    words = sorted(own.get_vocab().items(), key=lambda entry: entry[1])
+    return hashlib.sha256(json.dumps(words).encode()).hexdigest()[:32]
 
 
 def made_once(texts: Sequence[Text], vocabulary: int) -> Any:
@@ -84,7 +101,8 @@ def read_as(name: str, parts: Sequence[Sequence[Text]], vocabulary: int, length:
     """
     own = tokenizer(name, parts[0], vocabulary)
     text, size = own.to_str(), size_of(name, own, vocabulary)
-    return [replace(reading(own, text, part, length), vocabulary=size) for part in parts]
+    words = MADE if name == MADE else digest_of_words(own)
+    return [replace(reading(own, text, part, length), vocabulary=size, words=words) for part in parts]
 
 
 def file_of(name: str, texts: Sequence[Text], vocabulary: int, length: int) -> bytes:
@@ -112,11 +130,12 @@ def reading(own: Any, text: str, part: Sequence[Text], length: int) -> Reading:
     hidden = next((special[sign] for sign in ("[MASK]", "<mask>") if sign in special), None)
     ends = tuple(number for number in special.values() if number != hidden)
     segments = found["segments"] if pairs else None
-    return Reading(found["ids"], found["lengths"], segments, own.get_vocab_size(), pad_of(special), hidden, ends)
+    size = own.get_vocab_size()
+    return Reading(found["ids"], found["lengths"], segments, size, pad_of(special), hidden=hidden, ends=ends)
 
 
 def digest_of(tokenizer: str, part: Sequence[Text], length: int) -> str:
-    whole = hashlib.sha256(json.dumps([2, length, optional("tokenizers").__version__]).encode())
+    whole = hashlib.sha256(json.dumps([3, length, optional("tokenizers").__version__]).encode())
     whole.update(hashlib.sha256(tokenizer.encode()).digest())
     for one in part:
         whole.update(json.dumps(one).encode() + b"\n")
@@ -142,7 +161,11 @@ def numbers(own: Any, part: Sequence[Text], length: int) -> dict[str, Tensor]:
     special = {entry["content"]: entry["id"] for entry in json.loads(own.to_str())["added_tokens"]}
     ids = np.full((len(part), length), pad_of(special), dtype=np.int32)
     segments, lengths = np.zeros((len(part), length), dtype=np.uint8), np.zeros(len(part), dtype=np.int64)
+    unknown = next((special[sign] for sign in ("[UNK]", "<unk>") if sign in special), pad_of(special))
     for place, one in enumerate(own.encode_batch(list(part))):
         count = len(one.ids)
+        if not count:  # an empty text, by a tokenizer that frames nothing: no net reads none
+            ids[place, 0], lengths[place] = unknown, 1
+            continue
         ids[place, :count], segments[place, :count], lengths[place] = one.ids, one.type_ids, count
     return {"ids": torch.from_numpy(ids), "lengths": torch.from_numpy(lengths), "segments": torch.from_numpy(segments)}

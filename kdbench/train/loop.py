@@ -21,7 +21,6 @@ from torch import Tensor, nn
 
 from kdbench.data import Splits
 from kdbench.method.contract import Batch, Outputs
-from kdbench.method.metric import metric_named
 from kdbench.nets import Net
 from kdbench.suite.spec import Batches
 from kdbench.train.clock import Clock
@@ -263,7 +262,7 @@ def end_epoch(cohort: Cohort, trials: Sequence[Trial]) -> None:
         return
     start = time.perf_counter()
     nets, precision, splits = [trial.deliver() for trial in trials], cohort.batches.precision, cohort.splits
-    metric = metric_named(splits.metric)
+    metric = splits.judged_by
     parts = {} if cohort.at_end else {"test": (splits.test, cohort.known), "validation": (splits.validation, None)}
     with shared():
         found = {

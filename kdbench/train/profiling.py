@@ -44,7 +44,8 @@ def profile(
 
     `cpu_ms_b1`, `cpu_ms_b64` (and `gpu_ms_...` where the device is one): milliseconds of one forward, median, with
     `..._p10` and `..._p90`; `..._vs_first` is the median of the pairwise ratios to the first net. Where inputs come in
-    several shapes all these are of the largest; `macs_at_32` and `cpu_ms_b1_at_32` are of the one with 32 places.
+    several shapes all these are of the largest; `macs_at_32` and `cpu_ms_b1_at_32` are of the one with 32 places
+    (of nets that have so many).
     """
     found: dict[str, dict[str, Any]] = {name: dict(size(net, inputs)) for name, net in nets.items()}
     devices = [torch.device("cpu")] + ([device] if device.type == "cuda" else [])
@@ -56,7 +57,7 @@ def profile(
                 for statistic, value in values.items():
                     label = f"{'gpu' if place.type == 'cuda' else 'cpu'}_ms_b{batch}"
                     found[name][label + statistic] = value
-    for other in inputs.others:
+    for other in (*inputs.others, *inputs.timed):
         for name, values in sizes_at(nets, other, seconds).items():
             found[name] |= values
     for values in found.values():
@@ -68,8 +69,20 @@ def sizes_at(nets: dict[str, nn.Module], inputs: InputSpec, seconds: float) -> d
     """MACs, and the median latency of one example on the CPU, for inputs of another shape."""
     at = "x".join(map(str, inputs.shape))
     moved = {name: copy.deepcopy(net).to("cpu").eval() for name, net in nets.items()}
-    times = latencies(moved, inputs.random(1, "cpu"), seconds / 4)
-    return {n: {f"macs_at_{at}": count_macs(nets[n], inputs), f"cpu_ms_b1_at_{at}": times[n][""]} for n in nets}
+    given = inputs.random(1, "cpu")
+    moved = {name: net for name, net in moved.items() if takes(net, given)}
+    times = latencies(moved, given, seconds / 4) if moved else {}
+    return {n: {f"macs_at_{at}": count_macs(nets[n], inputs), f"cpu_ms_b1_at_{at}": times[n][""]} for n in moved}
+
+
+def takes(net: nn.Module, inputs: Inputs) -> bool:
+    """Can it read inputs of this shape? A net with too few places for a text of some length can't."""
+    try:
+        with torch.inference_mode():
+            net(inputs)
+    except (IndexError, RuntimeError):
+        return False
+    return True
 
 
 def latencies(nets: dict[str, nn.Module], inputs: Inputs, seconds: float) -> dict[str, dict[str, float]]:

@@ -17,7 +17,6 @@ from torch import nn
 
 from kdbench.data import Split, Splits
 from kdbench.errors import UserError
-from kdbench.method.metric import metric_named
 from kdbench.nets import Net, build_net
 from kdbench.results.checkpoints import Checkpoints
 from kdbench.suite.cells import Cell
@@ -177,7 +176,7 @@ def _make(
         probe = linear_probe(net, splits.train, splits.num_classes, recipe.precision)
         judged = Probed(net, probe)
         weights |= {f"probe.{name}": value.cpu() for name, value in probe.state_dict().items()}
-    scores = evaluate_one(judged, splits.test, recipe.precision, metric=metric_named(splits.metric)).scores
+    scores = evaluate_one(judged, splits.test, recipe.precision, metric=splits.judged_by).scores
     content = save(weights)
     about = {"key": cell.teacher_key, "settings": cell.teacher_identity, "scores": scores, "seconds": seconds}
     about |= {**learnt, "sha256": _digest(content)}

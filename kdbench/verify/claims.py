@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from kdbench.method.metric import METRICS, metric_of
+from kdbench.method.metric import metric_of
 from kdbench.results.outcomes import OUTCOMES, unpacked
 from kdbench.results.schema import DIGESTS, Record
 from kdbench.results.seal import is_intact
@@ -68,8 +68,8 @@ def _outcomes(record: Record) -> Iterator[str]:
     told = {"test_top1": 100 * outcomes.right.mean()}
     told |= {"teacher_agreement": 100 * (outcomes.predicted == outcomes.teacher).mean()}
     told |= {"teacher_top1": 100 * (outcomes.teacher == outcomes.target).mean()}
-    metric = METRICS.get(metric_of(record).name)
-    if metric is not None and metric.of is not None:
+    metric = metric_of(record)
+    if metric.of is not None:
         told[metric.test] = metric.of(torch.from_numpy(outcomes.predicted), torch.from_numpy(outcomes.target))
     known = {name: value for name, value in told.items() if record["scores"].get(name) is not None}
     yield from _differences(record["scores"], known, "by its outcomes")

@@ -7,7 +7,6 @@ import torch
 from torch import nn
 
 from kdbench.data import Splits
-from kdbench.method.metric import metric_of
 from kdbench.results.outcomes import OUTCOMES, Outcomes, unpacked
 from kdbench.results.schema import DIGESTS, Record
 from kdbench.train.arithmetic import trusted
@@ -39,7 +38,7 @@ def reevaluated(record: Record, weights: Path, splits: Splits, device: torch.dev
     outcomes = unpacked(record[OUTCOMES]) if OUTCOMES in record else None
     teacher = torch.from_numpy(outcomes.teacher).to(device) if outcomes is not None else None
     precision = "fp32" if record.get("delivered") else record["settings"]["train"].get("precision", "fp32")
-    judged = evaluate_one(student, splits.test, precision, teacher, metric_of(record))
+    judged = evaluate_one(student, splits.test, precision, teacher, splits.judged_by)
     return [*_scores(record, judged, exact, len(splits.test)), *_classes(outcomes, judged, splits, exact)]
 
 

@@ -105,6 +105,7 @@ def test_the_shapes_that_come_are_those_that_are_told(texts: Texts) -> None:
 def test_the_task_is_known_before_the_texts_are_read(texts: Texts) -> None:
     splits = splits_of(LABELLED, LABELLED, ("a", "b", "c"), Tokens(vocabulary=300, length=32))
     assert unread(("a", "b", "c"), Tokens(vocabulary=300, length=32), (103, 103)) == splits.task
+    assert [spec.shape for spec in splits.task.inputs.timed] == [(32,), (128,)]
 
 
 def test_two_readings_have_different_places() -> None:

@@ -124,6 +124,8 @@ def test_a_run_and_its_export(tmp_path: Path, kdbench: Callable[..., tuple[int, 
     own = found["kd"]["profile"]["student"]
     assert own["macs_at_4"] < own["macs_at_8"] < own["macs_at_12"] < own["macs"]
     assert own["cpu_ms_b1_at_4"] > 0
+    assert own["macs"] < own["macs_at_32"] < own["macs_at_128"]
+    assert own["cpu_ms_b1_at_128"] > 0
     output = tmp_path / "net.onnx"
     code, out, err = kdbench("export", found["kd"]["key"], "--output", output)
     assert code == 0, err

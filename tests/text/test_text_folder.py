@@ -11,6 +11,7 @@ import pytest
 from kdbench.data import DATASETS, digest_of, load_splits, task_of
 from kdbench.errors import UserError
 from kdbench.suite.plugins import load_methods
+from kdbench.text.tokens import MADE, tokenizer
 
 load_methods()
 ROWS = [('good, "very" good', "yes"), ("bad\nand long", "no"), ("fine", "yes"), ("poor ünïcode", "no")] * 3
@@ -199,3 +200,46 @@ def test_labels_and_texts_may_be_numbers(tmp_path: Path) -> None:
         pd.DataFrame({"text": [1, 2, 3, 4], "label": [0, 1, 0, 1]}).to_parquet(tmp_path / "texts" / f"{part}.parquet")
     splits = load_splits("text_folder", settings(), tmp_path)
     assert splits.classes == ("0", "1")
+
+
+def test_ratings_stand_in_the_order_of_numbers(tmp_path: Path) -> None:
+    names = ["10.0", "9.5", "-1.5", "2.25"]
+    rows = [(f"text {k}", name) for k, name in enumerate(names)] * 2
+    given = settings(metric="spearman")
+    splits = load_splits("text_folder", given, folder(tmp_path, rows=rows, test=rows))
+    assert splits.classes == ("-1.5", "2.25", "9.5", "10.0")
+    assert splits.judged_by.of is not None
+    assert splits.judged_by.of(splits.test.targets, splits.test.targets) == pytest.approx(100)
+    with pytest.raises(UserError, match=r"row 1: unknown class '3.3'.*they learn no numbers \(regression\): round"):
+        load_splits("text_folder", given, folder(tmp_path, rows=rows, test=[("x", "3.3")]))
+    with pytest.raises(UserError, match=r"classes that are numbers \(ratings\); 'no' is none"):
+        task_of("text_folder", given, folder(tmp_path))
+    dashes = [("text", "--1"), ("other", "b")] * 2
+    assert load_splits("text_folder", settings(), folder(tmp_path, rows=dashes, test=dashes)).classes == ("--1", "b")
+
+
+def test_data_and_tokenizer_may_lie_beside_one_another_or_anywhere(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One path absolute, the other not: as with a tokenizer in ~ and the data in ./data."""
+    monkeypatch.chdir(folder(tmp_path))
+    (tmp_path / "words").mkdir()
+    (tmp_path / "words" / "tokenizer.json").write_text("{}")
+    wanted = digest_of("text_folder", settings(tokenizer="words"), Path())
+    assert wanted == digest_of("text_folder", settings(tokenizer=str(tmp_path / "words")), Path())
+    assert wanted == digest_of("text_folder", settings(tokenizer="words"), tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert wanted == digest_of("text_folder", settings(tokenizer="~/words"), Path())
+
+
+def test_an_empty_text_is_one_unknown_word(tmp_path: Path) -> None:
+    words = tokenizer(MADE, ["good fine", "bad poor"], 300)
+    from tokenizers import processors
+
+    words.post_processor = processors.ByteLevel()  # frames nothing
+    words.save(str(tmp_path / "tokenizer.json"))
+    rows = [("", "no"), ("good", "yes")] * 2
+    splits = load_splits("text_folder", settings(tokenizer=str(tmp_path)), folder(tmp_path, "jsonl", rows, rows))
+    [reading] = splits.train.readings
+    assert int(reading.lengths.min()) == 1
+    assert int(reading.ids[0, 0]) == words.token_to_id("[UNK]")
