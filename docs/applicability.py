@@ -4,20 +4,21 @@
 
 Twenty diverse timm models as teachers and as students, pictures of 64 x 64, 10 classes: every method on each of the 400
 pairs, on the meta device (shapes only). `--train` also makes one real training step of kd, rkd, fitnet and at for
-each pair, and counts what is finite.
+each pair, and counts what is finite. `--texts` writes the table of texts alone anew.
 """
 
 import argparse
 import sys
 from collections import Counter, defaultdict
+from collections.abc import Iterable
 from functools import cache
 from itertools import product
 from pathlib import Path
 
 import torch
 
-from kdbench.data import Splits
-from kdbench.method.contract import Inapplicable, Outputs
+from kdbench.data import DATASETS, Splits, task_of
+from kdbench.method.contract import Inapplicable, Outputs, Task
 from kdbench.method.register import METHODS
 from kdbench.nets import build_net
 from kdbench.suite.load import ModelSpec, Train
@@ -39,12 +40,19 @@ MODELS = {
     "pvt_v2_b0": {}, "xcit_nano_12_p8_224": {"img_size": 64}, "mixer_s32_224": {"img_size": 64},
     "resmlp_12_224": {"img_size": 64},
 }  # fmt: skip
+TEXTS = {
+    "bert": {"layers": 4, "width": 64, "heads": 4},
+    "smaller bert": {"model": "bert", "layers": 2, "width": 32, "heads": 4},
+    "bilstm": {"width": 32, "hidden": 32},
+}  # fmt: skip
+TEXT_PAIRS = (("bert", "smaller bert"), ("bert", "bilstm"), ("bilstm", "bilstm"))
+TEXT_HEAD = "## Texts"
 SIDE, CLASSES = 64, 10
 TRAINED = ("kd", "rkd", "fitnet", "at")
 
 
 def spec(name: str) -> ModelSpec:
-    return ModelSpec.model_validate({"model": name, **MODELS[name]})
+    return ModelSpec.model_validate({"model": name, **(MODELS | TEXTS)[name]})
 
 
 def few_pictures() -> Splits:
@@ -53,12 +61,13 @@ def few_pictures() -> Splits:
     return Splits(Images(pixels, torch.arange(8)), Images(pixels, torch.arange(8)), CLASSES)
 
 
-def verdicts() -> dict[tuple[str, str, str], str | None]:
+def verdicts(pairs: Iterable[tuple[str, str]], of: Task) -> dict[tuple[str, str, str], str | None]:
     """(teacher, student, method) -> why not, or None where it applies."""
+    pairs = list(pairs)
     with torch.device("meta"):
-        nets = {name: build_net(spec(name), few_pictures().task).to("meta").eval() for name in MODELS}
+        nets = {name: build_net(spec(name), of).to("meta").eval() for name in dict.fromkeys(sum(pairs, ()))}
     targets = torch.zeros(8, dtype=torch.int64, device="meta")
-    task = training_task(few_pictures().task, Train(), targets)
+    task = training_task(of, Train(), targets)
 
     @cache
     def outputs(name: str, needs: frozenset[str]) -> Outputs | Inapplicable:
@@ -80,7 +89,22 @@ def verdicts() -> dict[tuple[str, str, str], str | None]:
             return str(reason)
         return None
 
-    return {place: why_not(place[2], *place[:2]) for place in product(MODELS, MODELS, METHODS)}
+    return {(*pair, method): why_not(method, *pair) for pair in pairs for method in METHODS}
+
+
+def table_of_texts() -> str:
+    """A line a method, a column a pair of nets that read sequences."""
+    found = verdicts(TEXT_PAIRS, task_of("docstrings", DATASETS.settings("docstrings", {})[0], Path()))
+    counts = [sum(found[*pair, method] is None for method in METHODS) for pair in TEXT_PAIRS]
+    heads = [f"{teacher} -> {student} ({count})" for (teacher, student), count in zip(TEXT_PAIRS, counts, strict=True)]
+    lines = [TEXT_HEAD, "", f"Nets that read sequences, and how many of the {len(list(METHODS))} methods apply; by "]
+    lines[-1] += "`kdbench list methods --dataset docstrings --pair TEACHER STUDENT` for two of your own."
+    lines += ["", f"| method | {' | '.join(heads)} |", "|:--|" + ":--|" * len(heads)]
+    for method in METHODS:
+        reasons = [found[*pair, method] for pair in TEXT_PAIRS]
+        told = ["yes" if why is None else why.removeprefix(f"{method} ").split(";")[0] for why in reasons]
+        lines.append(f"| {method} | {' | '.join(told)} |")
+    return "\n".join(lines) + "\n"
 
 
 def steps() -> tuple[Counter[str], list[str]]:
@@ -150,12 +174,17 @@ def write(found: dict[tuple[str, str, str], str | None], trained: tuple[Counter[
 def main() -> None:
     options = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     options.add_argument("--train", action="store_true", help="also make one real step with each of four methods")
+    options.add_argument("--texts", action="store_true", help="only the table of texts; the rest stays as it is")
     given = options.parse_args()
     load_methods()
     Verdicts.way = lambda self, operation: RIGHT  # shapes are asked for here: proving every kernel takes hours
     torch.set_num_threads(1)  # of pictures so few, several threads only wait for each other
-    text = write(verdicts(), steps() if given.train else None)
-    (Path(__file__).parent / "applicability.md").write_text(text)
+    place = Path(__file__).parent / "applicability.md"
+    if given.texts:
+        text = place.read_text(encoding="utf-8").split(TEXT_HEAD)[0].rstrip("\n") + "\n"
+    else:
+        text = write(verdicts(product(MODELS, MODELS), few_pictures().task), steps() if given.train else None)
+    place.write_text(f"{text}\n{table_of_texts()}", encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -182,11 +182,13 @@ def _on_models(command: Command) -> None:
     listing.add_argument("pattern", nargs="?", default="*", help="only names that match (* and ?)")
     listing.add_argument("--pair", nargs=2, metavar=("TEACHER", "STUDENT"),
                          help="methods: which apply to these two models, and why the others don't")  # fmt: skip
+    listing.add_argument("--dataset", metavar="NAME", help="methods: what the pair reads (default: pictures)")
     listing.add_argument("--size", type=int, default=32, help="side of the pair's pictures (default 32)")
     listing.add_argument("--classes", type=int, default=100, help="the pair's number of classes (default 100)")
     _common(listing, device=False)
     profiling = command("profile", "measure parameters, MACs and latency of models, side by side")
     profiling.add_argument("models", nargs="+", metavar="MODEL")
+    profiling.add_argument("--dataset", metavar="NAME", help="what the models read (default: pictures)")
     profiling.add_argument("--size", type=int, default=32, help="side of the pictures (default 32)")
     profiling.add_argument("--classes", type=int, default=100, help="number of classes (default 100)")
     _common(profiling)

@@ -54,6 +54,7 @@ class Net(nn.Module):
     model: Any
     structure: list[dict[str, Any]] = []  # noqa: RUF012  (the transforms made of it, and what each decided; never written to)
     head: list[Any] = []  # its classifier; a list, so that it is no submodule a second time  # noqa: RUF012
+    fields: tuple[str, ...] | None = None  # names of the inputs that it reads; None: all that there are
     frozen: tuple[nn.Module, ...] = ()  # parts that are not trained
 
     def train(self, mode: bool = True) -> Self:
@@ -161,17 +162,24 @@ FAMILIES: dict[str, str] = {}
 
 
 def register_net(
-    name: str, *, digest: Callable[..., str] | None = None, kept: Callable[..., dict[str, str]] | None = None
+    name: str,
+    *,
+    digest: Callable[..., str] | None = None,
+    kept: Callable[..., dict[str, str]] | None = None,
+    again: Callable[..., dict[str, Any]] | None = None,
 ) -> Callable[[Make], Make]:
     """Decorator for a class or function `(task: Task, **settings) -> nn.Module` that gives logits, or for a `Net`.
 
     `digest` takes the settings and gives a text that tells what the net reads from files (its first weights) from what
     it would read of others; it becomes part of every key. "": the settings say it all. `kept`: as `begins_with` of a
     `Family`, from the settings.
+
+    `again` takes what a saved net said of itself (`Net.about`) and its settings, and gives settings by which it is
+    built without the files that it first read.
     """
 
     def register(make: Make) -> Make:
-        make.digest, make.kept = digest, kept  # type: ignore[attr-defined]
+        make.digest, make.kept, make.again = digest, kept, again  # type: ignore[attr-defined]
         NETS.add(name, make, make.__init__ if isinstance(make, type) else make)  # type: ignore[misc]
         known_models.cache_clear()
         return make
@@ -209,6 +217,16 @@ def kept_weights(spec: Spec) -> dict[str, str]:
         kept = getattr(NETS[spec.model], "kept", None)
         return dict(kept(**spec.options)) if kept is not None else {}
     return family_of(spec.model).begins_with(spec) if spec.pretrained else {}
+
+
+def settled(name: str) -> bool:
+    """Is it built again by what it says of itself?"""
+    return name in NETS and getattr(NETS[name], "again", None) is not None
+
+
+def settings_again(name: str, about: dict[str, str], options: dict[str, Any]) -> dict[str, Any]:
+    """The settings of a registered net that was saved with `about`, without what it first read from files."""
+    return NETS[name].again(about, **options) if settled(name) else options
 
 
 @lru_cache

@@ -11,15 +11,17 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import yaml
+from pydantic import ValidationError
 from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
 from kdbench.commands.console import table
-from kdbench.data import DATASETS
-from kdbench.errors import UserError, first_line
+from kdbench.data import DATASETS, task_of
+from kdbench.errors import UserError, first_line, unknown
 from kdbench.files import cache_folder, write_json
-from kdbench.method.contract import Inapplicable
+from kdbench.method.contract import Inapplicable, Task
 from kdbench.method.register import METHODS
 from kdbench.method.transform import TRANSFORMS, Reshape
 from kdbench.nets import build_net, is_known, known_models, unknown_model
@@ -34,7 +36,8 @@ from kdbench.train.lent import Guard
 from kdbench.train.objective import built_objective
 from kdbench.vision.batches import picture_task
 
-USUAL_PAIR = ("cifar_resnet32x4", "cifar_resnet8x4", 32, 100)
+USUAL_PAIR = ("cifar_resnet32x4", "cifar_resnet8x4")
+USUAL = picture_task(100, 32)
 
 
 def show(out: Console, given: argparse.Namespace) -> None:
@@ -44,22 +47,32 @@ def show(out: Console, given: argparse.Namespace) -> None:
     for path in given.plugin:
         load_plugin(path)
     if what == "methods":
-        show_methods(out, pattern, (*given.pair, given.size, given.classes) if given.pair else None)
+        show_methods(out, pattern, tuple(given.pair) if given.pair else None, task_given(given))
     elif what == "models":
         print("\n".join(name for name in sorted(known_models(pattern)) if fnmatchcase(name, pattern)))
     else:
         out.print(transforms_table(pattern) if what == "transforms" else datasets_table(pattern))
 
 
-def show_methods(out: Console, pattern: str, pair: tuple[str, str, int, int] | None) -> None:
-    """A line a method; of up to three, what they compute and their settings too.
+def task_given(given: argparse.Namespace) -> Task:
+    """Of the data set that was named, with its own settings; else of pictures. Raises UserError."""
+    name = given.dataset
+    if name is None:
+        return picture_task(given.classes, given.size)
+    if name not in DATASETS:
+        raise UserError(unknown("data set", name, DATASETS))
+    settings, wrong = DATASETS.settings(name, {})
+    if wrong:
+        raise UserError(f"--dataset {name}: can't be had by its name alone: {'; '.join(text for _, text in wrong)}")
+    return task_of(name, settings, given.data)
 
-    `pair`: teacher, student, side of the pictures and number of classes.
-    """
+
+def show_methods(out: Console, pattern: str, pair: tuple[str, str] | None, task: Task) -> None:
+    """A line a method; of up to three, what they compute and their settings too. `pair`: teacher and student."""
     names = [name for name in METHODS if fnmatchcase(name, pattern)]
     screen = Console(stderr=True)
     shown = track(names, "asking methods", console=screen, transient=True, disable=not (pair and screen.is_terminal))
-    found = applicability(shown, *pair, device="cpu") if pair else of_the_usual_pair(names)
+    found = applicability(shown, *pair, task, device="cpu") if pair else of_the_usual_pair(names)
     made = table("method", "family", "needs", ">year", "paper", ">adapters", *(["applies"] if pair else []))
     for name in names:
         method, (adapters, why_not) = METHODS[name], found[name]
@@ -69,7 +82,7 @@ def show_methods(out: Console, pattern: str, pair: tuple[str, str, int, int] | N
         row = [name, method.family, needs, str(method.year or ""), short_link(method.paper), human(adapters)]
         made.add_row(*row, *([why_not or "yes"] if pair else []))
     out.print(made)
-    teacher, student = (pair or USUAL_PAIR)[:2]
+    teacher, student = pair or USUAL_PAIR
     meaning = f"adapters: parameters trained beside the student's, for {teacher} -> {student}"
     out.print(f"{several(len(names), 'method')}; {meaning}")
     for name in names if len(names) <= 3 else []:
@@ -89,11 +102,11 @@ def of_the_usual_pair(names: Sequence[str]) -> dict[str, tuple[int | None, str]]
     """As `applicability`; kept from an earlier time, for it takes seconds and changes with the code alone."""
     method_files = sorted((Path(__file__).parents[1] / "method").glob("*.py"))
     code = [*map(METHODS.file_hash, names), *(path.read_text(encoding="utf-8") for path in method_files)]
-    versions = [str(installed()), *USUAL_PAIR[:2]]
+    versions = [str(installed()), *USUAL_PAIR]
     path = cache_folder("methods") / f"{hash_of_file(json.dumps([*names, *code, *versions]).encode())}.json"
     with suppress(OSError, ValueError):
         return {name: (adapters, why) for name, (adapters, why) in json.loads(path.read_bytes()).items()}
-    found = applicability(names, *USUAL_PAIR, device="meta")
+    found = applicability(names, *USUAL_PAIR, USUAL, device="meta")
     with suppress(OSError):  # a folder that can't be written only makes the next time slower
         path.parent.mkdir(parents=True, exist_ok=True)
         write_json(path, found)
@@ -101,14 +114,14 @@ def of_the_usual_pair(names: Sequence[str]) -> dict[str, tuple[int | None, str]]
 
 
 def applicability(
-    names: Iterable[str], teacher: str, student: str, side: int, classes: int, device: str
+    names: Iterable[str], teacher: str, student: str, task: Task, device: str
 ) -> dict[str, tuple[int | None, str]]:
     """Of each method: the parameters that it trains beside the student's, or None and why it does not apply.
 
     Some reasons show in values only, not in shapes: `meta` is quick, `cpu` builds the nets and asks them, untrained.
     """
-    nets = build_nets({teacher, student}, side, classes, device)
-    task = replace(picture_task(classes, side), targets=torch.arange(1000, device=device) % classes)
+    nets = build_nets({teacher, student}, task, device)
+    task = replace(task, targets=torch.arange(1000, device=device) % task.num_classes)
     size = sum(p.numel() for p in nets[student].parameters())
     found: dict[str, tuple[int | None, str]] = {}
     for name in names:
@@ -125,13 +138,28 @@ def applicability(
     return found
 
 
-def build_nets(names: Iterable[str], side: int, classes: int, device: str = "cpu") -> dict[str, Any]:
-    """Raises UserError when a model is unknown or can't be built."""
-    wrong = [unknown_model(name) for name in names if not is_known(name)]
+def build_nets(names: Iterable[str], task: Task, device: str = "cpu") -> dict[str, Any]:
+    """Raises UserError when a model is unknown or can't be built for the task."""
+    specs = {name: model_given(name) for name in names}
+    wrong = [unknown_model(spec.model) for spec in specs.values() if not is_known(spec.model)]
     if wrong:
         raise UserError("\n".join(wrong))
-    with torch.device(device):
-        return {name: build_net(ModelSpec(model=name), picture_task(classes, side)).to(device) for name in names}
+    try:
+        with torch.device(device):
+            return {name: build_net(spec, task).to(device) for name, spec in specs.items()}
+    except UserError as error:
+        other = "for other data than these: `--dataset NAME`, see `kdbench list datasets`"
+        raise UserError(f"{error} ({other})") from error
+
+
+def model_given(text: str) -> ModelSpec:
+    """`resnet18`, or a table as in a suite: `{model: bert, layers: 4, width: 128, heads: 4}`. Raises UserError."""
+    if not text.lstrip().startswith("{"):
+        return ModelSpec(model=text)
+    try:
+        return ModelSpec.model_validate(yaml.safe_load(text))
+    except (yaml.YAMLError, ValidationError) as error:
+        raise UserError(f"{text}: is no model: {first_line(error)}") from error
 
 
 def transforms_table(pattern: str) -> Table:

@@ -4,22 +4,21 @@ import argparse
 
 from kdbench.api import choose_device
 from kdbench.commands.console import console, table
-from kdbench.commands.inventory import build_nets
+from kdbench.commands.inventory import build_nets, task_given
 from kdbench.report.text import human
 from kdbench.suite.plugins import load_methods, load_plugin
 from kdbench.train.profiling import profile
-from kdbench.vision.batches import pictures
 
 
 def run(given: argparse.Namespace) -> int:
     """Raises UserError when a model is unknown or can't be built."""
-    size, classes = given.size, given.classes
     load_methods()
     for path in given.plugin:
         load_plugin(path)
-    nets = build_nets(given.models, size, classes)
+    task = task_given(given)
+    nets = build_nets(given.models, task)
     device = choose_device(given.device)
-    found = profile(nets, pictures(size, size), device)
+    found = profile(nets, task.inputs, device)
     kinds = ["cpu"] + (["gpu"] if device.type == "cuda" else [])
     timings = [f"{kind}_ms_b{batch}" for kind in kinds for batch in (1, 64)]
     made = table("model", ">params", ">MACs", *(f">{name}" for name in timings), ">vs first (b1)")
@@ -29,6 +28,7 @@ def run(given: argparse.Namespace) -> int:
         made.add_row(name, *row, f"{values['cpu_ms_b1_vs_first']:.2f}x")
     out = console()
     out.print(made)
-    out.print(f"{size} x {size} pictures, {classes} classes; median (10%–90%) of interleaved runs; CPU: one thread; "
+    what = f"{given.size} x {given.size} pictures" if given.dataset is None else f"{given.dataset} ({task.inputs})"
+    out.print(f"{what}, {task.num_classes} classes; median (10%–90%) of interleaved runs; CPU: one thread; "
               "FLOPs = 2 x MACs", soft_wrap=True)  # fmt: skip
     return 0

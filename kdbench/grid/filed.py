@@ -50,7 +50,7 @@ class Files:
         """The file of a trained student; None where no row of its suite asks for files. Raises Inapplicable."""
         if not cell.filed:
             return None
-        inputs, shown = splits.task.inputs, examples(splits.train, cell.seed)
+        inputs, shown = splits.task.inputs.only(delivered.net.fields), examples(splits.train, cell.seed)
         made = deliver(delivered, inputs, cell.conversions, shown, about(cell.key))
         changed = bool(cell.conversions or cell.make.transforms)
         found = measured(made.file, self.reference(cell, splits) if changed else None, inputs, seconds)
@@ -63,8 +63,8 @@ class Files:
         name = f"{spec.model_dump_json()} {cell.dataset.model_dump_json()}"
         if name not in self._references:
             net = as_trained(build_net(spec, splits.task, 0))
-            shown = examples(splits.train, 0)
-            self._references[name] = deliver(Delivered(net), splits.task.inputs, (), shown, about(cell.key)).file
+            inputs, shown = splits.task.inputs.only(net.fields), examples(splits.train, 0)
+            self._references[name] = deliver(Delivered(net), inputs, (), shown, about(cell.key)).file
         return self._references[name]
 
     def keep(self, cell: Cell, filed: Filed) -> dict[str, Any]:

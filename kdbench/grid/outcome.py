@@ -16,6 +16,7 @@ from kdbench.files import finite
 from kdbench.grid.filed import Files, sizes_of
 from kdbench.grid.judged import told
 from kdbench.method.metric import TOP1, Metric
+from kdbench.nets import settled
 from kdbench.plain import harmless
 from kdbench.results.provenance import versions
 from kdbench.results.schema import DIGESTS, MOST_REASON, Record
@@ -76,7 +77,8 @@ def record_of(
 def weights_file(cell: Cell, trial: Trial) -> bytes:
     """The delivered student as a safetensors file."""
     weights = {name: value.cpu().contiguous() for name, value in trial.deliver().weights().items()}
-    return save(weights, metadata={"kdbench.key": cell.key, "model": cell.student.model})
+    own = trial.deliver().net.about() if settled(cell.student.model) else {}
+    return save(weights, metadata={**own, "kdbench.key": cell.key, "model": cell.student.model})
 
 
 def digests_of(trial: Trial, teacher: Teacher) -> dict[str, Any]:

@@ -7,7 +7,7 @@ Shapes: B batch, K classes, D width of the embedding, C channels, H x W grid.
 """
 
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Annotated, Any, ClassVar
 
 import torch
@@ -92,6 +92,14 @@ class InputSpec:
         if len(self.fields) == 1:
             return make(self.fields[0])
         return {field.name: make(field) for field in self.fields}
+
+    def only(self, names: "tuple[str, ...] | None") -> "InputSpec":
+        """Without the fields that are not among `names`; None: as it is."""
+        if names is None:
+            return self
+        kept = tuple(field for field in self.fields if field.name in names)
+        cut = tuple(dict.fromkeys(one.only(names) for one in self.others))
+        return replace(self, fields=kept, others=cut, timed=tuple(one.only(names) for one in self.timed))
 
     def varying(self) -> dict[str, dict[int, tuple[int, ...]]]:
         """Field -> dimension (without the batch) -> its sizes in all shapes, of those that differ between shapes."""

@@ -60,6 +60,7 @@ class BiLSTMNet(Net):
     def __init__(self, model: BiLSTM, suffix: str) -> None:
         super().__init__()
         self.model, self.suffix = model, suffix
+        self.fields = (f"ids{suffix}", f"mask{suffix}")
 
     def forward(self, inputs: Any, needs: Collection[str] = ("logits",)) -> Outputs:
         """`needs`: which of `GIVEN` to deliver. Raises Inapplicable for the rest."""

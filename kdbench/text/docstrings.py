@@ -32,7 +32,8 @@ from kdbench.text.tokens import MADE
 STDLIB = "python"
 PACKAGES = {STDLIB: "", "matplotlib": "matplotlib", "mlflow": "mlflow", "numpy": "numpy", "pandas": "pandas",
             "scikit-learn": "sklearn", "scipy": "scipy"}  # fmt: skip
-NAMES = re.compile(r"\b(python|matplotlib|mpl|pyplot|plt|mlflow|numpy|np|pandas|pd|scikit|sklearn|scipy)\b", re.I)
+NAMES = re.compile(r"python|matplotlib|pyplot|mlflow|numpy|pandas|scikit-?learn|scikit|sklearn|scipy"
+                   r"|(?<![a-z])(?:mpl|plt|np|pd)(?![a-z])", re.I)  # fmt: skip
 NOT_READ = {"test", "tests", "testing", "site-packages", "dist-packages", "idlelib", "_vendor", "__pycache__"}
 FEWEST, MOST = 8, 120  # words of a text: shorter ones say nothing, longer ones are cut
 PER_FILE = 20  # texts, so that no large file is all there is of a package
@@ -88,12 +89,13 @@ def labelled(by_class: list[list[str]]) -> Labelled:
 def texts_of_packages(per_class: int) -> Parts:
     """Of each package; what was read of the same versions before comes from the disk."""
     versions = {name: versions_of(name) for name in PACKAGES}
-    name = hashlib.sha256(json.dumps([1, per_class, versions]).encode()).hexdigest()[:32]
+    name = hashlib.sha256(json.dumps([2, per_class, versions]).encode()).hexdigest()[:32]
     place = cache_folder("text") / f"docstrings-{name}.json"
     with suppress(OSError, ValueError):
         train, test = json.loads(place.read_bytes())
         return train, test
-    found = [texts_of_package(name, per_class) for name in PACKAGES]
+    seen: set[str] = set()
+    found = [texts_of_package(name, per_class, seen) for name in PACKAGES]
     parts = [train for train, _ in found], [test for _, test in found]
     write_atomic(place, json.dumps(parts).encode())
     return parts
@@ -113,13 +115,16 @@ def root_of(name: str) -> Path:
     return Path(spec.origin).parent
 
 
-def texts_of_package(name: str, per_class: int) -> tuple[list[str], list[str]]:
-    """(training, test): the files in an order that depends on their names alone, the first ones to test."""
+def texts_of_package(name: str, per_class: int, seen: set[str]) -> tuple[list[str], list[str]]:
+    """(training, test): the files in an order that depends on their names alone, the first ones to test.
+
+    `seen`: texts of packages before it, which are passed over; its own are added.
+    """
     num_test = per_class // TESTED
     train: list[str] = []
     test: list[str] = []
     last = ""  # the file in which the test texts ended: it has no training texts
-    for file, text in texts_below(root_of(name)):
+    for file, text in texts_below(root_of(name), seen):
         if len(test) < num_test:
             test.append(text)
             last = file
@@ -130,11 +135,10 @@ def texts_of_package(name: str, per_class: int) -> tuple[list[str], list[str]]:
     raise UserError(f"data set docstrings: {name} has {len(train)} training texts only; lower per_class")
 
 
-def texts_below(root: Path) -> Iterator[tuple[str, str]]:
-    """(file, text), no text twice."""
+def texts_below(root: Path, seen: set[str]) -> Iterator[tuple[str, str]]:
+    """(file, text), none that is among `seen`."""
     files = {path.relative_to(root).as_posix(): path for path in root.rglob("*.py")}
     names = [name for name in files if not NOT_READ & set(name.split("/"))]
-    seen: set[str] = set()
     for name in sorted(names, key=lambda name: hashlib.sha256(name.encode()).hexdigest()):
         found = [text for text in map(cleaned, docs_in(files[name])) if len(text.split()) >= FEWEST]
         for text in list(dict.fromkeys(found))[:PER_FILE]:

@@ -5,6 +5,7 @@ a look at its values; attention goes through torch's fused one (`sdpa`); `hidden
 and then what each layer gives; the classifier is the last linear layer that is named so.
 """
 
+import json
 from collections.abc import Collection
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -13,7 +14,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from kdbench.attention import ATTENTION, AttentionTap
-from kdbench.errors import UserError
+from kdbench.errors import UserError, first_line
 from kdbench.method.contract import Inapplicable, Outputs, Task
 from kdbench.nets import Net
 from kdbench.parts import Tap
@@ -68,6 +69,7 @@ class Start:
     weights: str | None
     keep: tuple[int, ...] | None
     labels: Labels
+    config: str | None = None
 
 
 class EncoderNet(Net):
@@ -82,6 +84,7 @@ class EncoderNet(Net):
         self.reads_segments = (
             getattr(model.config, "type_vocab_size", 0) > 1 and model.config.model_type != "distilbert"
         )
+        self.fields = tuple(f"{name}{suffix}" for name in ("ids", "mask", "segments")[: 2 + self.reads_segments])
 
     def forward(self, inputs: Any, needs: Collection[str] = ("logits",)) -> Outputs:
         """`needs`: which of `GIVEN` to deliver. Raises Inapplicable for the rest."""
@@ -133,12 +136,29 @@ def built(kind: str, task: Task, shape: Shape, start: Start, second: bool) -> En
         for name in ("keep", "labels"):
             if getattr(start, name) is not None:
                 raise UserError(f"{kind}: {name} tells of `weights`, and there are none")
-        model = from_configuration(kind, task, shape, int(ids.high))
+        model = (
+            from_configuration(kind, task, shape, int(ids.high))
+            if start.config is None
+            else from_text(kind, start.config)
+        )
     else:
         model = started(kind, task, shape, start, second)
     if (places := places_of(kind, model.config)) < ids.shape[0]:
         raise UserError(f"{kind} has room for texts of {places} places; the data set's have {ids.shape[0]} (`length`)")
     return EncoderNet(model, suffix)
+
+
+def from_text(kind: str, text: str) -> Any:
+    """A net of this configuration, its weights at random. Raises UserError where it is none of the kind."""
+    package = quiet_transformers()
+    try:
+        given = json.loads(text)
+    except ValueError as error:
+        raise UserError(f"{kind}: config is no JSON: {first_line(error)}") from error
+    if given.get("model_type") != kind:
+        raise UserError(f"{kind}: config is of a {given.get('model_type')}")
+    config = package.CONFIG_MAPPING[kind].from_dict(given)
+    return package.AutoModelForSequenceClassification.from_config(config, attn_implementation="sdpa")
 
 
 def places_of(kind: str, config: Any) -> int:

@@ -24,6 +24,7 @@ class Columns:
     label: str
     pair: str | None = None
     classes: tuple[str, ...] | None = None
+    judged_on: str | None = None
 
 
 def info(data_dir: Path, path: str, **settings: Any) -> Task:
@@ -42,7 +43,7 @@ def digest(data_dir: Path, path: str, **settings: Any) -> str | None:
         return None
     files = tokens_of(settings).files()
     for part in ("train", "test"):
-        place = part_of(root, part)
+        place = part_of(root, part, settings["judged_on"] if part == "test" else None)
         found = text_files(place) if place.is_dir() else [place]
         files |= {f"{part}/{file.relative_to(place).as_posix()}": str(file) for file in found}
     return digest_of_files(files)
@@ -62,6 +63,7 @@ def text_folder(
     pair: str | None = None,
     classes: tuple[str, ...] | None = None,
     metric: str | None = None,
+    judged_on: str | None = None,
     tokenizer: str = MADE,
     second: str | None = None,
     vocabulary: Vocabulary = 4000,
@@ -71,10 +73,11 @@ def text_folder(
 
     `path` is relative to the data folder, or absolute. `text` and `label` (and `pair`, where there are two texts) name
     the columns; `classes` their order, else they are sorted. `metric`: what nets are judged by, top-1 where it says
-    nothing. `tokenizer`: `bpe` (made of the training texts, `vocabulary` entries), a folder with tokenizer.json, or a
-    name on the hub; `second`: another one for nets with `reads: second`. Texts are cut to `length` places.
+    nothing; `judged_on`: on which part, where there are both val and test. `tokenizer`: `bpe` (made of the training
+    texts, `vocabulary` entries), a folder with tokenizer.json, or a name on the hub; `second`: another one for nets
+    with `reads: second`. Texts are cut to `length` places.
     """
-    columns = Columns(text, label, pair, classes)
+    columns = Columns(text, label, pair, classes, judged_on)
     train, test, names = read(data_dir / Path(path).expanduser(), columns)
     return splits_of(train, test, names, Tokens(tokenizer, second, vocabulary, length), metric)
 
@@ -84,12 +87,12 @@ def tokens_of(settings: dict[str, Any]) -> Tokens:
 
 
 def columns_of(settings: dict[str, Any]) -> Columns:
-    return Columns(settings["text"], settings["label"], settings["pair"], settings["classes"])
+    return Columns(settings["text"], settings["label"], settings["pair"], settings["classes"], settings["judged_on"])
 
 
 def read(root: Path, columns: Columns) -> tuple[Labelled, Labelled, tuple[str, ...]]:
     """Both parts and the classes. Raises UserError naming file, row and the nearest right name."""
-    both = [table(part_of(root, part), columns) for part in ("train", "test")]
+    both = [table(place, columns) for place in (part_of(root, "train"), part_of(root, "test", columns.judged_on))]
     (train, train_labels, where), (test, test_labels, where_test) = both
     classes = columns.classes or tuple(in_order(set(train_labels)))
     if len(classes) < 2:

@@ -40,6 +40,13 @@ def kept(weights: str | None = None, **_: Any) -> dict[str, str]:
     return of_hub(weights)
 
 
+def again(about: dict[str, str], **settings: Any) -> dict[str, Any]:
+    """Of a saved net: its configuration in the place of the folder that it began with."""
+    if settings.get("weights") is None or "config" not in about:
+        return settings
+    return {"config": about["config"]} | ({"reads": settings["reads"]} if "reads" in settings else {})
+
+
 def encoder(kind: str) -> Callable[..., Net]:
     """What makes a net of this kind, with its settings."""
 
@@ -54,19 +61,21 @@ def encoder(kind: str) -> Callable[..., Net]:
         weights: str | None = None,
         keep: Annotated[tuple[Place, ...], Field(min_length=1)] | None = None,
         labels: tuple[str, ...] | Literal["new"] | None = None,
+        config: str | None = None,
         reads: Reads = "first",
     ) -> Net:
         """`inner`: width of the feed-forward layers (4 `width`). `places`: the longest text. None: the kind's own.
 
-        `labels`: the data set's classes in the order of the head of `weights`; `new`: a new head.
+        `labels`: the data set's classes in the order of the head of `weights`; `new`: a new head. `config`: all of its
+        configuration as JSON, in the place of what a shape says; random weights.
         """
         from kdbench.text.encoder import Shape, Start, built
 
         shape = Shape(layers, width, heads, inner if inner or not width else 4 * width, dropout, places)
-        return built(kind, task, shape, Start(weights, keep, labels), reads == "second")
+        return built(kind, task, shape, Start(weights, keep, labels, config), reads == "second")
 
     return make
 
 
 for _kind in ENCODERS:
-    register_net(_kind, digest=digest, kept=kept)(encoder(_kind))
+    register_net(_kind, digest=digest, kept=kept, again=again)(encoder(_kind))

@@ -99,17 +99,28 @@ def text_files(folder: Path) -> list[Path]:
     return sorted(path for path in found if not any(p.startswith(".") for p in path.relative_to(folder).parts))
 
 
-def part_of(root: Path, part: str) -> Path:
-    """The file or folder of a part, `train` or `test`: `train.csv`, `train/`, `dev.tsv`, ... Raises UserError."""
-    for name in PARTS[part]:
-        found = [path for path in (root / f"{name}{kind}" for kind in KINDS) if path.is_file()]
-        found += [root / name] if (root / name).is_dir() else []
-        if len(found) > 1:
-            raise UserError(f"{root}: both {found[0].name} and {found[1].name}; which is it?")
-        if found:
-            return found[0]
-    names = " or ".join(PARTS[part])
-    raise UserError(f"{root}: needs {names}, a folder with a folder per class, or a file ({', '.join(KINDS)})")
+def part_of(root: Path, part: str, chosen: str | None = None) -> Path:
+    """The file or folder of a part, `train` or `test`: `train.csv`, `train/`, `dev.tsv`, ...; `chosen`: its very name.
+
+    Raises UserError where there is none, or it could be several.
+    """
+    names = (chosen,) if chosen else PARTS[part]
+    found = [path for name in names for path in files_of(root, name)]
+    if len(found) > 1:
+        hint = (
+            "; which are nets judged by? `judged_on: NAME` says" if found[0].stem != found[1].stem else "; which is it?"
+        )
+        raise UserError(f"{root}: both {found[0].name} and {found[1].name}{hint}")
+    if found:
+        return found[0]
+    wanted = " or ".join(names)
+    raise UserError(f"{root}: needs {wanted}, a folder with a folder per class, or a file ({', '.join(KINDS)})")
+
+
+def files_of(root: Path, name: str) -> list[Path]:
+    """All that may be the part of that name."""
+    found = [path for path in (root / f"{name}{kind}" for kind in KINDS) if path.is_file()]
+    return found + ([root / name] if (root / name).is_dir() else [])
 
 
 def column(rows: list[Row], name: str, path: Path) -> list[Any]:

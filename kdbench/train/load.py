@@ -21,7 +21,7 @@ from kdbench.errors import UserError, first_line
 from kdbench.layout import RESULTS, Layout, suite_of_record
 from kdbench.method.contract import Field, InputSpec, Task
 from kdbench.method.register import METHODS
-from kdbench.nets import Net, build_net
+from kdbench.nets import Net, build_net, settings_again
 from kdbench.results.mlflow_runs import download_record
 from kdbench.results.records import read_record
 from kdbench.results.schema import Record, judged
@@ -101,10 +101,10 @@ def load_weights_of(record: Record, weights: Path) -> Student:
     if weights.suffix == ".onnx":
         raise UserError(f"{record['label']} is delivered as an ONNX file, which onnxruntime runs: {weights}")
     settings = record["settings"]
-    state = weights_of(record, weights)
+    state, about = weights_of(record, weights), about_of(weights)
     own = {name.removeprefix("method."): state.pop(name) for name in list(state) if name.startswith("method.")}
     task = task_of_record(record)
-    net = rebuilt(build_net(_spec(settings["student"]), task), record.get("structure") or (), task.inputs)
+    net = rebuilt(build_net(_spec(settings["student"], about), task), record.get("structure") or (), task.inputs)
     if wrong := mismatch(net.model.state_dict(), state):
         raise UserError(f"{weights} is not a {record['student']}: it {wrong}")
     give_weights(net.model, state)
@@ -114,7 +114,7 @@ def load_weights_of(record: Record, weights: Path) -> Student:
     delivered = Delivered(net, objective)
     if (delivered.method is not None) != bool(own):
         raise UserError(f"{weights}: does not hold the layers that its method leaves in the student")
-    return Student(delivered, task.inputs).eval().requires_grad_(False)
+    return Student(delivered, task.inputs.only(net.fields)).eval().requires_grad_(False)
 
 
 def _phases_known(objective: Any, needed: bool) -> Any:
@@ -154,10 +154,23 @@ def _restore(objective: Objective, state: dict[str, Tensor], settings: Record, n
     stays.load_state_dict(state)
 
 
-def _spec(identity: dict[str, Any]) -> ModelSpec:
-    """The model without its first weights: it gets its own. `code` and `files` tell what it was made of."""
+def about_of(path: Path) -> dict[str, str]:
+    """What a student's file says of it beside its weights."""
+    with safe_open(path, "pt") as file:
+        return file.metadata() or {}
+
+
+def _spec(identity: dict[str, Any], about: dict[str, str] | None = None) -> ModelSpec:
+    """The model without its first weights: it gets its own. `code` and `files` tell what it was made of.
+
+    `about`: what its file says, so that nothing that it once began with is needed again.
+    """
     left_out = ("pretrained", "checkpoint", "checkpoint_entry", "head", "freeze", "code", "files", "transforms")
-    return ModelSpec.model_validate({k: v for k, v in identity.items() if k not in left_out})
+    spec = ModelSpec.model_validate({k: v for k, v in identity.items() if k not in left_out})
+    if not about:
+        return spec
+    kept = {k: v for k, v in identity.items() if k not in left_out and k not in spec.options}
+    return ModelSpec.model_validate({**kept, **settings_again(spec.model, about, spec.options)})
 
 
 def phases_of(objective: Any) -> Any:

@@ -91,10 +91,9 @@ def session_of(file: bytes, threads: int = 1, profile: str = "") -> Any:
 
 
 def arrays_of(inputs: Inputs, spec: InputSpec) -> dict[str, Any]:
-    """A batch of inputs as a session takes it: numpy arrays by name."""
-    names = [field.name for field in spec.fields]
-    values = [inputs] if isinstance(inputs, Tensor) else list(inputs.values())
-    return {name: x.detach().cpu().numpy() for name, x in zip(names, values, strict=True)}
+    """A batch of inputs as a session takes it: numpy arrays by name, those of the spec's fields alone."""
+    given = {spec.fields[0].name: inputs} if isinstance(inputs, Tensor) else inputs
+    return {field.name: given[field.name].detach().cpu().numpy() for field in spec.fields}
 
 
 class FileNet(nn.Module):
@@ -102,7 +101,8 @@ class FileNet(nn.Module):
 
     def __init__(self, file: bytes, inputs: InputSpec, threads: int = 1) -> None:
         super().__init__()
-        self.session, self.inputs = session_of(file, threads), inputs
+        self.session = session_of(file, threads)
+        self.inputs = inputs.only(tuple(given.name for given in self.session.get_inputs()))
 
     def forward(self, inputs: Inputs, needs: Collection[str] = ("logits",)) -> Outputs:
         [logits] = self.session.run(["logits"], arrays_of(inputs, self.inputs))

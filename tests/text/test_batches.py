@@ -1,6 +1,7 @@
 """Texts as batches: an order of (seed, epoch) alone, buckets of length, two readings; what is made is made once."""
 
 import hashlib
+import re
 import subprocess
 import sys
 from collections import Counter
@@ -146,12 +147,16 @@ def test_the_tokenizer_is_the_same_in_every_process() -> None:
 
 
 def test_docstrings_are_told_apart_by_files_and_without_their_names() -> None:
-    train, test = texts_of_package("scikit-learn", 12)
+    train, test = texts_of_package("scikit-learn", 12, set())
     assert (len(train), len(test)) == (12, 3)
     assert not set(train) & set(test)
     assert all(len(one.split()) >= 8 for one in train + test)
     assert "sklearn" not in cleaned("import SKLEARN as sk\n>>> sklearn.x\nof numpy, np.array")
-    assert (train, test) == texts_of_package("scikit-learn", 12)
+    assert (train, test) == texts_of_package("scikit-learn", 12, set())
+    others, _ = texts_of_package("scikit-learn", 12, {train[0]})
+    assert train[0] not in others, "a text that another package has too is one package's"
+    for left in ("MLFLOW_TRACKING_URI", "MlflowException", "scikit-learn's", "to_numpy", "pd.DataFrame", "CPython"):
+        assert not re.search("mlflow|learn|numpy|python|pd", cleaned(left), re.I), left
     with pytest.raises(UserError, match="training texts only; lower per_class"):
-        texts_of_package("scikit-learn", 10**6)
+        texts_of_package("scikit-learn", 10**6, set())
     assert len(PACKAGES) == 7

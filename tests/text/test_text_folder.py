@@ -194,6 +194,21 @@ def test_broken_files_are_told_with_their_line(tmp_path: Path) -> None:
         load_splits("text_folder", settings(), tmp_path)
 
 
+def test_of_val_and_test_a_suite_says_which_nets_are_judged_by(tmp_path: Path) -> None:
+    root = folder(tmp_path)
+    KINDS["csv"](root / "texts" / "test", [("mine", "no"), ("yours", "yes"), ("theirs", "yes")])
+    with pytest.raises(UserError, match=r"both val.csv and test.csv; which .* by\? `judged_on: NAME` says"):
+        load_splits("text_folder", settings(), root)
+    for part, count in (("test", 3), ("val", 4)):
+        given = settings(judged_on=part)
+        assert len(load_splits("text_folder", given, root).test) == count
+        assert task_of("text_folder", given, root).num_test == count
+    digests = {digest_of("text_folder", settings(judged_on=part), root) for part in ("test", "val")}
+    assert len(digests) == 2
+    with pytest.raises(UserError, match="needs dev, a folder"):
+        load_splits("text_folder", settings(judged_on="dev"), root)
+
+
 def test_labels_and_texts_may_be_numbers(tmp_path: Path) -> None:
     (tmp_path / "texts").mkdir()
     for part in ("train", "test"):
