@@ -10,7 +10,7 @@ import pytest
 import torch
 import yaml
 
-from kdbench import load_deployed
+from kdbench import load_deployed, load_student
 from kdbench.nets import build_net
 from kdbench.suite.plugins import load_methods
 from kdbench.suite.spec import ModelSpec
@@ -72,6 +72,12 @@ def test_a_student_is_built_again_without_the_weights_that_it_began_with(tmp_pat
     assert len(again.delivered.net.model.bert.encoder.layer) == 1
     code, out, err = run("export", record["key"], "--format", "safetensors")
     assert code == 0, err
+    load_student(record["key"], tmp_path / "results").save_pretrained(tmp_path / "own")
+    (tmp_path / "own" / "tokenizer.json").write_bytes((tmp_path / "begun" / "tokenizer.json").read_bytes())
+    spec = {"model": "bert", "weights": str(tmp_path / "own"), "keep": [0], "labels": ["bad", "good"]}
+    task = unread(("bad", "good"), Tokens(tokenizer=str(tmp_path / "own"), length=16))
+    later = build_net(ModelSpec(**spec), task, 1).eval()
+    torch.testing.assert_close(later(inputs).logits, expected)
 
 
 def test_a_net_is_not_shipped_with_the_numbers_of_another_s_tokenizer(tmp_path: Path, run: Run) -> None:
