@@ -28,6 +28,7 @@ HERE = Path(__file__).resolve().parents[1]
 FOLDERS = (Layout(HERE.parent / RESULTS).published, HERE / "published_data")  # a checkout's, an installed package's
 COLUMNS = ("teacher", "student", "method", "top1", "std", "runs", "setting", "protocol", "note", "source")
 NEAR = 0.1  # points: a public checkpoint has its published accuracy but for rounding and the device's arithmetic
+Our = str | Mapping[str, Any]  # a net of ours: the name of a plain one, or what its record has of it
 PROTOCOLS = {"last": "last epoch", "best": "best test epoch"}
 
 
@@ -65,35 +66,54 @@ def recipes() -> dict[str, Any]:
     load_methods()
     found = yaml.safe_load((folder() / "recipes.yaml").read_text(encoding="utf-8"))
     for benchmark in found.values():
-        for row in benchmark["rows"]:
-            row["objective"] = objective_identity(objective(row["objective"]))
+        benchmark["rows"] = [
+            {**row, "objective": objective_identity(objective(row["objective"]))} for row in benchmark["rows"]
+        ]
     return found
 
 
-def published_for(dataset: str, teacher: str, student: str, terms: Any) -> Published | None:
+def published_for(dataset: str, teacher: Our, student: Our, terms: Any) -> Published | None:
     """The number that the literature has for our nets `teacher` and `student` (`cifar_resnet20`) and an objective.
 
-    `terms`: the objective as it stands in a record, every setting filled in. None when there is no such number.
+    `dataset`: see `benchmark_of`. `terms`: the objective as it stands in a record, every setting filled in. None when
+    there is no such number.
     """
     benchmark = recipes().get(dataset)
     if benchmark is None:
         return None
-    names = [name.removeprefix(benchmark["prefix"]) for name in (teacher, student)]
-    if not all(name.startswith(benchmark["prefix"]) for name in (teacher, student)):
+    names = [found for net in (teacher, student) if (found := name_in(benchmark, net)) is not None]
+    if len(names) < 2:
         return None
     for row in benchmark["rows"]:
         if _stands_for(benchmark, row, names) and row["objective"] == terms:
-            return _number(load(dataset), benchmark["setting"], row, names)
+            return _number(load(benchmark.get("file", dataset)), benchmark["setting"], row, names)
     return None
 
 
-def published_teacher(dataset: str, teacher: str) -> float:
+def benchmark_of(dataset: Mapping[str, Any]) -> str:
+    """Under which name `recipes.yaml` has a data set as it stands in a record: `cifar100`, `glue-rte`."""
+    return "-".join(str(dataset[part]) for part in ("name", "subset") if part in dataset)
+
+
+def name_in(benchmark: Mapping[str, Any], net: Our) -> str | None:
+    """The benchmark's name of a net of ours: by its name, or as it stands in a record; None where it has none."""
+    given = {"model": net} if isinstance(net, str) else {k: v for k, v in net.items() if k != "pretrained" or v}
+    for name, own in benchmark.get("nets", {}).items():
+        if own == given:
+            return str(name)
+    plain = set(given) <= {"model", "pretrained", "checkpoint"} and "prefix" in benchmark
+    if not plain or not given["model"].startswith(benchmark["prefix"]):
+        return None
+    return str(given["model"].removeprefix(benchmark["prefix"]))
+
+
+def published_teacher(dataset: str, teacher: Our) -> float:
     """The accuracy of the benchmark's own teacher, NaN where there is none."""
     benchmark = recipes().get(dataset)
-    if benchmark is None or not teacher.startswith(benchmark["prefix"]):
+    if benchmark is None or (name := name_in(benchmark, teacher)) is None:
         return math.nan
-    table = load(dataset).query("method == 'teacher'")
-    named = table[(table["teacher"] == teacher.removeprefix(benchmark["prefix"]))]
+    table = load(benchmark.get("file", dataset)).query("method == 'teacher'")
+    named = table[(table["teacher"] == name)]
     found = named[(named["setting"] == benchmark["setting"]) & named["source"].str.contains(benchmark["teachers"])]
     return float(found.iloc[0]["top1"]) if len(found) else math.nan
 
@@ -120,8 +140,8 @@ def same_training(recipe: Mapping[str, Any]) -> bool:
 
     The student's training, the teacher's (or a checkpoint of it), the whole training set; the precision may differ.
     """
-    benchmark = recipes().get(recipe["dataset"]["name"])
-    if benchmark is None or recipe["validation"] != 0:
+    benchmark = recipes().get(benchmark_of(recipe["dataset"]))
+    if benchmark is None or "train" not in benchmark or recipe["validation"] != 0:
         return False
     student = recipe["student"]["model"].removeprefix(benchmark["prefix"])
     slow = benchmark["slow_students"]
@@ -163,12 +183,11 @@ def beside(identity: Mapping[str, Any], last: float, best: float, teacher_top1: 
     epoch, and at the best test epoch (NaN without a finished cell); `teacher_top1`: our teacher's.
     """
     teacher, student = identity["teacher"]["model"], identity["student"]
-    plain = all(set(net) <= {"model", "pretrained", "checkpoint"} for net in (teacher, student))
-    plain = plain and "control" not in identity["teacher"]
-    found = published_for(identity["dataset"]["name"], teacher["model"], student["model"], identity["objective"])
-    if found is None or not plain:
+    dataset = benchmark_of(identity["dataset"])
+    found = published_for(dataset, teacher, student, identity["objective"])
+    if found is None or "control" in identity["teacher"]:
         return Beside()
-    theirs = published_teacher(identity["dataset"]["name"], teacher["model"])
+    theirs = published_teacher(dataset, teacher)
     same, other = same_training(identity), ""
     if not same:
         other = "; other training than ours"

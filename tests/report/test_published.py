@@ -18,7 +18,7 @@ from kdbench.report.table import make_board
 from kdbench.suite.cells import cells_of, objective_identity
 from kdbench.suite.load import load_suite, objective
 
-FILES = ("cifar100", "imagenet", "tiny-imagenet")
+FILES = ("cifar100", "glue", "imagenet", "tiny-imagenet")
 PAIRS = [
     "wrn_40_2 -> wrn_16_2", "wrn_40_2 -> wrn_40_1", "resnet56 -> resnet20", "resnet110 -> resnet20",
     "resnet110 -> resnet32", "resnet32x4 -> resnet8x4", "vgg13 -> vgg8", "vgg13 -> mobilenetv2",
@@ -121,6 +121,22 @@ def test_every_recipe_stands_for_rows_of_its_source() -> None:
     table = load("cifar100").query("setting == 'crd'")
     for row in recipes()["cifar100"]["rows"]:
         assert ((table["method"] == row["method"]) & table["source"].str.contains(row["source"], regex=False)).any()
+
+
+def test_glue_s_rows_stand_beside_those_of_its_suite() -> None:
+    suite = load_suite(Path(__file__).parents[2] / "suites" / "glue.yaml")
+    found = {}
+    for cell in cells_of(suite):
+        about = published.beside(cell.identity, 60.0, 61.0)
+        if cell.seed == 0 and not math.isnan(about.number):
+            assert math.isnan(about.difference), "trained otherwise"
+            assert "other training than ours" in about.protocol
+            assert "MetaDistil" in about.source
+            found[cell.dataset.settings["subset"], cell.label] = about.number, about.teacher
+            assert len(cell.student.options["keep"]) == 6
+    assert len(found) == 6 * 2
+    assert found["rte", "patient"] == (63.18, 67.51)
+    assert found["mrpc", "student"] == (87.41, 89.00)
 
 
 # --- beside ours -----------------------------------------------------------------------------------------------------
