@@ -192,7 +192,6 @@ PICTURES = re.compile(r"pixel|picture|image|img|input_size|channels(?!_last)")  
 OF_PICTURES = {
     "commands/measure.py": "measures what a suite for pictures costs",
     "commands/inventory.py": "its --size is the side of pictures",
-    "commands/profile.py": "its --size is the side of pictures",
 }
 ALLOWED = {
     ("method/contract.py", "images"): "`Batch.images`: `inputs`, under the name that methods for pictures know",
