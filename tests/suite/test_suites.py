@@ -75,6 +75,7 @@ def test_it_trains_an_epoch_on_a_slice(kdbench, slices, records_of, path, tmp_pa
     teacher = {"epochs": 0 if whole.get("teacher_train", {}).get("epochs") == 0 else 1}
     child = {"extends": str(path), "name": "child", "pairs": whole["pairs"][:1], "methods": dropped, "seeds": [0]}
     child |= {"train": short, "teacher_train": {**short, **teacher}}
+    child |= {"reference_seeds": [0]} if "reference_seeds" in whole else {}
     suite = tmp_path / "child.yaml"
     suite.write_text(yaml.safe_dump(child, sort_keys=False))
     code, _, err = kdbench("run", suite, "--data", tmp_path)
