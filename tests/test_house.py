@@ -75,6 +75,7 @@ INSIDE = {
     ("vision/policies.py", "torchvision.transforms"): START,
     ("vision/policies.py", "torchvision.transforms.v2"): START,
     ("vision/index.py", "kdbench.vision.nets"): START,
+    ("vision/pretrained.py", "timm"): START,
     ("commands/list.py", "kdbench.commands.inventory"): START,
     ("suite/plugins.py", "kdbench.vision.datasets"): "the door for data sets: importing is what registers them",
     ("suite/plugins.py", "kdbench.text.datasets"): "likewise",

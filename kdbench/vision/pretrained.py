@@ -1,13 +1,20 @@
 """Can the weights that timm offers for a model be had here? Asked first: without a network trying takes a minute."""
 
+from typing import Any
 from urllib.parse import urlsplit
 
-import timm
 from huggingface_hub import constants, try_to_load_from_cache
 
 from kdbench.errors import UserError
 from kdbench.hub_cache import FILES, fetched, of_hub, of_url
 from kdbench.hubs import answers
+
+
+def offered(model: str) -> Any:
+    """What timm says of a model's weights, or None; a mistake in a name need not wait for timm."""
+    import timm
+
+    return timm.models.get_pretrained_cfg(model)
 
 
 def must_be_had(model: str) -> None:
@@ -18,7 +25,7 @@ def must_be_had(model: str) -> None:
 
 def why_not(model: str) -> str:
     """In words; empty when they can be had."""
-    cfg = timm.models.get_pretrained_cfg(model)
+    cfg = offered(model)
     if cfg is None or not cfg.has_weights:
         return f"there are no pretrained weights of {model}"
     if _is_kept(cfg.hf_hub_id, cfg.url):
@@ -36,7 +43,7 @@ def _is_kept(hub_id: str | None, url: str | None) -> bool:
 
 def kept_weights(model: str) -> dict[str, str]:
     """{name: digest} of the weights that timm offers for a model, where they are kept from an earlier time."""
-    cfg = timm.models.get_pretrained_cfg(model)
+    cfg = offered(model)
     if cfg is None:
         return {}
     found = of_hub(cfg.hf_hub_id) if cfg.hf_hub_id else {}
