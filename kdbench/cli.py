@@ -143,12 +143,14 @@ def _on_results(command: Command) -> None:
 
 
 def _on_students(command: Command) -> None:
-    init = command("init", "look at a folder of pictures and propose a suite for it")
+    init = command("init", "look at a folder of pictures or texts and propose a suite for it")
     init.add_argument("folder", type=Path, nargs="?", metavar="DIR",
-                      help="with train/CLASS/* and val/CLASS/* (default: that of --data)")  # fmt: skip
-    init.add_argument("--teacher", default="resnet18", metavar="MODEL", help="default: resnet18")
-    init.add_argument("--student", default=["mobilenetv3_small_050"], nargs="+", metavar="MODEL",
-                      help="default: mobilenetv3_small_050")  # fmt: skip
+                      help="with train/CLASS/* and val/CLASS/*, or train.csv and val.csv (.tsv, .jsonl, .parquet; "
+                           "default: that of --data)")  # fmt: skip
+    init.add_argument("--teacher", metavar="MODEL",
+                      help="default: resnet18; of texts a small encoder; may be a table as in a suite")  # fmt: skip
+    init.add_argument("--student", nargs="+", metavar="MODEL",
+                      help="default: mobilenetv3_small_050; of texts a smaller encoder, and bilstm")  # fmt: skip
     init.add_argument(
         "--size", type=side, metavar="N", help="side of the pictures (default: by the pictures and budget)"
     )

@@ -79,7 +79,7 @@ def fit(price: Price, rows: list[str], limit: float, sizes: Sequence[int], most:
                     return Proposal(size, rows[:count], seeds, epochs, once + (epochs - 1) * each)
     needed = price.seconds(rows[:2], 1, 1, min(sizes))
     raise UserError(
-        f"the budget is too small: one epoch of two objectives with one seed, at {min(sizes)} x {min(sizes)} pixels, "
+        f"the budget is too small: one epoch of two objectives with one seed, at size {min(sizes)}, "
         f"takes {spoken(needed)}; give a longer --budget or a smaller --teacher"
     )
 

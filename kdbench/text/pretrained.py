@@ -110,7 +110,7 @@ def words_with(weights: str) -> str:
     """What tells the tokenizer beside a net's weights from others; "" where there is none."""
     folder = Path(folder_of(weights))
     if not folder.is_dir():
-        return words_of(weights)
+        return _words_in(weights, ())
     files = [folder / name for name in TOKENIZERS if (folder / name).is_file()]
     return _words_in(str(folder), tuple(path.stat().st_mtime_ns for path in files)) if files else ""
 

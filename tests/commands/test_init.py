@@ -18,7 +18,7 @@ from sklearn.datasets import load_digits
 from kdbench.api import Options, plan
 from kdbench.commands.budget import Price, Proposal, fit
 from kdbench.commands.given import seconds_of
-from kdbench.commands.init import Start, Text, Wanted, proposed_rows
+from kdbench.commands.init_pictures import Start, Text, Wanted, proposed_rows
 from kdbench.commands.measure import affordable
 from kdbench.commands.recommend import recommendation
 from kdbench.errors import UserError
@@ -56,7 +56,7 @@ def photos(root: Path, count: int = 240, side: int = 64) -> Path:
 def _few_rows(monkeypatch):
     """Two of the proposed rows: measuring all takes most of a minute."""
     rows = {name: proposed_rows()[name] for name in ("student", "kd")}
-    monkeypatch.setattr("kdbench.commands.init.proposed_rows", lambda: rows)
+    monkeypatch.setattr("kdbench.commands.init_pictures.proposed_rows", lambda: rows)
 
 
 def suite_text(folder: Folder, rows: dict) -> str:
@@ -77,7 +77,7 @@ def test_three_commands_from_photographs_to_onnx(kdbench, tmp_path, monkeypatch)
     """Init's answer names the second and third command, recommend's the line that exports."""
     root = photos(tmp_path / "my photos", 120, 32)
     suite = tmp_path / "mine.yaml"
-    monkeypatch.setattr("kdbench.commands.init.EPOCHS", (1, 15))
+    monkeypatch.setattr("kdbench.commands.init_pictures.EPOCHS", (1, 15))
     models = ("--teacher", "cifar_resnet14", "--student", "cifar_resnet8")
     code, out, err = kdbench("init", root, *models, "--budget", "1d", "--output", suite, "--size", 32)
     assert code == 0, err
@@ -259,7 +259,7 @@ def test_what_fits_the_budget_fits(suite_file, tmp_path):
     assert (found.seeds, found.size, found.epochs, len(found.rows)) == (3, 224, 240, 6)
     assert fit(price, rows, 200, sizes, 240).size == 32
     assert fit(price, rows, 1e9, [64], 60).epochs == 60
-    with pytest.raises(UserError, match=r"too small: one epoch of two objectives with one seed, at 32 x 32"):
+    with pytest.raises(UserError, match=r"too small: one epoch of two objectives with one seed, at size 32"):
         fit(price, rows, 1, sizes, 240)
 
 

@@ -1,0 +1,131 @@
+"""A look at texts of one's own: columns, classes, counts, lengths, what stands twice."""
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from kdbench.errors import UserError
+from kdbench.text.folder import Columns, read
+from kdbench.text.tables import KINDS, PARTS, Row, files_of, part_of, rows_of, text_files
+
+LABELS = ("label", "labels", "class", "category", "target", "topic", "sentiment")
+MOST_CLASSES = 200  # of a column that is guessed to be the label
+LENGTHS = (16, 32, 64, 128, 256, 512)
+PIECES = 1.4  # of a word, that a byte-level tokenizer makes: English prose, and room for what frames a text
+COVERED = 0.95  # of the texts that are not cut
+
+
+@dataclass(frozen=True)
+class Found:
+    """What was found. `counts`: class -> (training, test); `words`: of a text, median and where 95% end."""
+
+    root: Path
+    columns: Columns
+    counts: dict[str, tuple[int, int]]
+    words: tuple[int, int]
+    leaks: int  # test texts that stand in the training set word by word
+    twice: int  # training texts that stand there before
+    of_two: int  # texts with two labels
+    both: bool  # are there val and test?
+
+    @property
+    def num_train(self) -> int:
+        return sum(train for train, _ in self.counts.values())
+
+    @property
+    def num_test(self) -> int:
+        return sum(test for _, test in self.counts.values())
+
+    @property
+    def contents(self) -> str:
+        return f"{len(self.counts)} classes, {self.num_train} texts to train on, {self.num_test} to test"
+
+    @property
+    def can_hold_out(self) -> bool:
+        """Is a tenth of the training texts enough for one of every class?"""
+        least = min(train for train, _ in self.counts.values())
+        return self.num_train // 10 >= len(self.counts) and least >= 2
+
+    @property
+    def length(self) -> int:
+        """Places that the suite cuts texts to."""
+        return next((length for length in LENGTHS if length >= PIECES * self.words[1] + 2), LENGTHS[-1])
+
+
+def place_of(root: Path) -> Path:
+    """The folder of texts that `root` is, or whose `train` or other part it is. Raises UserError for a lone table."""
+    if not root.is_file():
+        return root
+    if root.stem in {name for names in PARTS.values() for name in names}:
+        return root.parent
+    raise UserError(f"{root}: one table alone; split it into train{root.suffix} and val{root.suffix} in one folder")
+
+
+def holds_texts(root: Path) -> bool:
+    """Are there tables, or .txt in folders of classes?"""
+    if root.is_file():
+        return root.suffix.lower() in KINDS
+    found = [path for name in PARTS["train"] for path in files_of(root, name)]
+    return any(path.is_file() or text_files(path) for path in found)
+
+
+def inspect(root: Path) -> Found:
+    """Raises UserError as `text_folder` does, and where it can't tell which column is what."""
+    place = part_of(root, "train")
+    both = len([path for name in PARTS["test"] for path in files_of(root, name)]) > 1
+    named = Columns("text", "label") if place.is_dir() else guessed(rows_of(place), place)
+    columns = Columns(named.text, named.label, judged_on="test" if both else None)
+    train, test, classes = read(root, columns)
+    of_train, of_test = Counter(train.labels), Counter(test.labels)
+    seen = dict(zip(train.texts, train.labels, strict=True))
+    lengths = sorted(len(str(text).split()) for text in train.texts)
+    return Found(
+        root,
+        columns,
+        {name: (of_train[number], of_test[number]) for number, name in enumerate(classes)},
+        (lengths[len(lengths) // 2], lengths[int(COVERED * (len(lengths) - 1))]),
+        sum(text in seen for text in test.texts),
+        len(train.texts) - len(seen),
+        len({text for text, label in zip(train.texts, train.labels, strict=True) if seen[text] != label}),
+        both,
+    )
+
+
+def guessed(rows: Sequence[Row], place: Path) -> Columns:
+    """`text` and `label` where they are called so; else the longest column, and the one of the fewest values."""
+    names = [str(name) for name in rows[0]]
+    values = {name: [str(row.get(name)) for row in rows] for name in names}
+    text = "text" if "text" in names else max(names, key=lambda name: sum(map(len, values[name])))
+    rest = [name for name in names if name != text]
+    known = [name for name in rest if name.casefold() in LABELS]
+    few = {name: len(set(values[name])) for name in rest}
+    able = [name for name in rest if 2 <= few[name] <= min(MOST_CLASSES, len(rows) // 2)]
+    if not known and not able:
+        raise UserError(f"{place}: which column is the label? none of {', '.join(rest) or 'the others'} has few values")
+    return Columns(text, known[0] if known else min(able, key=lambda name: few[name]))
+
+
+def about(found: Found) -> list[str]:
+    middle, most = found.words
+    lines = [
+        f"{found.root}: {found.contents}; texts are in the column {found.columns.text!r}, labels in "
+        f"{found.columns.label!r}",
+        f"words of a text: median {middle}, 95% have {most} or fewer; cut to {found.length} places",
+    ]
+    per_class = {name: train for name, (train, _) in found.counts.items()}
+    least, most_of = min(per_class, key=lambda n: per_class[n]), max(per_class, key=lambda n: per_class[n])
+    lines.append(f"per class: {per_class[least]} ({least}) to {per_class[most_of]} ({most_of}) training texts")
+    if per_class[most_of] > 5 * per_class[least]:
+        lines.append("the classes are far from equal in size: top-1 will mostly speak of the large ones (macro_f1?)")
+    if untested := [name for name, (_, test) in found.counts.items() if not test]:
+        lines.append(f"without test texts: {', '.join(untested[:5])}")
+    if found.leaks:
+        lines.append(f"{found.leaks} test texts stand in the training set word by word, which flatters every score")
+    if found.twice:
+        lines.append(f"{found.twice} training texts stand there twice")
+    if found.of_two:
+        lines.append(f"{found.of_two} training texts have two labels")
+    if found.both:
+        lines.append("there are both val and test: nets are judged on test, and val is not read")
+    return lines
