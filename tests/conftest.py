@@ -2,6 +2,7 @@
 
 import math
 import os
+import sqlite3
 import sys
 import tempfile
 
@@ -14,6 +15,8 @@ if "PYTEST_XDIST_WORKER" not in os.environ:  # proofs are made anew, and once fo
     os.environ["KDBENCH_CACHE"] = tempfile.mkdtemp(prefix="kdbench-")
 
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing
+from functools import cache
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -23,10 +26,12 @@ import torch
 import yaml
 
 from kdbench.data import DATASETS, Split, Splits, load_splits
+from kdbench.layout import Layout
 from kdbench.method.contract import Batch
 from kdbench.method.register import METHODS
 from kdbench.method.transform import TRANSFORMS
 from kdbench.nets import NETS
+from kdbench.results.mlflow_runs import make_database
 from kdbench.suite.plugins import load_methods
 
 TEACHER: dict[str, Any] = {"model": "cifar_resnet14", "widths": [4, 4, 8, 8]}
@@ -119,10 +124,30 @@ def suite_file(tmp_path: Path) -> Callable[..., Path]:
 
 
 def without_measures(patch: pytest.MonkeyPatch) -> None:
-    """Latency is not what most tests are about, nor are a file's memory (it takes a process each time) and plots."""
+    """What most tests are not about: latency, a file's memory (a process each time), plots, MLflow's migrations."""
     patch.setattr("kdbench.grid.outcome.Measure.profile_seconds", 0.0)
     patch.setattr("kdbench.train.delivery.peak_memory", lambda *a: math.nan)
     patch.setattr("kdbench.report.plots.write_plots", lambda *a: [])
+    patch.setattr("kdbench.results.mlflow_runs.make_database", copied_database)
+
+
+def copied_database(uri: str) -> None:
+    """What `make_database` leaves, for which MLflow takes a second: a copy of the first, told its own place."""
+    path = Path(uri.removeprefix("sqlite:///"))
+    if not uri.startswith("sqlite:///") or path.exists():
+        return
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(empty_database())
+    place = Layout(path.parent).mlflow_artifacts.resolve().as_uri()
+    with closing(sqlite3.connect(path)) as store, store:
+        store.execute("UPDATE experiments SET artifact_location = ?", (f"{place}/0",))
+
+
+@cache
+def empty_database() -> bytes:
+    with tempfile.TemporaryDirectory() as folder:
+        make_database(f"sqlite:///{folder}/mlflow.db")
+        return Path(folder, "mlflow.db").read_bytes()
 
 
 @pytest.fixture

@@ -133,7 +133,8 @@ def test_a_hostile_data_set(kdbench, suite_file, tmp_path, monkeypatch):
     folder.mkdir(parents=True)
     for name in ("train", "test", "meta"):
         (folder / name).write_bytes(pickle.dumps(Hostile(tmp_path / "mark")))
-    suite = suite_file(datasets=["cifar100"], pairs=[{"teacher": "cifar_resnet14", "student": "cifar_resnet8"}])
+    monkeypatch.setattr("kdbench.train.arithmetic.Verdicts.prove", lambda *a: [])  # of what will never train
+    suite = suite_file(datasets=["cifar100"])
     code, _, err = kdbench("run", suite, "--data", tmp_path / "data")
     assert code == 1  # the cells that need the data failed, each with this reason
     assert "not found whole" in err

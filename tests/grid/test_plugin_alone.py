@@ -1,6 +1,7 @@
 """A plugin that raises, at whatever door, is one row's failure: the others' records are as without it."""
 
 import json
+import shutil
 
 import pytest
 from conftest import TINY
@@ -80,15 +81,22 @@ def records(results):
 
 
 @pytest.fixture(scope="module")
-def whole(tmp_path_factory):
+def folder(tmp_path_factory):
     return tmp_path_factory.mktemp("whole")
+
+
+@pytest.fixture
+def whole(kdbench, suite_file, folder, tmp_path):
+    """The records of a run of good rows alone; its teacher is at hand in each test's results."""
+    if not records(folder):
+        assert kdbench("run", suite_file(), results=folder)[0] == 0
+    shutil.copytree(folder / "teachers", tmp_path / "results" / "teachers")
+    return records(folder)
 
 
 @pytest.mark.parametrize(("door", "code", "reason"), DOORS)
 def test_it_fails_alone(kdbench, suite_file, tmp_path, whole, monkeypatch, door, code, reason):
     monkeypatch.setattr("kdbench.grid.cohort.Worker.checkpoint_every", 0.0)
-    if not records(whole):
-        assert kdbench("run", suite_file(), results=whole)[0] == 0
     name, path = plugin(tmp_path, door, code)
     row = {"ce": 0.1, "kd": 0.9, name: 1} if door == "combine" else {"ce": 1, name: 1}
     suite = suite_file(methods={"student": TINY["methods"]["student"], "bad": row, "kd": TINY["methods"]["kd"]})
@@ -103,7 +111,7 @@ def test_it_fails_alone(kdbench, suite_file, tmp_path, whole, monkeypatch, door,
     found = records(tmp_path / "results")
     assert found["bad"]["status"] == "failed"
     assert reason in found["bad"]["reason"]
-    for label, record in records(whole).items():
+    for label, record in whole.items():
         assert found[label]["status"] == "done"
         assert (found[label]["scores"], found[label]["curves"]) == (record["scores"], record["curves"])
 
@@ -118,7 +126,7 @@ THREADS = {
 
 
 @pytest.mark.parametrize("kind", THREADS)
-def test_threads_reach_nobody(kdbench, suite_file, tmp_path, monkeypatch, kind):
+def test_threads_reach_nobody(kdbench, suite_file, folder, tmp_path, monkeypatch, kind):
     """The students have drop-out, which draws from torch's generator; `bad` is not the first in its cohort."""
     monkeypatch.setattr("kdbench.train.threads.PATIENCE", 5.0 if kind == "that draw on" else 0.3)
     net = {"model": "resnet10t", "channels": [2, 4, 4, 4], "stem_width": 4, "drop_rate": 0.3}
@@ -126,22 +134,19 @@ def test_threads_reach_nobody(kdbench, suite_file, tmp_path, monkeypatch, kind):
     name, path = plugin(tmp_path, "forward", THREADS[kind])
     head = "from concurrent.futures import ThreadPoolExecutor\nfrom threading import Thread, Timer\n"
     path.write_text(head + path.read_text())
-    rows = {"student": {"ce": 1}, "bad": {"ce": 1, name: 1}, "kd": TINY["methods"]["kd"]}
-    found = []
-    for which in (["student", "bad", "kd"], ["student", "kd"]):
-        suite = suite_file(pairs=pairs, methods={label: rows[label] for label in which}, plugins=[str(path)])
-        results = tmp_path / str(len(which))
-        assert kdbench("run", suite, results=results)[0] == 0
-        found.append(records(results))
+    good, kd = {"student": {"ce": 1}}, {"kd": TINY["methods"]["kd"]}
+    without, among = folder / "dropping", tmp_path / "among"
+    if not without.is_dir():  # of all kinds
+        assert kdbench("run", suite_file(pairs=pairs, methods=good | kd), results=without)[0] == 0
+    suite = suite_file(pairs=pairs, methods={**good, "bad": {"ce": 1, name: 1}, **kd}, plugins=[str(path)])
+    assert kdbench("run", suite, results=among)[0] == 0
+    ours, theirs = records(among), records(without)
     for label in ("student", "kd"):
-        ours, theirs = (of[label] for of in found)
-        assert (ours["scores"], ours["curves"]) == (theirs["scores"], theirs["curves"])
+        assert (ours[label]["scores"], ours[label]["curves"]) == (theirs[label]["scores"], theirs[label]["curves"])
 
 
 def test_one_that_reaches_into_others_unseen_at_first(kdbench, suite_file, tmp_path, whole):
     """Nobody can say since when: the others start again."""
-    if not records(whole):
-        assert kdbench("run", suite_file(), results=whole)[0] == 0
     act = "self.n = getattr(self, 'n', 0) + 1\n        if self.n > 3: teacher.logits.data.zero_()"
     name, path = plugin(tmp_path, "forward", act)
     rows = {"student": TINY["methods"]["student"], "bad": {"ce": 1, name: 1}, "kd": TINY["methods"]["kd"]}
@@ -150,5 +155,5 @@ def test_one_that_reaches_into_others_unseen_at_first(kdbench, suite_file, tmp_p
     assert "bad wrote into what all share: the others start again" in err
     found = records(tmp_path / "results")
     assert "wrote into the teacher's logits" in found["bad"]["reason"]
-    for label, record in records(whole).items():
+    for label, record in whole.items():
         assert (found[label]["scores"], found[label]["curves"]) == (record["scores"], record["curves"])
