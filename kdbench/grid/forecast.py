@@ -145,10 +145,11 @@ def untrained(plan: Plan, results: Path) -> dict[str, Cell]:
 
 @dataclass(frozen=True)
 class Piece:
-    """What one device does in one go. `steps`: of all its members."""
+    """What one device does in one go. `steps`: of all its members; `after`: seconds of it after the last of them."""
 
     seconds: float
     steps: int
+    after: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -165,6 +166,11 @@ class Forecast:
     @property
     def seconds(self) -> float:
         return self.start + self.left({})
+
+    @property
+    def ending(self) -> float:
+        """Seconds after the last step: latencies and records of the last cohort, then tables and MLflow."""
+        return self.start / 2 + max((piece.after for piece in self.cohorts.values()), default=0.0)
 
     def left(self, done: Mapping[str, int]) -> float:
         """Seconds from where of each piece so many steps are `done`: first the teachers, then cohorts in their order.
@@ -193,7 +199,8 @@ def forecast(plan: Plan, speed: Speed, count: int, results: Path, sure: bool = F
 
 def piece_of(cohort: Sequence[Cell], plan: Plan, speed: Speed) -> Piece:
     train, members = cohort[0].train, sum(not cell.then for cell in cohort)
-    return Piece(seconds_of(cohort, plan, speed), members * train.epochs * steps_of(cohort[0], plan, train.batch_size))
+    steps = members * train.epochs * steps_of(cohort[0], plan, train.batch_size)
+    return Piece(seconds_of(cohort, plan, speed), steps, speed.cell * len(cohort))
 
 
 def steps_of(cell: Cell, plan: Plan, batch_size: int) -> int:

@@ -94,7 +94,8 @@ class Bar:
         trust = TRUST if self.forecast.sure else 0.0
         if before - rest + trust <= 0:
             return "left: ?"
-        return f"{clock(rest * (now - since + trust) / (before - rest + trust))} left"
+        pace = (now - since + trust) / (before - rest + trust)
+        return f"{clock(rest * pace + self.forecast.ending)} left"
 
     def say(self, line: str) -> None:
         """A line that stays."""

@@ -157,3 +157,6 @@ def test_the_bar_goes_by_the_forecast(monkeypatch):
     assert bar.left() == "1:34 left"  # 50 s at a pace of (160 + 10) / (80 + 10): the first 20 s were its warm-up
     bar.passed(25, "a")
     assert bar.left() == "0:25 left"
+    bar.expect(Forecast({}, {"a": Piece(50.0, 50, after=6.0)}, start=12.0, sure=True))
+    bar.advance(50, 64, "a")
+    assert bar.left() == "0:12 left"  # no step is left, but latencies, records, tables and MLflow are
