@@ -36,7 +36,11 @@ class Batching(Protocol):
 
 
 class Split(Protocol):
-    """One part of a data set. `targets`: [N] int64, on the device where batches come to lie."""
+    """One part of a data set. `targets`: [N] int64, on the device where batches come to lie.
+
+    One that takes long to read may have `part(rank, size)`: itself, but with batches of which only the examples of
+    process `rank` of `size` (`shares`) are sure to be read; labels and indices are whole.
+    """
 
     targets: Tensor
 
@@ -74,6 +78,11 @@ class Split(Protocol):
 def steps_per_epoch(num_train: int, batch_size: int) -> int:
     """Every example is seen once an epoch; a last batch of a single one is left out (batch norm needs two)."""
     return -(-num_train // batch_size) - (num_train % batch_size == 1)
+
+
+def shares(count: int, size: int) -> list[int]:
+    """How many of `count` examples each of `size` processes has: as even as can be."""
+    return [count // size + (rank < count % size) for rank in range(size)]
 
 
 def parts(order: Tensor, batch_size: int, start: int = 0) -> Iterator[tuple[int, Tensor]]:

@@ -14,7 +14,17 @@ from kdbench.commands.console import console, table
 from kdbench.commands.given import options_of
 from kdbench.data import Held
 from kdbench.grid.estimate import by_convolution
-from kdbench.grid.forecast import Fleet, Speed, Stated, check, fleet_of, forecast, seconds_of, teachers_of
+from kdbench.grid.forecast import (
+    Fleet,
+    Speed,
+    Stated,
+    check,
+    fleet_of,
+    forecast,
+    loading_share,
+    seconds_of,
+    teachers_of,
+)
 from kdbench.grid.plan import Plan
 from kdbench.grid.probe import kept, known, probe
 from kdbench.grid.progress import clock
@@ -91,9 +101,11 @@ def roughly(made: Plan, results: Path, device: torch.device) -> str:
     shares = shares_of(made, device, None)
     with using(shares[0].threads):
         before = known(made, device, measured(results, conditions(device)))
-        about = forecast(made, before or by_convolution(made, device), len(shares), results)
+        speed = before or by_convolution(made, device)
+        about, share = forecast(made, speed, len(shares), results), loading_share(made, speed)
+    loading = f", {100 * share:.0f}% of it for loading" if share else ""
     better = "" if before else "; --hours measures its own steps"
-    return f"roughly {clock(about.seconds)} on {device} (by {about.about}{better})"
+    return f"roughly {clock(about.seconds)} on {device}{loading} (by {about.about}{better})"
 
 
 def in_words(made: Plan, results: Path, fleet: Fleet, speed: Speed) -> str:

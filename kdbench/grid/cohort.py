@@ -27,8 +27,8 @@ from kdbench.suite.cells import Cell, fingerprint
 from kdbench.train.arithmetic import repeat_itself
 from kdbench.train.group import ALONE, Group
 from kdbench.train.lent import Guard, Undermined
-from kdbench.train.loop import Cohort, Hooks, OutOfMemory, Stopped, is_out_of_memory, train_cohort
-from kdbench.train.memory import collect, free_memory, keep_freed
+from kdbench.train.loop import Cohort, Hooks, OutOfMemory, Stopped, train_cohort
+from kdbench.train.memory import collect, free_memory, is_out_of_memory, keep_freed
 from kdbench.train.one_writer import GroupCheckpoints
 from kdbench.train.repeat import UNREPEATABLE
 from kdbench.train.start import start_trial
@@ -134,7 +134,7 @@ class Worker:
         first = members[0][0]
         shared = (teacher.net, splits, first.train.batches, first.seed)
         cohort = Cohort(*shared, self.hooks(members), self.cache(first, teacher), self.group, teacher.judged)
-        cohort.at_end = first.at_end
+        cohort.at_end, cohort.neighbours = first.at_end, first.evaluate.neighbours
         try:
             if not train_cohort(cohort, [trial for _, trial in members]):
                 raise Stopped

@@ -130,6 +130,14 @@ def seconds_of(cohort: Sequence[Cell], plan: Plan, speed: Speed) -> float:
     return cohort[0].train.epochs * epoch_of(cohort, plan, speed) + speed.cell * len(cohort)
 
 
+def loading_share(plan: Plan, speed: Speed) -> float:
+    """Of the cohorts' time: what reading their examples takes, 0..1."""
+    whole = sum(seconds_of(cohort, plan, speed) for cohort in plan.cohorts)
+    firsts = [cohort[0] for cohort in plan.cohorts if not cohort[0].then]
+    loading = sum(first.train.epochs * sum(examples(first, plan)) * speed.load(first) for first in firsts)
+    return loading / whole if whole else 0.0
+
+
 def teachers_of(plan: Plan, speed: Speed, results: Path) -> dict[str, float]:
     """Key -> seconds of every teacher that is not trained yet."""
     links = untrained(plan, results)

@@ -13,6 +13,7 @@ from torch import nn
 
 from kdbench.data import Splits
 from kdbench.files import finite
+from kdbench.grid.embedded import judge_embeddings
 from kdbench.grid.filed import Files, sizes_of
 from kdbench.grid.judged import told
 from kdbench.method.metric import TOP1, Metric
@@ -29,9 +30,9 @@ from kdbench.train.evaluation import Judged, evaluate, evaluate_one
 from kdbench.train.lent import Guard
 from kdbench.train.loop import Cohort
 from kdbench.train.memory import peak_memory_mb
-from kdbench.train.probe import give_head, linear_probe, neighbours_of
 from kdbench.train.profiling import profile
 from kdbench.train.robustness import robustness
+from kdbench.train.student import Delivered
 from kdbench.train.teacher import Teacher
 from kdbench.train.trial import Trial
 
@@ -96,20 +97,27 @@ class Measure:
     devices: int = 1  # that trained the cohort together
     files: Files = field(default_factory=lambda: Files(Path()))  # where students that are measured as files are kept
     profile_seconds: ClassVar[float] = 1.0
+    neighbours: dict[str, dict[str, float]] = field(default_factory=dict)  # of the cohort last judged, where asked
     _profiles: dict[str, dict[str, dict[str, Any]]] = field(default_factory=dict)
 
     def judged(self, trials: Sequence[Trial], cohort: Cohort) -> dict[str, Judged | Exception]:
         """What the delivered students are worth, by key, in one pass of the test set; of one that raises, its error."""
         found: dict[str, Judged | Exception] = {}
-        nets: dict[str, nn.Module] = {}
+        nets: dict[str, Delivered] = {}
         for trial in trials:
             try:
                 with Guard():
-                    if cohort.at_end:
-                        judge_by_probe(trial, cohort.splits)
                     nets[trial.key] = trial.deliver()
             except Exception as error:
                 found[trial.key] = error
+        if cohort.at_end or cohort.neighbours:
+            try:
+                about = judge_embeddings(nets, cohort)
+            except Exception as error:  # of the data
+                return found | dict.fromkeys(nets, error)
+            self.neighbours = about.neighbours
+            found |= about.broken
+            nets = {key: net for key, net in nets.items() if key not in about.broken}
         test, metric = cohort.splits.test, cohort.splits.judged_by
         try:
             results = evaluate([*nets.values()], test, cohort.batches.precision, cohort.known, metric=metric)
@@ -158,8 +166,8 @@ class Measure:
             details["scores"][metric.delivered] = held_out.scores[metric.name]
         if cell.evaluate.corruptions:
             details["scores"] |= robustness(shipped, cell.dataset.name, splits.test, cell.train.precision)
-        if (count := cell.evaluate.neighbours) and shipped is student:  # a converted file gives no embedding
-            details["scores"] |= neighbours_of(student, splits, trial.train_spec.precision, count)
+        if shipped is student:  # a converted file gives no embedding
+            details["scores"] |= self.neighbours.get(cell.key, {})
         details |= told(judged, splits, known)
         return details
 
@@ -216,12 +224,6 @@ def scores_of(trial: Trial, judged: Judged, teacher: Teacher, metric: Metric = T
         epoch = held_out.index(max(held_out))
         scores |= {metric.chosen: curve[epoch], "chosen_epoch": epoch + 1, metric.validation: held_out[epoch]}
     return scores
-
-
-def judge_by_probe(trial: Trial, splits: Splits) -> None:
-    """Give the delivered student the classifier by which it is judged; its own may have learnt nothing."""
-    net = trial.deliver().net
-    give_head(net, linear_probe(net, splits.train, splits.num_classes, trial.train_spec.precision))
 
 
 def count_parameters(parameters: Iterable[nn.Parameter]) -> int:

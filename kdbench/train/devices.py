@@ -17,12 +17,13 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from kdbench.data import shares
 from kdbench.errors import first_line
 from kdbench.method.contract import Batch, Outputs
 from kdbench.method.inputs import Inputs, map_inputs
 from kdbench.train.gradients import Gradients
 from kdbench.train.group import Compute
-from kdbench.train.whole_batch import BatchNorms, PartNorms, WholeBatchNorms, parts_of, shares
+from kdbench.train.whole_batch import BatchNorms, PartNorms, WholeBatchNorms, parts_of
 
 WAIT = timedelta(days=30)  # for the others: the first process may wait for another run's lock
 PATIENCE = 30.0  # seconds for the others to raise where this one did

@@ -17,7 +17,7 @@ from kdbench.data import Split
 from kdbench.errors import UserError
 from kdbench.method.contract import Batch, Outputs
 from kdbench.method.metric import TOP1, Metric
-from kdbench.train.group import ALONE, Group
+from kdbench.train.group import ALONE, Group, own_part
 from kdbench.train.lent import Guard, Lent
 
 BATCH = 500
@@ -90,7 +90,7 @@ def evaluate(
     broken: dict[int, Exception] = {}
     for net in nets:
         net.eval()
-    for batch in split.in_order(batch_size(split)):
+    for batch in own_part(split, group).in_order(batch_size(split)):
         teacher_says = teacher[batch.index] if teacher is not None else None
         lent = Lent({"the batch's inputs": batch.inputs})
         for place, net in enumerate(nets):
@@ -154,7 +154,7 @@ def evaluate_one(
 @torch.no_grad()
 def predictions(net: nn.Module, split: Split, precision: str, group: Group = ALONE) -> Tensor:
     """The class that a net in eval mode gives each example, [N]."""
-    batches = split.in_order(batch_size(split))
+    batches = own_part(split, group).in_order(batch_size(split))
     return torch.cat([logits_of(net, batch, precision, group).argmax(1) for batch in batches])
 
 

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from contextlib import nullcontext
 from typing import Protocol
 
+from kdbench.data import Split
 from kdbench.method.contract import Batch, Outputs
 from kdbench.train.gradients import Gradients
 from kdbench.train.whole_batch import PartNorms, parts_of
@@ -69,3 +70,10 @@ class Alone:
 
 
 ALONE = Alone()
+
+
+def own_part(split: Split, group: Group) -> Split:
+    """The split with those examples of each batch that this process's nets see, where it can leave out others."""
+    make = getattr(split, "part", None)
+    found: Split = make(group.rank, group.size) if make is not None and group.size > 1 else split
+    return found

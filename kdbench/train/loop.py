@@ -15,6 +15,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import count
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -29,8 +30,10 @@ from kdbench.train.evaluation import Judged, evaluate, predictions
 from kdbench.train.group import ALONE, Group
 from kdbench.train.labels import labelled
 from kdbench.train.lent import THOROUGH, Guard, Lent, Undermined
+from kdbench.train.memory import is_out_of_memory
 from kdbench.train.objective import batch_norm_needs
 from kdbench.train.optim import learning_rate
+from kdbench.train.own_part import training_part
 from kdbench.train.repeat import step_twice
 from kdbench.train.teacher_cache import TeacherCache
 from kdbench.train.trial import Trial, forward_teacher, no_outputs, views_of
@@ -80,6 +83,8 @@ class Cohort:
     group: Group = ALONE
     judged: nn.Module | None = None  # what gives the teacher's logits for the classes of the data, if not it itself
     at_end: bool = False  # members are judged once, when they are trained: not here
+    neighbours: int | None = None  # of how many nearest training examples each member's embeddings are judged then
+    seen: Any = None  # the training set, as this process reads it; None: whole
     known: Tensor | None = None  # the teacher's predictions on the test set [N], once training has begun
 
     @property
@@ -118,6 +123,7 @@ def train(cohort: Cohort, trials: Sequence[Trial]) -> bool:
         with shared():
             cohort.known = predictions(cohort.judged or cohort.teacher, splits.test, precision, cohort.group)
     note_start(trials)
+    cohort.seen = training_part(splits.train, cohort.group, trials)
     running = [t for t in trials if t.status == "running"]
     for number in range(min((t.evaluated for t in running), default=0), cohort.batches.epochs):
         if not train_epoch(cohort, running, number):
@@ -160,7 +166,7 @@ def train_epoch(cohort: Cohort, running: Sequence[Trial], number: int) -> bool:
 def epoch_of(cohort: Cohort, number: int, start: int, views: Sequence[str]) -> Iterator[Batch]:
     """The batches of an epoch, each with the training's progress. Raises Broken, also when they are too few or many."""
     with shared():
-        batches = cohort.splits.train.epoch(cohort.batches, cohort.seed, number, start, views)
+        batches = (cohort.seen or cohort.splits.train).epoch(cohort.batches, cohort.seed, number, start, views)
     for step in count(start):
         with shared():
             batch = next(batches, None)
@@ -290,7 +296,3 @@ def with_progress(cohort: Cohort, batch: Batch, place: tuple[int, int]) -> Batch
     batch = labelled(batch, cohort.batches, cohort.splits.num_classes)
     share = (epoch * cohort.steps + step) / (cohort.batches.epochs * cohort.steps)
     return replace(batch, progress=torch.full((), share, dtype=torch.float64, device=device))
-
-
-def is_out_of_memory(error: Exception) -> bool:
-    return isinstance(error, torch.OutOfMemoryError | MemoryError) or "DefaultCPUAllocator" in str(error)

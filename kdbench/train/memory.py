@@ -61,3 +61,7 @@ def peak_memory_mb(device: torch.device) -> float:
 def _libc(name: str) -> Any:
     """A function of the C library; None where there is none of that name."""
     return getattr(ctypes.CDLL(None), name, None) if sys.platform == "linux" else None
+
+
+def is_out_of_memory(error: Exception) -> bool:
+    return isinstance(error, torch.OutOfMemoryError | MemoryError) or "DefaultCPUAllocator" in str(error)

@@ -6,16 +6,17 @@ example whose label is below 0 has none and is left out.
 """
 
 import warnings
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
 
 from kdbench.data import Split, Splits
-from kdbench.method.contract import Inapplicable, Inputs, Outputs
+from kdbench.method.contract import Batch, Inapplicable, Inputs, Outputs
 from kdbench.nets import Net
 from kdbench.train.evaluation import BATCH, autocast, batch_size
+from kdbench.train.lent import Guard, Lent
 
 MOST_ITERATIONS = 1000
 
@@ -35,17 +36,38 @@ class Probed(nn.Module):
 
 
 @torch.no_grad()
-def embeddings(net: nn.Module, split: Split, precision: str) -> Tensor:
-    """Of all examples in their order, [N, D] fp32 on the CPU. The net stays in the mode that it is in."""
-    found, mode = [], net.training
-    net.eval()
+def embeddings(nets: Sequence[nn.Module], split: Split, precision: str) -> list[Tensor | Exception]:
+    """Of every net: those of all examples in their order, [N, D] fp32 on the CPU, in one pass; where a net raised, its
+    error. Nets stay in the mode that they are in. Raises what the data do.
+    """
+    found: list[list[Tensor]] = [[] for _ in nets]
+    broken: dict[int, Exception] = {}
     for batch in split.in_order(batch_size(split)):
-        with autocast(batch.target.device, precision):
-            outputs: Outputs = net(batch.inputs, ("embedding",))
-        assert outputs.embedding is not None
-        found.append(outputs.embedding.float().cpu())
+        lent = Lent({"the batch's inputs": batch.inputs})
+        for place, net in enumerate(nets):
+            if place in broken:
+                continue
+            guard = Guard(lent)
+            try:
+                with guard:
+                    found[place].append(embedding_of(net, batch, precision))
+            except Exception as error:
+                broken[place] = error
+                if guard.spoilt:  # the others saw what it wrote
+                    rest = embeddings([*nets[:place], *nets[place + 1 :]], split, precision)
+                    return [*rest[:place], error, *rest[place:]]
+    return [broken.get(place) or torch.cat(found[place]) for place in range(len(nets))]
+
+
+def embedding_of(net: nn.Module, batch: Batch, precision: str) -> Tensor:
+    """[B, D] fp32 on the CPU."""
+    mode = net.training
+    net.eval()
+    with autocast(batch.target.device, precision):
+        outputs: Outputs = net(batch.inputs, ("embedding",))
     net.train(mode)
-    return torch.cat(found)
+    assert outputs.embedding is not None
+    return outputs.embedding.float().cpu()
 
 
 def fit_linear(x: Tensor, targets: Tensor, num_classes: int) -> nn.Linear:
@@ -97,15 +119,16 @@ def can_have_head(net: Net) -> None:
         )
 
 
-def neighbours_of(net: nn.Module, splits: Splits, precision: str, count: int) -> dict[str, float]:
-    """`test_knn_top1` in percent: by the votes of the `count` nearest training examples.
+def neighbours_of(known: Tensor, seen: Tensor, splits: Splits, count: int) -> dict[str, float]:
+    """`test_knn_top1` in percent, of embeddings of the training examples [N, D] and of the test examples [M, D]: by the
+    votes of the `count` nearest training examples.
 
     They are weighted by exp(cosine / 0.07), as in Wu et al. 2018 (https://arxiv.org/abs/1805.01978) and DINO.
     """
-    bank, labels = nn.functional.normalize(embeddings(net, splits.train, precision)), splits.train.targets.cpu()
+    bank, labels = nn.functional.normalize(known), splits.train.targets.cpu()
     bank, labels = bank[labels >= 0], labels[labels >= 0]
     found = []
-    for part in nn.functional.normalize(embeddings(net, splits.test, precision)).split(BATCH):
+    for part in nn.functional.normalize(seen).split(BATCH):
         near = (part @ bank.T).topk(min(count, len(bank)), dim=1)
         votes = torch.zeros(len(part), splits.num_classes)
         found.append(votes.scatter_add_(1, labels[near.indices], (near.values / 0.07).exp()).argmax(1))
@@ -113,6 +136,8 @@ def neighbours_of(net: nn.Module, splits: Splits, precision: str, count: int) ->
 
 
 def linear_probe(net: nn.Module, split: Split, num_classes: int, precision: str) -> nn.Linear:
-    """Fitted to the net's embeddings of `split`, on the device where the split's labels lie."""
-    device = split.targets.device
-    return fit_linear(embeddings(net, split, precision), split.targets.cpu(), num_classes).to(device)
+    """Fitted to the net's embeddings of `split`, on the device where the split's labels lie. Raises what it raises."""
+    [known] = embeddings([net], split, precision)
+    if isinstance(known, Exception):
+        raise known
+    return fit_linear(known, split.targets.cpu(), num_classes).to(split.targets.device)

@@ -15,6 +15,8 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
+from kdbench.data import shares
+
 Gather = Callable[[Tensor], Tensor]  # [M] of this process -> [size, M] of all
 
 
@@ -125,11 +127,6 @@ class _Normed(torch.autograd.Function):
 def per_channel(values: Tensor, x: Tensor) -> Tensor:
     """[C] -> [1, C, 1, ...], as `x` has it."""
     return values.view(1, -1, *[1] * (x.ndim - 2))
-
-
-def shares(count: int, size: int) -> list[int]:
-    """How many of `count` examples each of `size` processes has: as even as can be."""
-    return [count // size + (rank < count % size) for rank in range(size)]
 
 
 def parts_of(count: int, parts: int) -> list[int]:

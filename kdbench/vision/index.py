@@ -47,6 +47,11 @@ class Indexed:
     def begins_with(self, spec: Spec) -> dict[str, str]:
         return family().begins_with(spec)
 
+    def own_crop(self, model: str, side: int) -> dict[str, Any] | None:
+        found: Any = family()
+        crop: dict[str, Any] | None = found.own_crop(model, side)
+        return crop
+
 
 def index() -> Path:
     """Where the names are kept."""

@@ -40,6 +40,11 @@ class Learnt:
     def __getitem__(self, index: Tensor) -> Self:
         return type(self)(self.pictures[index], self.seen[index])
 
+    def part(self, rank: int, size: int) -> Self:
+        """As of `Streamed`, where it can be."""
+        make = getattr(self.pictures, "part", None)
+        return type(self)(make(rank, size) if make else self.pictures, self.seen.part(rank, size))
+
     def steps(self, how: Batching) -> int:
         return self.pictures.steps(how)
 

@@ -25,7 +25,7 @@ from kdbench.vision.augment import Augment
 from kdbench.vision.crops import ASPECT, TRIES, uniform
 from kdbench.vision.sizing import FILTERS
 from kdbench.vision.sources import Decoder
-from kdbench.vision.streamed import Job, Streamed, chunks
+from kdbench.vision.streamed import Job, Streamed
 
 Drawn = np.ndarray | None  # [B, 2 TRIES + 2] of a view's boxes; None: it shows pictures as they are brought to size
 
@@ -129,7 +129,7 @@ class Natural(Streamed):
             places, how = self.places[index].tolist(), table.interpolation or "bilinear"
             views = [None if v == "plain" else drawn(len(index), (low, high), v, *place, step) for v in shown]
             batch = self._blank(len(shown), len(index))
-            for chunk in chunks(places):
+            for chunk, whole in self._chunks(places):
                 draws = [None if view is None else view[chunk] for view in views]
                 make = partial(self.pixels.cut, places[chunk], draws, how, batch[:, chunk].numpy())
-                yield make, batch if chunk.stop == len(index) else None
+                yield make, batch if whole else None

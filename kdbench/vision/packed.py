@@ -13,13 +13,14 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 
 from kdbench.files import read_checked, write_checked
 from kdbench.locks import hold
 from kdbench.vision.holding import packs
+from kdbench.vision.journal import Journal
 from kdbench.vision.sources import Decoder
 
 VERSION = 1  # one more whenever a picture is decoded to other pixels
@@ -38,7 +39,7 @@ class Name:
     def remove_older(self) -> None:
         """Packs of what lay there before."""
         for path in packs().glob(f"{self.place}-*"):
-            if path.suffix in (".json", ".pixels", ".new") and not path.name.startswith(self.file("").name):
+            if path.suffix in (".json", ".pixels", ".new", ".sums") and not path.name.startswith(self.file("").name):
                 path.unlink(missing_ok=True)
 
 
@@ -119,21 +120,26 @@ def pack_is_whole(name: Name, decoder: Decoder) -> bool:
 
 
 def make(decoder: Decoder, name: Name, keep: bool) -> Survey:
-    """Decode every picture once; with `keep` into a pack."""
+    """Decode every picture once; with `keep` into a pack. One that was killed goes on where it stopped."""
     print(f"{len(decoder)} pictures are decoded once" + f", into {name.file('.pixels')}" * keep, file=sys.stderr)
     name.remove_older()
-    survey = (_packed(decoder, name) if keep else None) or _surveyed(decoder)
+    journal = Journal(name.file(".sums"), len(decoder))
+    survey = (_packed(decoder, name, journal) if keep else None) or _surveyed(decoder, journal)
     with suppress(OSError):  # else they are decoded again the next time
         survey.write(name)
+        journal.remove()
     return survey
 
 
-def _packed(decoder: Decoder, name: Name) -> Survey | None:
+def _packed(decoder: Decoder, name: Name, journal: Journal) -> Survey | None:
     """None when it can't be written."""
-    new = name.file(".new")
+    new, row = name.file(".new"), decoder.side**2 * 3
     try:
-        with open(new, "wb") as file:
-            survey = _surveyed(decoder, file.write)
+        with open(new, "r+b" if new.exists() else "w+b") as file:
+            journal.believe(file, row)
+            file.seek(len(journal.entries) * row)
+            file.truncate()
+            survey = _surveyed(decoder, journal, file)
         os.replace(new, name.file(".pixels"))
     except OSError:
         new.unlink(missing_ok=True)
@@ -141,12 +147,16 @@ def _packed(decoder: Decoder, name: Name) -> Survey | None:
     return survey
 
 
-def _surveyed(decoder: Decoder, write: Callable[[bytes], object] = len) -> Survey:
-    """Every picture decoded; `write` gets their pixels in order."""
-    checksums: list[int] = []
-
-    def keep(first: int, rows: np.ndarray) -> None:
-        write(rows.tobytes())
-        checksums.extend(decoder.sums(first, rows))
-
-    return Survey(decoder.survey(keep), np.array(checksums, np.uint32))
+def _surveyed(decoder: Decoder, journal: Journal, pixels: BinaryIO | None = None) -> Survey:
+    """Every picture decoded that the journal does not know; `pixels` gets theirs in order."""
+    if len(journal.entries):
+        print(f"{len(journal.entries)} of them are from a run that was ended; it goes on there", file=sys.stderr)
+    broken = journal.broken(decoder)
+    journal.begin()
+    for first, rows, bad in decoder.survey(len(journal.entries)):
+        if pixels is not None:
+            pixels.write(rows.tobytes())
+            pixels.flush()
+        journal.add(first, decoder.sums(first, rows), bad)
+        broken |= bad
+    return Survey(broken, journal.all_entries()["sum"].astype(np.uint32))

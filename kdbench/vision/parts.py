@@ -171,11 +171,10 @@ def pictures_of(decoder: Decoder, labels: Sequence[int], about: About, skip: boo
 
 def in_memory(decoder: Decoder, labels: Sequence[int], about: About, skip: bool) -> tuple[Images, list[int]]:
     pixels = np.empty((len(decoder), decoder.side, decoder.side, 3), dtype=np.uint8)
-
-    def keep(first: int, rows: np.ndarray) -> None:
+    broken: dict[int, str] = {}
+    for first, rows, bad in decoder.survey():
         pixels[first : first + len(rows)] = rows
-
-    broken = decoder.survey(keep)
+        broken |= bad
     whole = whole_ones(len(decoder), broken, about, skip)
     return images(pixels[whole] if broken else pixels, [labels[place] for place in whole]), whole
 

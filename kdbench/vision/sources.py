@@ -3,7 +3,7 @@
 import threading
 import zlib
 from collections import deque
-from collections.abc import Callable, Generator, Iterable, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -138,10 +138,9 @@ class Decoder:
         """Checksums of the pictures from `first` on, whose pixels are `rows`."""
         return [zlib.crc32(row) for row in rows]
 
-    def survey(self, keep: Callable[[int, np.ndarray], None]) -> dict[int, str]:
-        """Decode every picture once; `keep(first, rows)` gets them in order, a few at a time.
-
-        Gives those that can't be read, whose rows are zero, as `try_to_fill` does.
+    def survey(self, start: int = 0) -> Iterator[tuple[int, np.ndarray, dict[int, str]]]:
+        """Decode every picture from `start` on once, a few at a time and in order: (number of the first, rows, which of
+        these can't be read). Rows of those are zero; why is told as by `try_to_fill`.
         """
 
         def make(first: int) -> tuple[int, np.ndarray, dict[int, str]]:
@@ -149,8 +148,4 @@ class Decoder:
             rows = np.zeros((len(places), self.side, self.side, 3), np.uint8)
             return first, rows, self.try_to_fill(places, rows)
 
-        found: dict[int, str] = {}
-        for first, rows, broken in in_turn(make, range(0, len(self), CHUNK), workers(), 4 * workers()):
-            keep(first, rows)
-            found |= broken
-        return found
+        return in_turn(make, range(start, len(self), CHUNK), workers(), 4 * workers())

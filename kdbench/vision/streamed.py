@@ -4,7 +4,7 @@ The order is drawn for the whole epoch as for pictures in memory, and so is the 
 bit, however many threads make them, and from whatever step they start. What is past is not decoded.
 """
 
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Collection, Generator, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Protocol, Self
@@ -13,6 +13,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from kdbench.data import Batching, shares
+from kdbench.method.contract import Batch
+from kdbench.vision.augment import table_of
 from kdbench.vision.batches import Pictures
 from kdbench.vision.sources import CHUNK, in_turn, workers
 
@@ -43,6 +46,8 @@ class Streamed(Pictures):
     places: Tensor  # [N] int64, on the CPU
     targets: Tensor  # [N] int64
     workers: int | None = None  # threads; None: as many as this process computes with
+    share: tuple[int, int] | None = None  # (rank, size) of the process: it reads its part of each batch alone
+    mirrored: bool = False  # and those that stand as far from the end, which mixing blends with its own
 
     @property
     def size(self) -> tuple[int, int]:
@@ -53,6 +58,30 @@ class Streamed(Pictures):
 
     def __getitem__(self, index: Tensor) -> Self:
         return replace(self, places=self.places[index.cpu()], targets=self.targets[index])
+
+    def part(self, rank: int, size: int) -> Self:
+        """The same batches, of which all pictures but this process's part may be black; labels are all there."""
+        return replace(self, share=(rank, size))
+
+    def epoch(
+        self, how: Batching, seed: int, number: int, start: int = 0, views: Collection[str] = ()
+    ) -> Iterator[Batch]:
+        if self.share is None:
+            return super().epoch(how, seed, number, start, views)
+        table = table_of(how.augment)
+        mixes = table is not None and (table.mixup is not None or table.cutmix is not None)
+        own = replace(self, share=None if "mixed" in views else self.share, mirrored=mixes)
+        return Pictures.epoch(own, how, seed, number, start, views)
+
+    def runs(self, count: int) -> list[tuple[int, int]]:
+        """From where to where a batch of so many pictures is read."""
+        if self.share is None:
+            return [(0, count)]
+        rank, size = self.share
+        sizes = shares(count, size)
+        start, stop = sum(sizes[:rank]), sum(sizes[: rank + 1])
+        low, high = sorted([(start, stop), (count - stop, count - start)]) if self.mirrored else [(start, stop)] * 2
+        return [(low[0], max(low[1], high[1]))] if high[0] <= low[1] else [low, high]
 
     def read(self, parts: Sequence[Tensor]) -> Generator[Tensor, None, None]:
         yield from self._read(self._jobs(parts), max([len(part) for part in parts[:1]], default=0))
@@ -67,13 +96,19 @@ class Streamed(Pictures):
     def _jobs(self, parts: Sequence[Tensor]) -> Iterator[Job]:
         for part in parts:
             places, batch = self.places[part].tolist(), self._blank(len(part))
-            for chunk in chunks(places):
-                make = partial(fill, self.pixels, places[chunk], batch[chunk].numpy())
-                yield make, batch if chunk.stop == len(part) else None
+            for chunk, whole in self._chunks(places):
+                yield partial(fill, self.pixels, places[chunk], batch[chunk].numpy()), batch if whole else None
+
+    def _chunks(self, places: Sequence[int]) -> Iterator[tuple[slice, bool]]:
+        """What is read in one go of a batch's pictures, and whether it is the last; one at least, maybe of none."""
+        runs = self.runs(len(places))
+        found = [slice(a + c.start, a + c.stop) for a, b in runs for c in chunks(places[a:b])] or [slice(0, 0)]
+        yield from ((chunk, chunk is found[-1]) for chunk in found)
 
     def _blank(self, *counts: int) -> Tensor:
         """[..., side, side, 3], to be filled."""
-        return torch.empty(*counts, *self.size, 3, dtype=torch.uint8, pin_memory=self.targets.is_cuda)
+        make = torch.empty if self.share is None else torch.zeros
+        return make(*counts, *self.size, 3, dtype=torch.uint8, pin_memory=self.targets.is_cuda)
 
 
 def chunks(places: Sequence[int]) -> Iterator[slice]:

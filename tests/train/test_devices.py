@@ -9,13 +9,16 @@ from pathlib import Path
 import pytest
 import torch
 import torch.nn.functional as F
+from jpegs import folder_of_jpegs
 from torch import nn
 from two_devices import ends, few
 
+from kdbench.data import shares
 from kdbench.method.contract import Batch
 from kdbench.method.register import METHODS
 from kdbench.train.devices import part_of
-from kdbench.train.whole_batch import PartNorms, WholeBatchNorms, parts_of, shares
+from kdbench.train.whole_batch import PartNorms, WholeBatchNorms, parts_of
+from kdbench.vision import holding
 
 SCRIPT = Path(__file__).with_name("two_devices.py")
 ROWS = {  # a loss of single examples, one with adapters on maps, two that compare examples, and a memory of all
@@ -95,6 +98,22 @@ def test_three_processes_of_unequal_parts(tmp_path, one_thread):
     rows = [ROWS["sp"]]
     *_, last = trained(tmp_path, "cnn", rows, size=3)
     assert apart(last[0]["net"], ends(few(tmp_path), "cnn", rows)[0]["net"]) < CLOSE
+
+
+@pytest.mark.parametrize("row", ["kd", "parts"])
+def test_each_decodes_its_part_of_streamed_pictures(tmp_path, row, monkeypatch):
+    """100 of them, 25 in a batch; all where batch norms see other parts of it."""
+    monkeypatch.setenv("KDBENCH_CACHE", str(tmp_path / "cache"))
+    for setting in ("MOST_IN_MEMORY", "OF_FREE_DISK"):
+        monkeypatch.setattr(holding, setting, getattr(holding, setting))  # `few` changes them
+    folder_of_jpegs(tmp_path / "photos", 100, 20, 10, (12, 20))
+    torch.set_num_threads(1)
+    [alone] = ends(few(tmp_path), "cnn", [ROWS[row]])
+    [first], [second] = trained(tmp_path, "cnn", [ROWS[row]])
+    assert apart(first["net"], alone["net"]) < CLOSE
+    assert first["curves"]["test_top1"] == pytest.approx(alone["curves"]["test_top1"])
+    assert alone["decoded"] == 100
+    assert [first["decoded"], second["decoded"]] == ([52, 48] if row == "kd" else [100, 100])
 
 
 def test_parts_cover_a_batch():

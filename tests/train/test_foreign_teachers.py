@@ -17,18 +17,23 @@ from torch import nn
 from kdbench.api import Options, run_suite
 from kdbench.data import load_splits
 from kdbench.errors import UserError
+from kdbench.grid.embedded import judge_embeddings
 from kdbench.method.contract import Inapplicable
 from kdbench.method.register import METHODS
 from kdbench.nets import build_net
 from kdbench.suite.load import load_suite
 from kdbench.suite.models import ModelSpec, TeacherSpec
 from kdbench.suite.objectives import objective
+from kdbench.suite.training import Train
 from kdbench.train.evaluation import evaluate_one
 from kdbench.train.load import load_deployed
+from kdbench.train.loop import Cohort
 from kdbench.train.objective import built_objective
 from kdbench.train.probe import Probed, fit_linear, linear_probe
+from kdbench.train.student import Delivered
 from kdbench.train.trial import all_views, forward_teacher, views_of
 from kdbench.train.unread import hidden
+from kdbench.vision.batches import Images
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 Run = Callable[..., tuple[int, str, str]]
@@ -251,3 +256,34 @@ def test_labels_and_ce_do_not_go_together(suite_file: Callable[..., Path]) -> No
         load_suite(suite_file(methods={"a": {"ce": 1, "kd": 1, "labels": "none"}}, evaluate={"probe": "lineal"}))
     assert "methods.a.labels: ce reads labels; the row says that none is read" in str(caught.value)
     assert "evaluate.probe" in str(caught.value)
+
+
+class Spoiler(Delivered):
+    """A student that writes into the batch which all see."""
+
+    def forward(self, inputs: Any, needs: Any = ("logits",)) -> Any:
+        found = super().forward(inputs, needs)
+        inputs.mul_(0)
+        return found
+
+
+def test_one_pass_of_the_data_judges_all_members(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each as it would be alone; what one raises or spoils is its own."""
+    splits = few_digits(Path())
+    nets = [build_net(ModelSpec(**STUDENT), splits.task, seed) for seed in range(4)]
+    alone = [linear_probe(net, splits.train, 10, "fp32") for net in nets]
+    nets[1].model.forward_features = None  # can't be called
+    students: dict[str, Any] = {str(number): Delivered(net) for number, net in enumerate(nets)}
+    students["3"] = Spoiler(nets[3])
+    passes, in_order = [], Images.in_order
+    monkeypatch.setattr(Images, "in_order", lambda self, size: passes.append(len(self)) or in_order(self, size))
+    cohort = Cohort(None, splits, Train().batches, 0, at_end=True, neighbours=5)
+    found = judge_embeddings(students, cohort)
+    assert set(found.broken) == {"1", "3"}
+    assert set(found.neighbours) == {"0", "2"}
+    for number in (0, 2):
+        assert torch.equal(nets[number].head[0].weight, alone[number].weight)
+    del students["3"], students["1"]
+    passes.clear()
+    judge_embeddings(students, cohort)
+    assert sorted(passes) == [200, 500]

@@ -17,7 +17,7 @@ from conftest import TINY, batches_of
 from jpegs import folder_of_jpegs
 from PIL import Image
 
-from kdbench.data import Split, load_splits
+from kdbench.data import Split, load_splits, shares
 from kdbench.errors import UserError
 from kdbench.grid.progress import Bar
 from kdbench.method.contract import VIEWS
@@ -328,6 +328,83 @@ def test_a_picture_that_is_repeated_is_decoded_once(photos, held, decoded):
         assert len(decoded) == 45 // repeats + (45 % repeats > 0)
 
 
+class Killed(BaseException):
+    """As a signal: nothing may catch it."""
+
+
+@pytest.mark.parametrize(("where", "natural"), [("pack", None), ("stream", None), ("stream", True)])
+@pytest.mark.parametrize("damage", [False, True])
+def test_a_survey_that_was_killed_goes_on(photos, held, tmp_path, monkeypatch, where, natural, damage, capsys):
+    """Broken pictures that it had found are known, too; pixels that are not what was noted are decoded again."""
+    held(where)
+    root = tmp_path / "photos"
+    for path in sorted(photos.rglob("*.jpg")):
+        (root / path.relative_to(photos)).parent.mkdir(parents=True, exist_ok=True)
+        (root / path.relative_to(photos)).write_bytes(path.read_bytes())
+    (root / "train" / "ape" / "1.jpg").write_bytes(b"no picture")
+    fill, begun = Decoder.try_to_fill, []
+
+    def dies(self, places, rows):
+        begun.extend(places)
+        if len(begun) > 30:
+            raise Killed
+        return fill(self, places, rows)
+
+    monkeypatch.setattr(Decoder, "try_to_fill", dies)
+    with pytest.raises(Killed):
+        loaded(root, broken="skip", natural=natural)
+    monkeypatch.setattr(
+        Decoder, "try_to_fill", lambda self, places, rows: begun.extend(places) or fill(self, places, rows)
+    )
+    [journal] = holding.packs().glob("*.sums")
+    known = journal.stat().st_size // 8
+    assert 8 <= known <= 32
+    if damage:
+        [broken] = holding.packs().glob("*.new") if where == "pack" else [journal]
+        with open(broken, "r+b") as file:
+            file.seek(5 * (16 * 16 * 3 if where == "pack" else 8))
+            file.write(bytes(4))
+        known = 5
+    begun.clear()
+    train, _ = loaded(root, broken="skip", natural=natural)
+    assert len(begun) == 45 - known + 12 + 1  # the rest, the test pictures, and the broken one once more
+    assert f"{known} of them are from a run that was ended" in capsys.readouterr().err
+    assert not list(holding.packs().glob("*.sums"))
+    assert len(train) == 44
+    held("memory")
+    whole, _ = loaded(root, broken="skip")
+    assert_same(batches_of(train, 10, "crop_flip"), batches_of(whole, 10, "crop_flip"))
+    if where == "pack":
+        assert train.pixels.damaged == 0
+
+
+@pytest.mark.parametrize("size", [2, 3])
+@pytest.mark.parametrize(
+    ("augment", "natural"), [("crop_flip", None), (TABLE, None), ({"flip": 0.5, "mixup": 0.3}, None), (TABLE, True)]
+)
+def test_a_process_reads_its_part_alone(photos, held, size, augment, natural):
+    """Of each batch its nets see the same; what is mixed with its own pictures is read, too."""
+    held("stream")
+    train, _ = loaded(photos, natural=natural)
+    for batch_size, views in ((10, ("second", "plain")), (11, ()), (45, ("mixed",))):
+        whole = batches_of(train, batch_size, augment, views=views)
+        for rank in range(size):
+            own, before = train.part(rank, size), train.pixels.pictures
+            for batch, part in zip(whole, batches_of(own, batch_size, augment, views=views), strict=True):
+                sizes = shares(len(batch.index), size)
+                rows = slice(sum(sizes[:rank]), sum(sizes[: rank + 1]))
+                assert torch.equal(batch.inputs[rows], part.inputs[rows])
+                assert torch.equal(batch.target, part.target)
+                assert torch.equal(batch.index, part.index)
+                assert all(torch.equal(view[rows], part.views[name][rows]) for name, view in batch.views.items())
+            if not views and augment == "crop_flip":
+                assert train.pixels.pictures - before <= 45 / size + 5
+    [seen] = train.part(1, 2).in_order(45)
+    [all_of_it] = train.in_order(45)
+    assert torch.equal(seen.inputs[23:], all_of_it.inputs[23:])
+    assert not seen.inputs[:23].any()
+
+
 NINE = {"student": {"ce": 1}} | {f"ce{n}": {"ce": 1 - n / 10} for n in range(1, 9)}
 
 
@@ -388,4 +465,4 @@ def test_plan_tells_where_pixels_lie(kdbench, photos, held, tmp_path, where, wor
     code, out, _ = kdbench("plan", suite_of(photos, tmp_path))
     assert code == 0
     assert f"folder: {words}" in out
-    assert ("% of it for loading)" in out) == (where == "stream")
+    assert ("% of it for loading" in out) == (where == "stream")
