@@ -262,7 +262,7 @@ def progress_line(made: Plan, device: torch.device) -> str:
     what = f"{made.name}: {several(len(made.cells), 'cell')}, {made.num_done} done{skipped}"
     if not made.todo:
         return f"{what}; nothing to train"
-    return f"{what}, {len(made.todo)} to train in {several(len(made.cohorts), 'cohort')} on {device}"
+    return f"{what}, {made.in_words} on {device}"
 
 
 def _anything_new(made: Plan) -> bool:

@@ -46,10 +46,7 @@ def run(given: argparse.Namespace) -> int:
         return 0
     out = console()
     name, todo = made.name, made.todo
-    out.print(
-        f"{name}: {several(len(made.cells), 'cell')}, {made.num_done} done, {len(todo)} to train in "
-        f"{several(len(made.cohorts), 'cohort')}"
-    )
+    out.print(f"{name}: {several(len(made.cells), 'cell')}, {made.num_done} done, {made.in_words}")
     for line in made.damaged:
         out.print(line, soft_wrap=True)
     fleet, speed = asked_of(given, made)
@@ -60,7 +57,8 @@ def run(given: argparse.Namespace) -> int:
         first, students = cohort[0], sorted({c.student.short for c in cohort})
         cells = [first.dataset.name, first.teacher.short, ", ".join(students), first.seed, len(cohort)]
         hours = [f"{seconds_of(cohort, made, speed) / 3600:.2g}"] if speed else []
-        cohorts.add_row(*map(str, [*cells, first.train.epochs, first.train.batch_size, *hours]))
+        trains = next((c.train for c in cohort if not c.then), None)
+        cohorts.add_row(*map(str, [*cells, *((trains.epochs, trains.batch_size) if trains else "––"), *hours]))
     if todo:
         out.print(cohorts)
     if len(made.cohorts) > 40:

@@ -24,6 +24,7 @@ from kdbench.suite.spec import ModelSpec
 
 START = 12.0  # seconds before the first step and after the last: imports, proofs of the layers, tables, MLflow
 CELL = 1.5  # seconds that each cell takes beside its steps: latency, its record, its file
+FILED = 10  # times as long where students are measured as files: eight seconds of latencies, writing, converting
 AS = re.compile(r"(?:(\d+)\s*x\s*)?(\d+)\s*(gpu|cpu|device)s?(?:\s+at\s+(\d+(?:\.\d+)?)\s*tflops)?")
 
 
@@ -105,10 +106,10 @@ def epoch_of(cohort: Sequence[Cell], plan: Plan, speed: Speed) -> float:
     members = [cell for cell in cohort if not cell.then]
     if not members:
         return 0.0
-    first, (seen, looked) = cohort[0], examples(cohort[0], plan)
-    training = sum(speed.step(cell.student, cell) * speed.row(cell) for cell in members)
+    first, (seen, looked) = members[0], examples(members[0], plan)
+    training = sum(speed.step(cell.make, cell) * speed.row(cell) for cell in members)
     teacher = speed.forward(first.teacher_net, first)
-    judged = sum(speed.forward(cell.student, cell) for cell in members)
+    judged = sum(speed.forward(cell.make, cell) for cell in members)
     return seen * (teacher + training) + looked * judged + (seen + looked) * speed.load(first)
 
 
@@ -127,7 +128,17 @@ def examples(cell: Cell, plan: Plan) -> tuple[float, float]:
 
 def seconds_of(cohort: Sequence[Cell], plan: Plan, speed: Speed) -> float:
     """All of a cohort by one device, without its teacher's training."""
-    return cohort[0].train.epochs * epoch_of(cohort, plan, speed) + speed.cell * len(cohort)
+    return trained(cohort)[0].train.epochs * epoch_of(cohort, plan, speed) + beside(cohort, speed)
+
+
+def beside(cohort: Sequence[Cell], speed: Speed) -> float:
+    """Seconds beside all steps."""
+    return speed.cell * sum(FILED if cell.filed else 1 for cell in cohort)
+
+
+def trained(cohort: Sequence[Cell]) -> Sequence[Cell]:
+    """Those of its cells that train; all of one that only converts."""
+    return [cell for cell in cohort if not cell.then] or cohort
 
 
 def loading_share(plan: Plan, speed: Speed) -> float:
@@ -206,9 +217,9 @@ def forecast(plan: Plan, speed: Speed, count: int, results: Path, sure: bool = F
 
 
 def piece_of(cohort: Sequence[Cell], plan: Plan, speed: Speed) -> Piece:
-    train, members = cohort[0].train, sum(not cell.then for cell in cohort)
+    train, members = trained(cohort)[0].train, sum(not cell.then for cell in cohort)
     steps = members * train.epochs * steps_of(cohort[0], plan, train.batch_size)
-    return Piece(seconds_of(cohort, plan, speed), steps, speed.cell * len(cohort))
+    return Piece(seconds_of(cohort, plan, speed), steps, beside(cohort, speed))
 
 
 def steps_of(cell: Cell, plan: Plan, batch_size: int) -> int:

@@ -17,6 +17,7 @@ from kdbench.method.contract import NEEDS, Inapplicable, Outputs, Task
 from kdbench.method.onnx_tools import onnx_package, onnxruntime_package
 from kdbench.nets import Net, build_net, chosen_by
 from kdbench.parts import names_within
+from kdbench.plain import several
 from kdbench.results.records import Records, is_final
 from kdbench.results.schema import Record
 from kdbench.suite.cells import Cell
@@ -61,6 +62,13 @@ class Plan:
     def todo(self) -> list[Cell]:
         refused = self.inapplicable.keys() | self.failing.keys()
         return [c for c in self.cells if c.key not in refused and not is_final(self.records.get(c.key))]
+
+    @property
+    def in_words(self) -> str:
+        """`3 to train and 2 to convert in 2 cohorts`"""
+        converted = sum(bool(c.then) for c in self.todo)
+        more = f" and {converted} to convert" if converted else ""
+        return f"{len(self.todo) - converted} to train{more} in {several(len(self.cohorts), 'cohort')}"
 
     @property
     def cohorts(self) -> list[list[Cell]]:

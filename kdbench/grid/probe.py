@@ -21,7 +21,7 @@ import torch
 
 from kdbench.errors import UserError
 from kdbench.grid.company import company
-from kdbench.grid.forecast import CELL, START
+from kdbench.grid.forecast import CELL, START, trained
 from kdbench.grid.plan import Plan
 from kdbench.grid.speeds import Speeds, conditions, keep
 from kdbench.method.contract import Batch, Outputs
@@ -30,11 +30,13 @@ from kdbench.seeding import seeded
 from kdbench.suite.cells import Cell
 from kdbench.suite.objectives import BASELINE, ObjectiveSpec, objective
 from kdbench.suite.spec import ModelSpec
+from kdbench.suite.steps import steps_of
 from kdbench.train.lent import Guard
 from kdbench.train.memory import keep_freed
 from kdbench.train.objective import built_objective
 from kdbench.train.start import training_task
 from kdbench.train.teacher import freeze
+from kdbench.train.transforms import stand_ins, transformed
 from kdbench.train.trial import Trial, forward_teacher, views_of
 
 LONGEST = 0.5  # seconds of a step that is measured
@@ -84,8 +86,8 @@ class Probe:
     @property
     def about(self) -> str:
         """What it rests on."""
-        nets = {name_of(spec, cell) for cell in self.plan.todo for spec in (cell.student, cell.teacher_net)}
-        rows = {row_of(cell) for cell in self.plan.todo}
+        nets = {name_of(spec, cell) for cell in self.plan.todo for spec in (cell.make, cell.teacher_net)}
+        rows = {row_of(cell) for cell in trained(self.plan.todo)}
         known = {row for row in rows if any(name.endswith(row) for name in self.speeds.rows)}
         measured = (
             f"steps of {len(nets & set(self.speeds.nets))} of {len(nets)} nets and {len(known)} of {len(rows)} rows"
@@ -109,7 +111,7 @@ def probe(
     `beside`: how many other processes will train at the same time, on a CPU. `say` is told what is measured.
     """
     made = Probe(plan, device, seconds)
-    nets = {name_of(spec, cell): (spec, cell) for cell in plan.todo for spec in (cell.teacher_net, cell.student)}
+    nets = {name_of(spec, cell): (spec, cell) for cell in plan.todo for spec in (cell.teacher_net, cell.make)}
     macs = {name: plan.shapes.macs(spec, cell.dataset) for name, (spec, cell) in nets.items()}
     keep_freed()
     with seeded("probe"), company(beside if device.type == "cpu" else 0):
@@ -121,9 +123,9 @@ def probe(
             made.in_time(partial(note, made, name, *nets[name]), always=len(made.per_mac) < ALWAYS)
         if not made.per_mac:
             raise UserError("no net of this plan can be measured here")
-        smallest = min(plan.todo, key=lambda c: macs[name_of(c.student, c)] + macs[name_of(c.teacher_net, c)])
+        smallest = min(trained(plan.todo), key=lambda c: macs[name_of(c.make, c)] + macs[name_of(c.teacher_net, c)])
         alone = time_of_row(smallest, made, objective({BASELINE: 1.0}))
-        for cell in {row_of(c): c for c in plan.todo if same_pair(c, smallest)}.values():
+        for cell in {row_of(c): c for c in trained(plan.todo) if same_pair(c, smallest)}.values():
             say(f"{cell.label} on {cell.student.short}")
             made.in_time(partial(note_row, made, cell, alone))
     return made
@@ -138,7 +140,7 @@ def kept(made: Probe, results: Path) -> Probe:
 
 def known(plan: Plan, device: torch.device, speeds: Speeds) -> Probe | None:
     """What was measured earlier, where all nets of the plan were; of its rows others may speak, as in `Probe.row`."""
-    nets = {name_of(spec, cell) for cell in plan.todo for spec in (cell.student, cell.teacher_net)}
+    nets = {name_of(spec, cell) for cell in plan.todo for spec in (cell.make, cell.teacher_net)}
     return Probe(plan, device, 0.0, speeds) if nets <= set(speeds.nets) else None
 
 
@@ -148,7 +150,7 @@ def row_of(cell: Cell) -> str:
 
 
 def row_name(cell: Cell) -> str:
-    return name_of(cell.teacher_net, cell) + name_of(cell.student, cell) + row_of(cell)
+    return name_of(cell.teacher_net, cell) + name_of(cell.make, cell) + row_of(cell)
 
 
 def same_pair(one: Cell, other: Cell) -> bool:
@@ -179,7 +181,7 @@ def note_row(made: Probe, cell: Cell, alone: float) -> None:
 def time_of_row(cell: Cell, made: Probe, phases: ObjectiveSpec) -> float:
     """Seconds per example of a step."""
     teacher = freeze(net_of(cell.teacher_net, cell, made), made.device)
-    trial, batch, teacher_out = trial_of(cell, cell.student, teacher, made, phases)
+    trial, batch, teacher_out = trial_of(cell, cell.make, teacher, made, phases)
     return time_of(lambda: trial.step(batch, teacher_out, RATE), made.device) / len(batch.target)
 
 
@@ -225,7 +227,9 @@ def random_batch(cell: Cell, count: int, needs: Iterable[str], made: Probe) -> B
 
 def net_of(spec: ModelSpec, cell: Cell, made: Probe) -> Net:
     plain = spec.model_copy(update={"pretrained": False, "checkpoint": None})
-    return build_net(plain, made.plan.shapes.task(cell.dataset), "student", 0).to(made.device)
+    task = made.plan.shapes.task(cell.dataset)
+    steps, noise = steps_of(spec.transforms or ()), stand_ins(task.inputs, task.num_classes)
+    return transformed(build_net(plain, task, "student", 0), steps, task.inputs, noise).to(made.device)
 
 
 def time_of(call: Callable[[], Any], device: torch.device, rounds: int = ROUNDS) -> float:
