@@ -19,7 +19,7 @@ from kdbench.grid.judged import told
 from kdbench.method.metric import TOP1, Metric
 from kdbench.nets import settled
 from kdbench.plain import harmless
-from kdbench.results.provenance import versions
+from kdbench.results.provenance import file_tools, versions
 from kdbench.results.schema import DIGESTS, MOST_REASON, Record
 from kdbench.results.seal import sealed
 from kdbench.suite.cells import Cell
@@ -58,6 +58,8 @@ def record_of(
     cell: Cell, device: torch.device, status: str, reason: str = "", teacher: Teacher | None = None, **details: Any
 ) -> Record:
     """The record of a cell that came to its end; `details`: what `Measure` found."""
+    made_by = versions(device, sorted({name for link in cell.lineage for name in link.methods}))
+    made_by |= file_tools() if cell.filed else {}
     known = {"teacher_key": teacher.key, "teacher_train_seconds": teacher.seconds} if teacher else {}
     begun = {ENTRY: found} if (found := hub_weights(cell)) else {}
     return sealed(finite({
@@ -70,7 +72,7 @@ def record_of(
         "curves": {},
         **known,
         **details,
-        "versions": versions(device, sorted({name for link in cell.lineage for name in link.methods})),
+        "versions": made_by,
         "finished": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
     }))  # fmt: skip
 

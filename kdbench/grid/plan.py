@@ -24,7 +24,7 @@ from kdbench.suite.cells import Cell
 from kdbench.suite.cohorts import cohorts_of
 from kdbench.suite.hub_weights import check as check_hub_weights
 from kdbench.suite.spec import DatasetSpec, ModelSpec, Train
-from kdbench.suite.steps import made, steps_of
+from kdbench.suite.steps import check_order, made, steps_of
 from kdbench.train.lent import Guard
 from kdbench.train.objective import Objective, blank_outputs, needs_of, student_needs_of
 from kdbench.train.probe import can_have_head
@@ -225,6 +225,7 @@ class Shapes:
         if cell.adapts:
             self.check_takes_over(cell)
         with Guard():
+            check_order(cell.conversions)
             for step in cell.then:
                 made(step).check(self.net(cell.make, cell.dataset).model)
             built = Objective(cell.phases)

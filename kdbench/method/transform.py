@@ -65,9 +65,13 @@ class Reshape(Transform):
 
 
 class Conversion(Transform):
-    """After training: an ONNX file becomes another one. `operators`: some of these must have run in a forward of it."""
+    """After training: an ONNX file becomes another one. `operators`: some of these must have run in a forward of it.
+
+    `not_after`: conversions that leave it nothing to change.
+    """
 
     operators: ClassVar[tuple[str, ...]] = ()
+    not_after: ClassVar[tuple[str, ...]] = ()
 
     def check(self, model: nn.Module) -> None:
         """Raises `Inapplicable` for a net of which it would change nothing. Shapes only: weights may be on meta."""

@@ -18,12 +18,12 @@ HEAD = ("key", "dataset", "teacher", "student", "label", "seed", "status", "reas
 GROUP = ["dataset", "teacher", "student"]  # what is compared with each other: one data set, one pair
 MADE_BY = (
     "commit", "kdbench", "torch", "timm", "torchvision", "numpy", "scikit-learn", "python", "device", "kind", "threads",
-    "onednn", "led_around", "num_train", "num_test", "num_classes",
+    "onednn", "onnxruntime", "onnx", "onnxscript", "torch-pruning", "led_around", "num_train", "num_test", "num_classes",
 )  # fmt: skip
 # A warning is given where cells compared differ in these, or in the file of a method that several of them use
 HUB = "hub_weights"  # likewise; of records that begin with such
-OWN = MADE_BY[12:]  # the record's own entries; the others are among its versions
-SHOWN = MADE_BY[:4] + MADE_BY[8:13]  # what "What it rests on" tells
+OWN = MADE_BY[16:]  # the record's own entries; the others are among its versions
+SHOWN = MADE_BY[:4] + MADE_BY[8:17]  # what "What it rests on" tells
 
 Curves = dict[str, dict[str, list[float]]]  # pair's title -> row's label -> mean score after every epoch
 

@@ -19,6 +19,11 @@ def installed() -> dict[str, str | None]:
     return {name: _version(name) for name in ("kdbench", "torch", "timm", "torchvision", "numpy", "scikit-learn")}
 
 
+def file_tools() -> dict[str, str | None]:
+    """What decides sizes, scores and times of students that are measured as files."""
+    return {name: _version(name) for name in ("onnxruntime", "onnx", "onnxscript", "torch-pruning")}
+
+
 def versions(device: torch.device, methods: list[str]) -> dict[str, Any]:
     return {
         "python": platform.python_version(),

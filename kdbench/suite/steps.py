@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator
 from typing import Any
 
 from kdbench.errors import Tame, first_line, unknown
+from kdbench.method.contract import Inapplicable
 from kdbench.method.transform import TRANSFORMS, Conversion, Reshape
 from kdbench.suite.yaml_lines import Place
 
@@ -43,6 +44,16 @@ def made(step: Step) -> Any:
     """The transform itself."""
     [(name, settings)] = step.items()
     return TRANSFORMS[name](**settings)
+
+
+def check_order(steps: Iterable[Step]) -> None:
+    """Raises Inapplicable for a conversion that finds nothing left to change after another one."""
+    before: list[str] = []
+    for step in steps:
+        [name] = step
+        if found := [one for one in before if one in TRANSFORMS[name].not_after]:
+            raise Inapplicable(f"{name} finds nothing left to change after {found[0]}")
+        before.append(name)
 
 
 def names_of(steps: Iterable[Step]) -> list[str]:
@@ -107,8 +118,11 @@ def check_starts(data: dict[str, Any]) -> Iterator[tuple[Place, str]]:
             yield (*place, "label"), unknown("row", start["label"], map(str, rows))
         elif isinstance(row := rows[start["label"]], dict) and row.get("then"):
             yield (*place, "label"), f"{start['label']} ends in a converted file, which can't be trained further"
-        other = start_of(number, pairs)
-        if other is None:
+        fitting = starts_of(number, pairs)
+        if len(fitting) > 1:
+            several = " and ".join(f"pairs[{other}]" for other in fitting)
+            yield place, f"{several} both have this teacher and student: which one is meant? Leave one to another suite"
+        elif not fitting:
             what = "those transforms" if start.get("transforms") else "no transforms"
             yield place, f"no other pair has this teacher and this student with {what}; add the pair to begin with"
         elif _goes_round(number, pairs):
@@ -117,18 +131,35 @@ def check_starts(data: dict[str, Any]) -> Iterator[tuple[Place, str]]:
 
 def start_of(number: int, pairs: list[dict[str, Any]]) -> int | None:
     """Which pair gives the students that those of pair `number` begin with; None where none does."""
+    return next(iter(starts_of(number, pairs)), None)
+
+
+def starts_of(number: int, pairs: list[dict[str, Any]]) -> list[int]:
+    """All pairs that may; one is right. Without `transforms` the one whose students begin anew comes before others."""
     student = pairs[number]["student"]
-    wanted = {k: v for k, v in student.items() if k not in ("from", "transforms")}
-    if (transforms := student["from"].get("transforms")) is not None:
-        wanted["transforms"] = transforms
-    for other, pair in enumerate(pairs):
-        given = pair.get("student")
-        plain = {"model": given} if isinstance(given, str) else given
-        if other == number or not isinstance(plain, dict) or _plain(pair) != _plain(pairs[number]):
-            continue
-        if {k: v for k, v in plain.items() if k != "from"} == wanted:
-            return other
-    return None
+    wanted = _student(student) | {"transforms": _steps(student["from"].get("transforms"))}
+    fitting = [
+        other
+        for other, pair in enumerate(pairs)
+        if other != number and _plain(pair) == _plain(pairs[number]) and _student(pair.get("student")) == wanted
+    ]
+    anew = [other for other in fitting if "from" not in pairs[other]["student"]]
+    return anew if anew and not wanted["transforms"] else fitting
+
+
+def _student(given: Any) -> dict[str, Any]:
+    """Without what it begins with."""
+    table = given if isinstance(given, dict) else {"model": given}
+    rest = {k: v for k, v in table.items() if k not in ("from", "transforms")}
+    return rest | {"transforms": _steps(table.get("transforms"))}
+
+
+def _steps(given: Any) -> Any:
+    """Equal for steps that are; what is no such list is told elsewhere."""
+    try:
+        return steps_of(given or ())
+    except Exception:
+        return given
 
 
 def _plain(pair: dict[str, Any]) -> Any:

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from kdbench.method.contract import Inapplicable, InputSpec
-from kdbench.suite.steps import Step, made
+from kdbench.suite.steps import Step, check_order, made
 from kdbench.train.onnx_file import FileNet, arrays_of, onnx_file, operators_run, peak_memory, quietly
 from kdbench.train.profiling import BATCHES, latencies
 from kdbench.train.student import Delivered, Student
@@ -30,6 +30,7 @@ def deliver(
     delivered: Delivered, inputs: InputSpec, steps: Iterable[Step], batches: Batches, about: dict[str, str]
 ) -> Delivery:
     """The student as a file, after the conversions `steps`. Raises Inapplicable for one that changes nothing."""
+    check_order(steps := list(steps))
     student = Student(bare(delivered), inputs).eval()
     file, start = onnx_file(student, about), time.perf_counter()
 

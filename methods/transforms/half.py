@@ -16,6 +16,7 @@ class Half(Conversion):
     """Rounds each weight to the nearest number of `dtype`."""
 
     dtype: torch.dtype
+    not_after = ("int8", "fp16", "bf16")
 
     def __init__(self) -> None: ...
 

@@ -17,6 +17,7 @@ class Int4(Conversion):
     """
 
     operators = ("MatMulNBits",)
+    not_after = ("int4", "int8", "fp16", "bf16")
 
     def __init__(self, block: Literal[16, 32, 64, 128] = 32) -> None:
         self.block = block

@@ -26,6 +26,7 @@ class Int8(Conversion):
     """
 
     operators = INTEGER
+    not_after = ("int8",)
 
     def __init__(
         self,
@@ -33,6 +34,8 @@ class Int8(Conversion):
         calibrate: Literal["minmax", "entropy", "percentile"] = "minmax",
         examples: Count = 512,
     ) -> None:
+        if ranges == "dynamic" and (calibrate, examples) != ("minmax", 512):
+            raise ValueError("dynamic ranges are found at inference: leave calibrate and examples out")
         self.ranges, self.calibrate, self.examples = ranges, calibrate, examples
 
     def check(self, model: nn.Module) -> None:

@@ -76,9 +76,13 @@ AWARE: dict[type[nn.Module], type[nn.Module]] = {nn.Conv2d: AwareConv2d, nn.Line
 
 @register_transform("int8_aware", paper="https://arxiv.org/abs/1712.05877", year=2018)
 class Int8Aware(Reshape):
-    """Inputs and weights of convolutions and dense layers are rounded as `int8` will round them, and the gradient goes
+    """Inputs and weights of convolutions and dense layers are rounded to 8 bits in training, and the gradient goes
     straight through; the student is delivered in int8. With `kd` and others it is quantisation-aware distillation
     (Mishra & Marr 2018, arXiv:1711.05852; Polino et al. 2018, arXiv:1802.05668).
+
+    Weights are rounded as in the file, by channel. Activations are not quite: `int8` finds their ranges anew, as least
+    and greatest value on 512 training examples (a few percent to a fifth wider than the moving averages of training),
+    and in the file sums and logits are rounded too. Scores are those of the file; best and chosen of the net.
 
     `pace` of the moving average of ranges. The modules stay those of the net, so that features can be read off it:
     torchao's own preparation exports the graph, whose modules are lost, or knows dense layers alone.
@@ -92,6 +96,8 @@ class Int8Aware(Reshape):
     def apply(self, model: nn.Module, given: Given) -> Any:
         """The record: the names of the layers."""
         names = [name for name, _ in layers(model, tuple(AWARE))]
+        if not names and any(type(part) in AWARE.values() for part in model.modules()):
+            raise Inapplicable(f"finds {type(model).__name__} rounding already")
         if not names:
             raise Inapplicable(f"finds no convolution or dense layer in {type(model).__name__}")
         self.rebuild(model, names, given)

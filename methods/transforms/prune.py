@@ -42,6 +42,8 @@ class Prune(Reshape):
         steps: Count = 1,
         examples: Count = 256,
     ) -> None:
+        if examples != 256 and importance != "taylor":
+            raise ValueError(f"importance {importance} looks at no examples: leave them out")
         self.share, self.importance, self.over, self.steps, self.examples = share, importance, over, steps, examples
 
     def apply(self, model: nn.Module, given: Given) -> Any:

@@ -241,6 +241,23 @@ def test_a_conversion_is_paired_with_its_own_row(tmp_path: Path) -> None:
     assert len({cell.key for cell in cells}) == 5
 
 
+@pytest.mark.parametrize(
+    ("pair", "then", "why"),
+    [
+        (0, ["int8", "fp16"], "fp16 finds nothing left to change after int8"),
+        (0, ["fp16", "bf16"], "bf16 finds nothing left to change after fp16"),
+        (1, ["bf16"], "bf16 finds nothing left to change after int8"),
+        (0, ["fp16", "int8"], None),
+    ],
+)
+def test_plan_tells_what_finds_nothing_left(tmp_path: Path, pair: int, then: list[str], why: str | None) -> None:
+    rows = {"student": {"ce": 1}, "then": {"by_pair": {f"*{'int8_aware*' * pair}": {"ce": 1}}, "then": then}}
+    made = kdbench.plan(suite_in(tmp_path, pairs=SUITE["pairs"][: pair + 1], methods=rows), results=tmp_path)
+    reasons = {c.label: made.inapplicable.get(c.key) for c in made.cells if bool(c.make.transforms) == bool(pair)}
+    assert reasons["then"] == why
+    assert reasons["student"] is None
+
+
 @pytest.mark.parametrize(("package", "pairs"), [("onnxruntime", 1), ("onnxscript", 1), ("torch_pruning", 2)])
 def test_without_the_extra_one_line_names_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, package: str, pairs: int
@@ -256,6 +273,7 @@ def test_without_the_extra_one_line_names_it(
     [
         (["int9"], "unknown transform 'int9'; did you mean 'int8'?"),
         (["prune"], "prune is made before training; it belongs into a student's `transforms`"),
+        ([{"int8": {"ranges": "dynamic", "examples": 9}}], "leave calibrate and examples out"),
         ([{"int8": {"ranges": "statik"}}], "methods.int8.then[0].int8.ranges"),
         ([], "then"),
     ],

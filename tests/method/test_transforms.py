@@ -18,7 +18,7 @@ from kdbench.nets import Net, build_net, register_net
 from kdbench.suite.load import ModelSpec
 from kdbench.suite.plugins import load_methods
 from kdbench.suite.steps import steps_of
-from kdbench.train.delivery import converted
+from kdbench.train.delivery import converted, deliver
 from kdbench.train.onnx_file import FileNet, arrays_of, onnx_file
 from kdbench.train.student import Delivered, Student
 from kdbench.train.transforms import rebuilt, shapes_of, stand_ins, transformed
@@ -204,6 +204,48 @@ def test_a_transform_that_takes_classes_does_not_apply() -> None:
 
     with pytest.raises(Inapplicable, match="greedy leaves CifarResNet 5 of its 10 logits"):
         reshaped("resnet", "greedy", {})
+
+
+def test_training_for_int8_rounds_as_by_hand() -> None:
+    """A layer's output after some batches, worked out with its range and scales in double precision."""
+    torch.manual_seed(0)
+    layer = nn.Conv2d(3, 4, 3)
+    before = layer.weight.detach().clone()
+    model = nn.Sequential(layer)
+    TRANSFORMS["int8_aware"]().rebuild(model, ["0"], None)
+    x = torch.randn(2, 3, 6, 6)
+    with torch.no_grad():
+        model.train()(x)
+        found = model.eval()(x)
+    low, high = float(x.min()), float(x.max())
+    scale = (high - low) / 255
+    zero = round(-low / scale)
+    steps = ((x.double() / scale).round() + zero).clamp(0, 255) - zero
+    each = before.double().flatten(1).abs().amax(1)[:, None, None, None] / 127
+    weight = (before.double() / each).round() * each
+    expected = nn.functional.conv2d(steps * scale, weight, layer.bias.detach().double())
+    torch.testing.assert_close(found.double(), expected, atol=1e-5, rtol=1e-5)
+    plain = nn.functional.conv2d(x, before, layer.bias.detach())
+    assert float((found - plain).abs().max()) > 1e-3  # that is no small change of the last digit
+
+
+def test_a_net_rounds_but_once() -> None:
+    made = reshaped("resnet", "int8_aware", {})
+    with pytest.raises(Inapplicable, match="int8_aware finds CifarResNet rounding already"):
+        transformed(made, steps_of(["int8_aware"]), task().inputs, stand_ins(task().inputs, 10))
+
+
+def test_the_file_of_training_for_int8_answers_nearly_as_the_net_did() -> None:
+    inputs = task().inputs
+    made = transformed(net("resnet"), steps_of(["int8_aware"]), inputs, stand_ins(inputs, 10))
+    shown = [torch.from_numpy(given[inputs.fields[0].name]) for given in few(64)]
+    with torch.no_grad():
+        for batch in shown * 20:
+            made.train()(batch)
+        expected = made.eval()(shown[0]).logits
+    file = deliver(Delivered(made), inputs, steps_of(["int8"]), lambda n: ((x, x) for x in shown), {}).file
+    found = FileNet(file, inputs)(shown[0]).logits
+    assert (found - expected).abs().max() < 0.1 * expected.abs().max()
 
 
 # --- conversions, on files ---

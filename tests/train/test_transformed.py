@@ -222,6 +222,7 @@ def test_plan_tells_which_transform_does_not_apply_and_why(
         (STUDENT | {"transforms": [{"prune": {"shar": 0.5}}]}, "unknown setting 'shar'; did you mean 'share'?"),
         (STUDENT | {"transforms": [{"low_rank": {"share": 0.5, "energy": 0.5}}]}, "a share or an energy, not both"),
         (STUDENT | {"transforms": [{"prune": {}, "low_rank": {}}]}, "must be a transform's name"),
+        (STUDENT | {"transforms": [{"prune": {"examples": 9}}]}, "importance magnitude looks at no examples"),
         (PRUNED | {"from": {"label": "studnt"}}, "unknown row 'studnt'; did you mean 'student'?"),
         (PRUNED | {"from": {"label": "student", "transforms": ["low_rank"]}}, "add the pair to begin with"),
     ],
@@ -231,6 +232,30 @@ def test_mistakes_are_told_with_their_line(tmp_path: Path, student: dict[str, An
     with pytest.raises(UserError, match=r"suite.yaml:\d+: pairs\[1\].student") as told:
         cells(tmp_path, pairs=[PAIRS[0], {"teacher": TEACHER, "student": student}])
     assert text in str(told.value)
+
+
+def test_a_start_that_may_be_two_is_refused(tmp_path: Path) -> None:
+    third = [{"prune": {"share": 0.3}}]
+    chains = [STUDENT | {"from": {"label": label}, "transforms": third} for label in ROWS]
+    after = STUDENT | {"from": {"label": "fitnet", "transforms": third}, "transforms": third}
+    pairs = [{"teacher": TEACHER, "student": student} for student in (STUDENT, *chains, after)]
+    with pytest.raises(UserError, match=r"pairs\[3\].*pairs\[1\] and pairs\[2\] both have this teacher and student"):
+        cells(tmp_path, pairs=pairs)
+    twice = [PAIRS[0], PAIRS[0] | {"train": {"epochs": 3}}, PAIRS[1]]
+    with pytest.raises(UserError, match=r"pairs\[0\] and pairs\[1\] both"):
+        cells(tmp_path, pairs=twice)
+
+
+def test_a_start_is_found_by_what_is_done_and_not_by_how_it_is_written(tmp_path: Path) -> None:
+    """`prune` and its defaults are one step; and who says no transforms means the pair that begins with nothing."""
+    first = STUDENT | {"from": {"label": "student"}, "transforms": ["prune"]}
+    further = STUDENT | {"from": {"label": "fitnet"}}
+    after = STUDENT | {"from": {"label": "fitnet", "transforms": [{"prune": {"share": 0.5}}]}}
+    pairs = [{"teacher": TEACHER, "student": student} for student in (STUDENT, further, first, after)]
+    found = {cell.student.short: cell for cell in cells(tmp_path, pairs=pairs) if cell.label == "fitnet"}
+    starts = [cell.start for cell in found.values()]
+    assert [start and bool(start.student.transforms) for start in starts] == [None, False, False, True]
+    assert [start.start is None for start in starts if start] == [True, True, False]
 
 
 def test_a_teacher_has_no_transforms(tmp_path: Path) -> None:
