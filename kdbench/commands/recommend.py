@@ -174,7 +174,7 @@ def _mere_guessing(best: Row, record: Record) -> str:
 
 
 def _decides_little(best: Row, record: Record) -> list[str]:
-    epochs = record.get("settings", {}).get("train", {}).get("epochs", FEW_EPOCHS)
+    epochs = record.get("settings", {}).get("train", {}).get("epochs", FEW_EPOCHS) or FEW_EPOCHS
     few = [f"{epochs} epochs"] * (epochs < FEW_EPOCHS) + [f"{best.n} seed{'s' * (best.n > 1)}"] * (best.n < FEW_SEEDS)
     return [f"{' and '.join(few)} decide little between methods."] if few else []
 

@@ -163,7 +163,7 @@ class Measure:
             judged = evaluate_one(shipped, splits.test, "fp32", known, metric)
             details["delivered"] = self.files.keep(cell, filed)
         details |= {"scores": scores_of(trial, judged, teacher, metric), "profile": profile}
-        if shipped is not student and splits.validation:
+        if splits.validation and (shipped is not student or cell.train.epochs == 0):  # else a curve ends with it
             held_out = evaluate_one(shipped, splits.validation, "fp32", None, metric)
             details["scores"][metric.delivered] = held_out.scores[metric.name]
         if cell.evaluate.corruptions:

@@ -18,7 +18,8 @@ HEAD = ("key", "dataset", "teacher", "student", "label", "seed", "status", "reas
 GROUP = ["dataset", "teacher", "student"]  # what is compared with each other: one data set, one pair
 MADE_BY = (
     "commit", "kdbench", "torch", "timm", "torchvision", "numpy", "scikit-learn", "python", "device", "kind", "threads",
-    "onednn", "onnxruntime", "onnx", "onnxscript", "torch-pruning", "led_around", "num_train", "num_test", "num_classes",
+    "onednn", "onnxruntime", "onnx", "onnxscript", "torch-pruning", "led_around",
+    "num_train", "num_test", "num_classes",
 )  # fmt: skip
 # A warning is given where cells compared differ in these, or in the file of a method that several of them use
 HUB = "hub_weights"  # likewise; of records that begin with such

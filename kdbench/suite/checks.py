@@ -15,6 +15,7 @@ from kdbench.suite.controls import CONTROLS
 from kdbench.suite.objectives import by_pair, fill, for_pair, objective, terms_of
 from kdbench.suite.spec import ModelSpec, Pair, RowOptions, SuiteFile, TeacherSpec, TeacherTrain, Train, mistakes, parse
 from kdbench.suite.steps import check_starts, check_steps
+from kdbench.suite.training import train_of
 from kdbench.suite.yaml_lines import Document, Place
 
 
@@ -31,7 +32,7 @@ def check(document: Document) -> Iterator[tuple[Place, str]]:
         if not isinstance(pair, dict):
             continue
         if isinstance(pair.get("train"), dict) and train_is_right:
-            yield from mistakes(Train, {**train, **pair["train"]}, ("pairs", number, "train"))
+            yield from mistakes(train_of(pair.get("student")), {**train, **pair["train"]}, ("pairs", number, "train"))
         yield from _check_teacher(document, pair.get("teacher"), ("pairs", number, "teacher"))
         yield from _check_model(document, pair.get("student"), ("pairs", number, "student"))
     for number, dataset in enumerate(listed(data, "datasets")):

@@ -20,6 +20,7 @@ from kdbench.suite.recipes import expand, kept
 from kdbench.suite.shipped import nearest, shipped, suite_path
 from kdbench.suite.spec import Adapt, DatasetSpec, ModelSpec, SuiteFile, TeacherSpec, TeacherTrain, Train, parse
 from kdbench.suite.steps import Step, start_of, steps_of
+from kdbench.suite.training import FurtherTrain
 from kdbench.suite.yaml_lines import Document, Place, read_yaml
 
 
@@ -71,7 +72,10 @@ def load_suite(path: Path | str, plugins: tuple[Path, ...] = (), models: bool = 
         path=path,
         name=file.name,
         datasets=file.datasets,
-        pairs=tuple((p.teacher, p.student, parse(Train, {**train, **p.train})) for p in file.pairs),
+        pairs=tuple(
+            (p.teacher, p.student, parse(FurtherTrain if p.student.start else Train, {**train, **p.train}))
+            for p in file.pairs
+        ),
         places=tuple(document.where(("pairs", number)) for number in range(len(file.pairs))),
         objectives={
             label: {pairs: objective(terms) for pairs, terms in by_pair(row).items()}

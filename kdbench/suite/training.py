@@ -142,6 +142,17 @@ class Train(Recipe, Batches):
         return self
 
 
+class FurtherTrain(Train):
+    """The same of students that begin with trained ones. `epochs: 0`: they are what was done to them, and no more."""
+
+    epochs: Annotated[int, Field(ge=0)] = 240
+
+
+def train_of(student: Any) -> type[Train]:
+    """The form of the `train` of a pair with such a student, as a suite gives it."""
+    return FurtherTrain if isinstance(student, dict) and student.get("from") else Train
+
+
 class TeacherTrain(Train):
     """As `train`, unless said otherwise. `seed`: one teacher for all cells (the field's custom), or one `per_seed`.
 

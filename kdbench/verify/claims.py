@@ -37,7 +37,8 @@ def is_evaluated(record: Record) -> bool:
 
 def _curves(record: Record) -> Iterator[str]:
     """The scores are ends and extremes of curves, one value for each epoch."""
-    if record.get("delivered"):  # its scores are of the file that became of the student
+    untrained = record["settings"].get("train", {}).get("epochs") == 0
+    if untrained or record.get("delivered"):  # then its scores are of the file that became of the student
         return
     metric, scores, curves = metric_of(record), record["scores"], record.get("curves") or {}
     epochs = record["settings"].get("train", {}).get("epochs")

@@ -25,6 +25,7 @@ from kdbench.suite.load import load_suite
 from kdbench.suite.starts import with_starts
 from kdbench.train.evaluation import evaluate_one
 from kdbench.train.load import load_deployed
+from kdbench.verify.claims import contradictions
 
 STUDENT: dict[str, Any] = {"model": "cifar_resnet8", "widths": [4, 4, 8, 8]}
 PRUNED = STUDENT | {"from": {"label": "student"}, "transforms": [{"prune": {"share": 0.5}}]}
@@ -113,6 +114,26 @@ def test_what_is_loaded_and_exported_is_what_was_measured(
     for form in ("onnx", "safetensors"):
         path, _ = export(thin["key"], form, tmp_path / form / f"thin.{form}", folder / "results")
         assert path.is_file()
+
+
+def test_what_pruning_alone_costs(tmp_path: Path, one_thread: None) -> None:
+    """`epochs: 0`: a pruned net as it was cut; only students that begin with trained ones may be such."""
+    pairs = [PAIRS[0], PAIRS[1] | {"train": {"epochs": 0}}]
+    found = run_in(tmp_path, pairs=pairs, methods={"student": {"ce": 1}}, validation=0.2)
+    cut = next(record for name, record in found.items() if "prune" in name)
+    assert (cut["status"], cut["reason"]) == ("done", "")
+    assert cut["cost"]["steps"] == 0
+    assert contradictions(cut) == []
+    assert cut["scores"]["test_top1_best"] is None
+    assert cut["scores"]["validation_top1_delivered"] is not None
+    net = load_deployed(cut["key"], tmp_path / "results").delivered
+    assert params(cut) < 0.35 * max(map(params, found.values()))
+    test = load_splits("digits", {"size": 8}, Path()).test
+    assert evaluate_one(net, test, "fp32").scores["top1"] == cut["scores"]["test_top1"]
+    weights = [student(record, tmp_path)["fc.weight"] for record in found.values()]
+    assert weights[0].shape != weights[1].shape
+    with pytest.raises(UserError, match=r"pairs\[0\].train.epochs: should be greater"):
+        cells(tmp_path, pairs=[PAIRS[0] | {"train": {"epochs": 0}}])
 
 
 class StopsAfter:
