@@ -17,9 +17,9 @@ from kdbench.report.statistics import Difference, of_differences
 from kdbench.report.text import human, number, plus_minus
 
 AXES: Mapping[str, tuple[str, Callable[[Row], float]]] = {
-    "size": ("kB of the file", lambda row: row.file.bytes / 1000),
-    "latency": ("ms of one example, ONNX Runtime, one CPU thread", lambda row: row.file.ort_ms_b1),
-    "MACs": ("millions of multiply-adds", lambda row: row.size.macs / 1e6),
+    "size": ("kB of the file", lambda row: digits(row.file.bytes / 1000)),
+    "latency": ("ms of one example, ONNX Runtime, one CPU thread", lambda row: digits(row.file.ort_ms_b1)),
+    "MACs": ("millions of multiply-adds", lambda row: digits(row.size.macs / 1e6)),
 }
 # Names of ONNX Runtime's kernels for convolutions and matrix products.
 IN_INTEGERS = ("QLinearConv", "QGemm", "QLinearMatMul", "ConvInteger", "MatMulInteger", "DynamicQuantizeMatMul",
@@ -69,7 +69,7 @@ def compressions_of(frame: pd.DataFrame, pairs: Iterable[Pair]) -> dict[str, lis
     found: dict[str, list[Compressed]] = {}
     for dataset in dict.fromkeys(row.dataset for row in rows):
         here = [row for row in rows if row.dataset == dataset]
-        fronts = {name: undominated([(digits(x(row)), row.score) for row in here]) for name, (_, x) in AXES.items()}
+        fronts = {name: undominated([(x(row), row.score) for row in here]) for name, (_, x) in AXES.items()}
         lines = [
             Compressed(row, drops.get(place_of(row), Difference()), tuple(n for n in fronts if place in fronts[n]))
             for place, row in enumerate(here)
