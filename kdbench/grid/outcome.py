@@ -166,6 +166,8 @@ class Measure:
         if splits.validation and (shipped is not student or cell.train.epochs == 0):  # else a curve ends with it
             held_out = evaluate_one(shipped, splits.validation, "fp32", None, metric)
             details["scores"][metric.delivered] = held_out.scores[metric.name]
+        if shipped is not student:
+            details["scores"] = without_epochs(details["scores"], metric)
         if cell.evaluate.corruptions:
             details["scores"] |= robustness(shipped, cell.dataset.name, splits.test, cell.train.precision)
         if shipped is student:  # a converted file gives no embedding
@@ -226,6 +228,13 @@ def scores_of(trial: Trial, judged: Judged, teacher: Teacher, metric: Metric = T
         epoch = held_out.index(max(held_out))
         scores |= {metric.chosen: curve[epoch], "chosen_epoch": epoch + 1, metric.validation: held_out[epoch]}
     return scores
+
+
+def without_epochs(scores: dict[str, Any], metric: Metric) -> dict[str, Any]:
+    """Of a file there is but one: no epoch was better, and none is chosen."""
+    kept = {name: value for name, value in scores.items() if name != "chosen_epoch"}
+    held_out = {metric.validation: kept[metric.delivered]} if metric.delivered in kept else {}
+    return {**kept, **held_out, metric.best: None, metric.chosen: None}
 
 
 def count_parameters(parameters: Iterable[nn.Parameter]) -> int:

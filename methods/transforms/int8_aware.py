@@ -82,7 +82,7 @@ class Int8Aware(Reshape):
 
     Weights are rounded as in the file, by channel. Activations are not quite: `int8` finds their ranges anew, as least
     and greatest value on 512 training examples (a few percent to a fifth wider than the moving averages of training),
-    and in the file sums and logits are rounded too. Scores are those of the file; best and chosen of the net.
+    and in the file sums and logits are rounded too. Scores are those of the file; curves are those of the net.
 
     `pace` of the moving average of ranges. The modules stay those of the net, so that features can be read off it:
     torchao's own preparation exports the graph, whose modules are lost, or knows dense layers alone.

@@ -18,7 +18,9 @@ from kdbench.api import Options, run_suite
 from kdbench.commands.export import export
 from kdbench.data import load_splits
 from kdbench.errors import UserError
+from kdbench.grid.outcome import without_epochs
 from kdbench.method.contract import Inapplicable
+from kdbench.method.metric import metric_named
 from kdbench.nets import build_net
 from kdbench.results.schema import Record
 from kdbench.suite.cells import cells_of
@@ -106,6 +108,24 @@ def test_an_int8_row_runs_in_int8(records: dict[str, Record], label: str) -> Non
     ran = records[label]["profile"]["ran"]
     assert (ran["QLinearConv"], ran["QGemm"]) == (9, 1)
     assert not {"Conv", "FusedConv", "Gemm", "MatMul"} & ran.keys()
+
+
+def test_a_file_has_no_best_epoch(records: dict[str, Record]) -> None:
+    """The curve of training for 8 bits is that of the net that rounds, with the ranges of training: another net."""
+    scores = records["aware student"]["scores"]
+    assert (scores["test_top1_best"], scores["test_top1_chosen"]) == (None, None)
+    assert records["student"]["scores"]["test_top1_best"] is not None
+
+
+def test_held_out_scores_of_a_file_are_the_files() -> None:
+    """Of a net trained for 8 bits too, whose curve ends with another one."""
+    metric = metric_named("top1")
+    told = {"test_top1": 50.0, "test_top1_best": 70.0, "test_top1_chosen": 60.0, "chosen_epoch": 2,
+            "validation_top1": 80.0, "validation_top1_delivered": 40.0}  # fmt: skip
+    assert without_epochs(told, metric) == {
+        "test_top1": 50.0, "test_top1_best": None, "test_top1_chosen": None, "validation_top1": 40.0,
+        "validation_top1_delivered": 40.0,
+    }  # fmt: skip
 
 
 def test_fp32_rows_run_in_fp32(records: dict[str, Record]) -> None:
