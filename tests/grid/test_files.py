@@ -4,6 +4,7 @@ import hashlib
 import json
 import subprocess
 import sys
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from kdbench.grid.outcome import without_epochs
 from kdbench.method.contract import Inapplicable
 from kdbench.method.metric import metric_named
 from kdbench.nets import build_net
+from kdbench.report.frame import frame_of, sources_of
 from kdbench.results.schema import Record
 from kdbench.suite.cells import cells_of
 from kdbench.suite.load import ModelSpec, load_suite
@@ -108,6 +110,14 @@ def test_an_int8_row_runs_in_int8(records: dict[str, Record], label: str) -> Non
     ran = records[label]["profile"]["ran"]
     assert (ran["QLinearConv"], ran["QGemm"]) == (9, 1)
     assert not {"Conv", "FusedConv", "Gemm", "MatMul"} & ran.keys()
+
+
+def test_what_wrote_and_ran_the_files_is_told(records: dict[str, Record]) -> None:
+    for record in records.values():
+        told = {name: record["versions"][name] for name in ("onnxruntime", "onnx", "onnxscript", "torch-pruning")}
+        assert told == {name: version(name) for name in told}
+    shown = sources_of(frame_of(records.values()).assign(teacher="t", student="s"))
+    assert shown.made_by["onnxruntime"] == [version("onnxruntime")]
 
 
 def test_a_file_has_no_best_epoch(records: dict[str, Record]) -> None:
