@@ -18,6 +18,7 @@ from kdbench.report.text import chance, duration, human, number, plus_minus
 
 MOST_REFUSED = 10  # records whose reasons are told
 UNFAIR = "what is left is not a fair sample: not ranked, and never called better"
+AT, OWN_AT = "teacher_cpu_ms_b1_at_", "student_cpu_ms_b1_at_"  # and a shape: columns of a row's means
 
 
 def markdown(board: Board) -> str:
@@ -178,8 +179,18 @@ def teacher_line(pair: Pair) -> str:
     size = row.teacher_size
     return (
         f"Teacher: {number(row.teacher_score)}{pair.metric.unit} {pair.metric.title}, {human(size.params)} parameters, "
-        f"{human(size.macs)} MACs, {number(size.cpu_ms_b1)} ms on one CPU thread."
+        f"{human(size.macs)} MACs, {number(size.cpu_ms_b1)} ms on one CPU thread.{in_other_shapes(row)}"
     )
+
+
+def in_other_shapes(row: Row) -> str:
+    """What teacher and student take where inputs come in several shapes (texts of several lengths); else nothing."""
+    shapes = [name.removeprefix(AT) for name in row.means if name.startswith(AT)]
+    times = [
+        f"{shape}: {number(row.means[AT + shape])} / {number(row.means.get(OWN_AT + shape, math.nan))}"
+        for shape in sorted(shapes, key=lambda shape: (len(shape), shape))
+    ]
+    return f" In other shapes (teacher / student, ms): {', '.join(times)}." if times else ""
 
 
 def remarks(rows: Iterable[Row]) -> list[str]:

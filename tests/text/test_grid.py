@@ -1,6 +1,7 @@
 """The engine's promises on texts: pairing, a cohort changes nothing, nor does an interruption; and a run as a whole."""
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -126,6 +127,10 @@ def test_a_run_and_its_export(tmp_path: Path, kdbench: Callable[..., tuple[int, 
     assert own["cpu_ms_b1_at_4"] > 0
     assert own["macs"] < own["macs_at_32"] < own["macs_at_128"]
     assert own["cpu_ms_b1_at_128"] > 0
+    board = (tmp_path / "results" / "texts" / "leaderboard.md").read_text(encoding="utf-8")
+    assert re.search(
+        r"In other shapes \(teacher / student, ms\): 4: [\d.]+ / [\d.]+, .*32: .*, 128: [\d.]+ / [\d.]+\.", board
+    )
     output = tmp_path / "net.onnx"
     code, out, err = kdbench("export", found["kd"]["key"], "--output", output)
     assert code == 0, err
