@@ -23,6 +23,7 @@ from kdbench.errors import UserError, unknown
 from kdbench.source import code_alone
 
 T = TypeVar("T")
+P = TypeVar("P")  # where a mistake is
 
 
 class Registry(Generic[T]):
@@ -61,7 +62,7 @@ class Registry(Generic[T]):
             # Through JSON, so that strict types still take a YAML list for a tuple.
             checked = model.model_validate_json(json.dumps(given), strict=True)
         except ValidationError as error:
-            return {}, [explain(problem, model.model_fields) for problem in error.errors()]
+            return {}, alternatives(explain(problem, model.model_fields) for problem in error.errors())
         return {setting: getattr(checked, setting) for setting in model.model_fields}, []
 
     def form(self, name: str) -> type[BaseModel]:
@@ -98,6 +99,20 @@ def explain(problem: Any, known: Iterable[str]) -> tuple[str, str]:
     """One pydantic problem as (setting, message in plain words)."""
     name = str(problem["loc"][0]) if problem["loc"] else ""
     return name, message_of(problem, "setting", known)
+
+
+def alternatives(found: Iterable[tuple[P, str]]) -> list[tuple[P, str]]:
+    """What pydantic says once for each type that a value may have, said once: "should be a, or b, not c"."""
+    joined: list[tuple[P, str]] = []
+    for place, text in found:
+        if joined and joined[-1][0] == place and text.startswith("should be "):
+            before, _, given = joined[-1][1].rpartition(", not ")
+            wanted, _, same = text.removeprefix("should be ").rpartition(", not ")
+            if before and given == same:
+                joined[-1] = (place, f"{before}, or {wanted}, not {given}")
+                continue
+        joined.append((place, text))
+    return joined
 
 
 WORDS = {  # pydantic's -> YAML's

@@ -1,6 +1,7 @@
 """What a suite file may hold: its entries with their types, ranges and defaults."""
 
 import json
+import re
 from collections.abc import Iterator
 from typing import Annotated, Any, Literal
 
@@ -8,7 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from kdbench.data import DATASETS
 from kdbench.layout import is_reserved
-from kdbench.registry import message_of
+from kdbench.registry import alternatives, message_of
 from kdbench.suite.controls import CONTROLS
 from kdbench.suite.evaluation import SCORE_ALONE, Evaluate
 from kdbench.suite.frozen import Above0, ByName, Frozen, Seed
@@ -129,13 +130,23 @@ ELSEWHERE: dict[Any, str] = {  # what people look for in `train`, and where it i
 }
 
 
+TYPE = re.compile(
+    r"(literal|dict|list|tuple)\[|(float|int|str|bool)$"
+)  # pydantic's place of a value that may have several
+
+
 def mistakes(model: type[BaseModel], data: Any, place: Place) -> Iterator[tuple[Place, str]]:
-    """What is wrong with `data` as a `model`, each mistake with its place below `place`."""
+    """What is wrong with `data` as a `model`, each mistake once, with its place below `place`."""
+    yield from alternatives(_mistakes(model, data, place))
+
+
+def _mistakes(model: type[BaseModel], data: Any, place: Place) -> Iterator[tuple[Place, str]]:
     try:
         model.model_validate_json(json.dumps(data))
     except ValidationError as error:
         for problem in error.errors():
             loc = tuple(part for part in problem["loc"] if part != "[key]")
+            loc = loc[:-1] if loc and TYPE.match(str(loc[-1])) else loc
             of_training = (*place, *loc)[-2:-1] in (("train",), ("teacher_train",))
             if problem["type"] == "extra_forbidden" and of_training and loc[-1] in ELSEWHERE:
                 yield (*place, *loc), ELSEWHERE[loc[-1]]

@@ -276,3 +276,15 @@ def test_messages_read_well(kdbench, tmp_path):
     path = tmp_path / "bad.yaml"
     path.write_text(textwrap.dedent(GOOD).replace("epochs: 2", "epochs: two"))
     assert kdbench("plan", path)[2].strip() == f"{path}:10: train.epochs: should be a whole number, not 'two'"
+
+
+def test_a_value_that_may_have_several_types_is_one_mistake(kdbench, tmp_path):
+    path = tmp_path / "suite.yaml"
+    rows = "methods: {student: {ce: 1}}\nseeds: [0]\ntrain: {epochs: 1, test_crop: teachr}\n"
+    path.write_text(
+        f"name: x\ndatasets: [digits]\npairs: [{{teacher: cifar_resnet20, student: cifar_resnet8}}]\n{rows}"
+    )
+    code, _, err = kdbench("plan", path)
+    assert code == 2
+    wanted = "should be 'teacher' or 'student', or a number, or a table of entries, not 'teachr'"
+    assert err == f"{path}:6: train.test_crop: {wanted}\n"
