@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # All speed measurements on a GPU, with one command: KDBENCH_DATA=DIR tests/benchmarks/gpu.sh > gpu.txt
-# Needs torch, torchvision, timm and kdbench's light packages; no MLflow. Ten minutes or so.
+# Needs kdbench installed (`pip install --no-deps .` will do) with torch, torchvision, timm and its light packages;
+# no MLflow. A quarter of an hour or so.
 set -euo pipefail
 cd "$(dirname "$0")"
 python=${PYTHON:-python}

@@ -115,7 +115,9 @@ class Apart:
         return self._ask(f"{name} {steps}")
 
     def close(self) -> None:
-        self.process.communicate()
+        """All is answered. Killed, not asked to end: with a loader for each method and a GPU it never did."""
+        self.process.kill()
+        self.process.wait()
 
     def _ask(self, what: str) -> float:
         assert self.process.stdin is not None
