@@ -11,6 +11,7 @@ import argparse
 import sys
 from collections import Counter, defaultdict
 from collections.abc import Iterable
+from dataclasses import replace
 from functools import cache
 from itertools import product
 from pathlib import Path
@@ -46,6 +47,7 @@ TEXTS = {
     "bilstm": {"width": 32, "hidden": 32},
 }  # fmt: skip
 TEXT_PAIRS = (("bert", "smaller bert"), ("bert", "bilstm"), ("bilstm", "bilstm"))
+NUMBERS = ("bert", "smaller bert")  # the pair that is also asked to learn numbers
 TEXT_HEAD = "## Texts"
 SIDE, CLASSES = 64, 10
 TRAINED = ("kd", "rkd", "fitnet", "at")
@@ -92,16 +94,24 @@ def verdicts(pairs: Iterable[tuple[str, str]], of: Task) -> dict[tuple[str, str,
     return {(*pair, method): why_not(method, *pair) for pair in pairs for method in METHODS}
 
 
+def of_classes() -> list[str]:
+    return [name for name in METHODS if METHODS[name].kinds != ("numbers",)]
+
+
 def table_of_texts() -> str:
-    """A line a method, a column a pair of nets that read sequences."""
-    found = verdicts(TEXT_PAIRS, task_of("docstrings", DATASETS.settings("docstrings", {})[0], Path()))
-    counts = [sum(found[*pair, method] is None for method in METHODS) for pair in TEXT_PAIRS]
-    heads = [f"{teacher} -> {student} ({count})" for (teacher, student), count in zip(TEXT_PAIRS, counts, strict=True)]
+    """A line a method, a column a pair of nets that read sequences; the last of nets that learn numbers."""
+    task = task_of("docstrings", DATASETS.settings("docstrings", {})[0], Path())
+    numbers = verdicts([NUMBERS], replace(task, num_classes=1, classes=(), metric="pearson", kind="numbers"))
+    found = verdicts(TEXT_PAIRS, task) | {("numbers", *NUMBERS, key[2]): why for key, why in numbers.items()}
+    columns = [*TEXT_PAIRS, ("numbers", *NUMBERS)]
+    counts = [sum(found[*column, method] is None for method in METHODS) for column in columns]
+    names = [" -> ".join(pair) for pair in TEXT_PAIRS] + [f"{' -> '.join(NUMBERS)}, numbers"]
+    heads = [f"{name} ({count})" for name, count in zip(names, counts, strict=True)]
     lines = [TEXT_HEAD, "", f"Nets that read sequences, and how many of the {len(list(METHODS))} methods apply; by "]
     lines[-1] += "`kdbench list methods --dataset docstrings --pair TEACHER STUDENT` for two of your own."
     lines += ["", f"| method | {' | '.join(heads)} |", "|:--|" + ":--|" * len(heads)]
     for method in METHODS:
-        reasons = [found[*pair, method] for pair in TEXT_PAIRS]
+        reasons = [found[*column, method] for column in columns]
         told = ["yes" if why is None else why.removeprefix(f"{method} ").split(";")[0] for why in reasons]
         lines.append(f"| {method} | {' | '.join(told)} |")
     return "\n".join(lines) + "\n"
@@ -137,7 +147,7 @@ def steps() -> tuple[Counter[str], list[str]]:
 
 
 def write(found: dict[tuple[str, str, str], str | None], trained: tuple[Counter[str], list[str]] | None) -> str:
-    methods, pairs = list(METHODS), len(MODELS) ** 2
+    methods, pairs = of_classes(), len(MODELS) ** 2
     lines = [
         "# What applies to what",
         "",

@@ -18,6 +18,7 @@ from torch import Tensor
 from kdbench.errors import UserError, first_line
 from kdbench.method.contract import Batch, Field, InputSpec, Task
 from kdbench.method.inputs import Inputs, map_inputs
+from kdbench.method.kinds import CLASSES, NUMBERS, Kind, kind_of
 from kdbench.method.metric import Metric, metric_for
 from kdbench.plain import harmless
 from kdbench.registry import Registry
@@ -36,7 +37,7 @@ class Batching(Protocol):
 
 
 class Split(Protocol):
-    """One part of a data set. `targets`: [N] int64, on the device where batches come to lie.
+    """One part of a data set. `targets`: [N] int64, of numbers float32, on the device where batches come to lie.
 
     One that takes long to read may have `part(rank, size)`: itself, but with batches of which only the examples of
     process `rank` of `size` (`shares`) are sure to be read; labels and indices are whole.
@@ -96,7 +97,7 @@ class InMemory:
     """Examples that lie on the device as they are; they are shuffled, not augmented."""
 
     values: Inputs  # each [N, ...]
-    targets: Tensor  # [N] int64
+    targets: Tensor  # [N] int64; float32 where numbers are to be learnt
 
     def __len__(self) -> int:
         return len(self.targets)
@@ -144,7 +145,10 @@ def _field(name: str, values: Tensor) -> Field:
 
 @dataclass(frozen=True)
 class Splits:
-    """A data set. `validation` is None until some of the training set is held out."""
+    """A data set. `validation` is None until some of the training set is held out.
+
+    Its targets say what is to be learnt, classes or numbers. Of numbers `num_classes` is 1, and `metric` must be given.
+    """
 
     train: Any  # a Split; so is each of the others
     test: Any
@@ -154,18 +158,25 @@ class Splits:
     metric: str = "top1"  # one of `kdbench.method.metric.METRICS`: what its nets are judged by
 
     def __post_init__(self) -> None:
-        metric_for(self.metric, self.classes, self.num_classes)
+        if self.kind is NUMBERS and (self.num_classes, self.classes) != (1, ()):
+            raise UserError("targets that are numbers (float) have no classes: num_classes must be 1")
+        assert self.judged_by
+
+    @property
+    def kind(self) -> Kind:
+        """What its targets are."""
+        return kind_of(self.test.targets)
 
     @property
     def judged_by(self) -> Metric:
-        """The metric, of these classes."""
-        return metric_for(self.metric, self.classes, self.num_classes)
+        """The metric, of these classes or numbers."""
+        return metric_for(self.metric, self.classes, self.num_classes, self.kind.name)
 
     @property
     def task(self) -> Task:
         """What is to be learnt, without how."""
         sizes = len(self.train), self.train.inputs, len(self.test)
-        return Task(self.num_classes, *sizes, self.classes, self.metric)
+        return Task(self.num_classes, *sizes, self.classes, self.metric, kind=self.kind.name)
 
     def to(self, device: torch.device) -> "Splits":
         validation = self.validation.to(device) if self.validation else None
@@ -173,18 +184,19 @@ class Splits:
 
 
 def hold_out(splits: Splits, share: float) -> Splits:
-    """Set aside a stratified `share` of the training set, the same examples in every run (its own fixed seed).
+    """Set aside a `share` of the training set, the same examples in every run (its own fixed seed).
 
-    Those that have no label (below 0) all stay.
+    Of classes it is stratified. Examples that have no label all stay.
     """
     if not share:
         return splits
     from sklearn.model_selection import train_test_split
 
     targets = splits.train.targets.numpy()
-    labelled = np.flatnonzero(targets >= 0)
+    labelled = np.flatnonzero(~splits.kind.lacks(splits.train.targets).numpy())
+    strata = targets[labelled] if splits.kind is CLASSES else None
     try:
-        _, held = train_test_split(labelled, test_size=share, stratify=targets[labelled], random_state=0)
+        _, held = train_test_split(labelled, test_size=share, stratify=strata, random_state=0)
     except ValueError as error:
         raise UserError(f"validation: can't hold out {share:g} of {len(labelled)} examples: {error}") from error
     keep = np.setdiff1d(np.arange(len(targets)), held)
@@ -253,10 +265,10 @@ def register_dataset(
 def load_splits(name: str, settings: dict[str, Any], data_dir: Path, validation: float = 0.0) -> Splits:
     """The data set `name`, on the CPU, with `validation` held out. Raises UserError when it cannot be had.
 
-    Training examples whose label is below 0 have none; test examples all have one.
+    Training examples whose label is below 0 (of numbers: NaN) have none; test examples all have one.
     """
     splits: Splits = DATASETS[name](data_dir, **settings)
-    if unknown_ones := int((splits.test.targets < 0).sum()):
+    if unknown_ones := int(splits.kind.lacks(splits.test.targets).sum()):
         raise UserError(f"data set {name}: {unknown_ones} of its {len(splits.test)} test examples have no label")
     return hold_out(splits, validation)
 

@@ -22,6 +22,7 @@ from kdbench.data import DATASETS, task_of
 from kdbench.errors import UserError, first_line, unknown
 from kdbench.files import cache_folder, write_json
 from kdbench.method.contract import Inapplicable, Task
+from kdbench.method.kinds import CLASSES
 from kdbench.method.register import METHODS
 from kdbench.method.transform import TRANSFORMS, Reshape
 from kdbench.nets import build_net, is_known, known_models, unknown_model
@@ -121,7 +122,8 @@ def applicability(
     Some reasons show in values only, not in shapes: `meta` is quick, `cpu` builds the nets and asks them, untrained.
     """
     nets = build_nets({teacher, student}, task, device)
-    task = replace(task, targets=torch.arange(1000, device=device) % task.num_classes)
+    targets = torch.arange(1000, device=device) % task.num_classes
+    task = replace(task, targets=targets if task.kind == CLASSES.name else None)
     size = sum(p.numel() for p in nets[student].parameters())
     found: dict[str, tuple[int | None, str]] = {}
     for name in names:

@@ -14,7 +14,7 @@ from kdbench.grid.judged import told
 from kdbench.layout import Layout
 from kdbench.nets import Net, build_net
 from kdbench.results.card import about
-from kdbench.results.outcomes import OUTCOMES, unpacked
+from kdbench.results.numbers import teacher_of
 from kdbench.results.schema import Record
 from kdbench.seeding import seeded
 from kdbench.suite.cells import Cell
@@ -26,7 +26,7 @@ from kdbench.train.robustness import robustness
 from kdbench.train.student import Delivered
 from kdbench.train.transforms import examples
 
-FROM_TRAINING = ("cost", "repeatable", "led_around", "metric", "num_classes", "inputs", "num_train", "num_test",
+FROM_TRAINING = ("cost", "repeatable", "led_around", "metric", "kind", "num_classes", "inputs", "num_train", "num_test",
                  "structure", "teacher_key", "teacher_train_seconds", "classes")  # fmt: skip
 
 
@@ -80,8 +80,8 @@ class Files:
         filed = self.of(cell, student.delivered, splits, seconds)
         assert filed is not None
         metric = splits.judged_by
-        outcomes = unpacked(record.get(OUTCOMES) or {})
-        known = None if outcomes is None else torch.from_numpy(outcomes.teacher).to(splits.test.targets.device)
+        said = teacher_of(record)
+        known = None if said is None else torch.from_numpy(said).to(splits.test.targets.device)
         judged = evaluate_one(filed.net, splits.test, "fp32", known, metric)
         scores = scores_of_file(record, judged.scores, metric)
         if splits.validation:
@@ -120,7 +120,7 @@ def scores_of_file(record: Record, found: dict[str, float], metric: Any) -> dict
         metric.test: found[metric.name],
         metric.best: None,
         metric.chosen: None,
-        **{f"test_{name}": found[name] for name in ("top1", "top5", "nll", "ece")},
+        **{f"test_{name}": value for name, value in found.items() if name != "agreement"},
         "teacher_agreement": found.get("agreement"),
     }
     return {**scores, metric.teacher: record["scores"].get(metric.teacher)}

@@ -16,6 +16,7 @@ from kdbench.files import finite
 from kdbench.grid.embedded import judge_embeddings
 from kdbench.grid.filed import Files, sizes_of
 from kdbench.grid.judged import told
+from kdbench.method.kinds import CLASSES
 from kdbench.method.metric import TOP1, Metric
 from kdbench.nets import settled
 from kdbench.plain import harmless
@@ -146,6 +147,7 @@ class Measure:
         details |= {DIGESTS: digests_of(trial, teacher)}
         details |= {"repeatable": trial.repeatable, "led_around": led_around(trial.net, trial.objective, teacher.net)}
         details |= {"metric": task.metric, "num_classes": task.num_classes, "inputs": task.inputs.to_dict()}
+        details |= {"kind": task.kind} if task.kind != CLASSES.name else {}
         details |= {"num_train": len(splits.train), "num_test": len(splits.test)}
         details |= {"earlier_devices": trial.earlier} if trial.earlier else {}  # `cost` has the last number
         details |= {"structure": trial.net.structure} if trial.net.structure else {}
@@ -217,11 +219,8 @@ def scores_of(trial: Trial, judged: Judged, teacher: Teacher, metric: Metric = T
         metric.test: final[metric.name],
         metric.best: max(curve) if curve else None,
         metric.chosen: None,  # without a validation share nothing is chosen
-        "test_top1": final["top1"],
-        "test_top5": final["top5"],
-        "test_nll": final["nll"],
-        "test_ece": final["ece"],
-        "teacher_agreement": final["agreement"],
+        **{f"test_{name}": value for name, value in final.items() if name != "agreement"},
+        "teacher_agreement": final.get("agreement"),
         metric.teacher: teacher.scores[metric.name],
     }
     if curve and (held_out := curves.get(metric.validation)):

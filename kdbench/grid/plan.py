@@ -14,6 +14,7 @@ from kdbench.data import Held, held_of, task_of
 from kdbench.errors import UserError, first_line
 from kdbench.grid.batch_parts import parts_problems
 from kdbench.method.contract import NEEDS, Inapplicable, Outputs, Task
+from kdbench.method.kinds import needs_classes
 from kdbench.method.onnx_tools import onnx_package, onnxruntime_package
 from kdbench.nets import Net, build_net, chosen_by
 from kdbench.parts import names_within
@@ -229,6 +230,7 @@ class Shapes:
             for step in cell.then:
                 made(step).check(self.net(cell.make, cell.dataset).model)
             built = Objective(cell.phases)
+            needs_classes(self.task(cell.dataset), judged_by_classes(cell))
             if cell.evaluate.probe:
                 can_have_head(self.net(cell.make, cell.dataset))
                 if (stays := built.inference()) is not None:
@@ -261,6 +263,17 @@ class Shapes:
             if (why := verdicts[cell.case]) is not None:
                 (inapplicable if isinstance(why, Inapplicable) else failing)[cell.key] = str(why)
         return inapplicable, failing
+
+
+def judged_by_classes(cell: Cell) -> list[str]:
+    """What of the cell, as a suite says it, is told of classes alone."""
+    asked = {
+        "evaluate.probe": cell.evaluate.probe,
+        "evaluate.neighbours": cell.evaluate.neighbours,
+        "evaluate.corruptions": cell.evaluate.corruptions,
+        "a teacher's num_classes": cell.teacher.num_classes is not None,
+    }
+    return [name for name, wanted in asked.items() if wanted]
 
 
 def bare(spec: ModelSpec) -> ModelSpec:

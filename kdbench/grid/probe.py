@@ -25,10 +25,11 @@ from kdbench.grid.forecast import CELL, START, trained
 from kdbench.grid.plan import Plan
 from kdbench.grid.speeds import Speeds, conditions, keep
 from kdbench.method.contract import Batch, Outputs
+from kdbench.method.kinds import targets_of
 from kdbench.nets import Net, build_net
 from kdbench.seeding import seeded
 from kdbench.suite.cells import Cell
-from kdbench.suite.objectives import BASELINE, ObjectiveSpec, objective
+from kdbench.suite.objectives import BASELINES, ObjectiveSpec, objective
 from kdbench.suite.spec import ModelSpec
 from kdbench.suite.steps import steps_of
 from kdbench.train.lent import Guard
@@ -117,14 +118,14 @@ def probe(
     with seeded("probe"), company(beside if device.type == "cpu" else 0):
         order = sorted(nets, key=lambda name: macs[name])  # the small ones are quick, and most are trained
         with suppress(Exception), Guard():  # the first step of a process imports for seconds
-            trial_of(nets[order[0]][1], nets[order[0]][0], None, made, objective({BASELINE: 1.0}))
+            trial_of(nets[order[0]][1], nets[order[0]][0], None, made, plain(made, nets[order[0]][1]))
         for name in order:
             say(nets[name][0].short)
             made.in_time(partial(note, made, name, *nets[name]), always=len(made.per_mac) < ALWAYS)
         if not made.per_mac:
             raise UserError("no net of this plan can be measured here")
         smallest = min(trained(plan.todo), key=lambda c: macs[name_of(c.make, c)] + macs[name_of(c.teacher_net, c)])
-        alone = time_of_row(smallest, made, objective({BASELINE: 1.0}))
+        alone = time_of_row(smallest, made, plain(made, smallest))
         for cell in {row_of(c): c for c in trained(plan.todo) if same_pair(c, smallest)}.values():
             say(f"{cell.label} on {cell.student.short}")
             made.in_time(partial(note_row, made, cell, alone))
@@ -157,13 +158,18 @@ def same_pair(one: Cell, other: Cell) -> bool:
     return (one.pair, one.dataset, one.train) == (other.pair, other.dataset, other.train)
 
 
+def plain(made: Probe, cell: Cell) -> ObjectiveSpec:
+    """Labels alone."""
+    return objective({BASELINES[made.plan.shapes.task(cell.dataset).kind]: 1.0})
+
+
 def name_of(spec: ModelSpec, cell: Cell) -> str:
     return " ".join([spec.model_dump_json(), cell.dataset.model_dump_json(), cell.train.precision])
 
 
 def note(made: Probe, name: str, spec: ModelSpec, cell: Cell) -> None:
     """Measure a net, as teacher and as student."""
-    trial, batch, nothing = trial_of(cell, spec, None, made, objective({BASELINE: 1.0}))
+    trial, batch, nothing = trial_of(cell, spec, None, made, plain(made, cell))
     macs = made.plan.shapes.macs(spec, cell.dataset)
     frozen = freeze(net_of(spec, cell, made), made.device)
     precision, count = cell.train.precision, len(batch.target)
@@ -190,7 +196,7 @@ def trial_of(
 ) -> tuple[Trial, Batch, Outputs]:
     """A trial that can make steps on a batch of random inputs, and the teacher's outputs on it."""
     net, task = net_of(spec, cell, made), made.plan.shapes.task(cell.dataset)
-    training = training_task(task, cell.train, torch.arange(task.num_train) % task.num_classes)
+    training = training_task(task, cell.train, targets_of(task, torch.arange(task.num_train)))
     built = built_objective(phases, net, teacher or net, training, made.device, 0)
     trial = Trial(net, built, cell.train, made.device, 0)
     trial.enter(0, fresh=False, steps=1)
@@ -222,7 +228,7 @@ def random_batch(cell: Cell, count: int, needs: Iterable[str], made: Probe) -> B
     task = made.plan.shapes.task(cell.dataset)
     places = torch.randperm(task.num_train)[:count].to(made.device)
     views: dict[str, Any] = {view: task.inputs.random(count, made.device) for view in views_of(needs)}
-    return Batch(task.inputs.random(count, made.device), places % task.num_classes, places, views=views)
+    return Batch(task.inputs.random(count, made.device), targets_of(task, places), places, views=views)
 
 
 def net_of(spec: ModelSpec, cell: Cell, made: Probe) -> Net:

@@ -196,7 +196,7 @@ class Batch:
     """One training batch, the same for every member of a cohort."""
 
     inputs: Inputs  # each [B, ...], augmented
-    target: Tensor  # [B], int64; of inputs that are mixed the class of the larger share
+    target: Tensor  # [B], int64; of inputs that are mixed the class of the larger share. Of numbers float32
     index: Tensor  # [B], int64, place in the training set
     progress: Tensor = NO_PROGRESS  # [], float64: the share of the training that is done, 0..1
     views: dict[str, Inputs] = field(default_factory=dict)  # other views of the same examples, by name (`VIEWS`)
@@ -223,10 +223,10 @@ class Batch:
 class Task:
     """What is to be learnt: all that a net, a method or a table must know of a data set.
 
-    The last five say how it is trained; they are filled in where a method is built.
+    From `batch_size` on it says how it is trained; that is filled in where a method is built.
     """
 
-    num_classes: int
+    num_classes: int  # outputs of a net; 1 where numbers are learnt
     num_train: int  # examples in the training set; Batch.index is below it
     inputs: InputSpec
     num_test: int = 0
@@ -237,6 +237,7 @@ class Task:
     momentum: float = 0.9  # of the optimizer's SGD; 0 for an optimizer of another kind
     accumulate: int = 1  # batches whose gradients make one optimizer step
     mixed: bool = False  # are inputs mixed with one another, so that they have two labels?
+    kind: str = "classes"  # what its targets are, one of `kdbench.method.kinds.KINDS`
 
 
 EpochOf = Callable[[int], Iterator[tuple[Outputs, Batch]]]
@@ -249,7 +250,7 @@ class Method(nn.Module):
     A numeric setting is kept as an attribute of its own name and read in `forward`: then a suite may let it follow a
     schedule over the training, `temperature: {from: 8, to: 2}`.
 
-    Set by `@register_method`: `name`, `needs`, `student_needs`, `paper`, `year`, `family`, `sequences`.
+    Set by `@register_method`: `name`, `needs`, `student_needs`, `paper`, `year`, `family`, `sequences`, `kinds`.
     """
 
     name: ClassVar[str]
@@ -259,6 +260,7 @@ class Method(nn.Module):
     year: ClassVar[int | None]
     family: ClassVar[str]
     sequences: ClassVar[bool]
+    kinds: ClassVar[tuple[str, ...]] = ()
 
     def build(self, student: Outputs, teacher: Outputs, task: Task) -> None:
         """Make adapters from the shapes of a blank forward (B = 2). Raises `Inapplicable` if the pair can't have it."""

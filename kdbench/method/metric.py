@@ -9,6 +9,7 @@ from typing import Any, Literal
 from torch import Tensor, float64, from_numpy, tensor
 
 from kdbench.errors import UserError, unknown
+from kdbench.method.kinds import CLASSES
 from kdbench.registry import foreign_code
 
 
@@ -101,6 +102,16 @@ def spearman(predicted: Tensor, targets: Tensor) -> float:
     return pearson(*(from_numpy(rankdata(x.cpu().numpy())) for x in (predicted, targets)))
 
 
+def r2(predicted: Tensor, targets: Tensor) -> float:
+    """The share of the variance of true ratings [N] that the predicted ones explain, times 100.
+
+    The mean for all is worth 0, and what is worse less; 0 where all true ones are one.
+    """
+    a, b = (x.cpu().double() for x in (predicted, targets))
+    whole = float((b - b.mean()).square().sum())
+    return 100 * (1 - float((a - b).square().sum()) / whole) if whole else 0.0
+
+
 class Metrics(dict[str, Metric]):
     """By name. `code`: of each that was put in later a hash of its code as it was then, as a registry has it."""
 
@@ -122,9 +133,11 @@ METRICS = Metrics(
         Metric("f1", "F1", "F1 of the second of two classes", "%", binary_f1, two=True),
         Metric("pearson", "Pearson", "Pearson's correlation of ratings times 100", "", pearson, "values"),
         Metric("spearman", "Spearman", "Spearman's correlation of ratings times 100", "", spearman, "values"),
+        Metric("r2", "R2", "explained variance of ratings times 100", "", r2, "values"),
         Metric("matthews", "Matthews", "Matthews' correlation times 100", "", matthews),
     )
 )
+OF_NUMBERS = ("pearson", "spearman", "r2")  # always computed where nets learn numbers
 MIXED = Metric("score", "score", "each data set's own score")  # of a table whose data sets are judged differently
 
 
@@ -135,12 +148,17 @@ def metric_named(name: str) -> Metric:
     return METRICS[name]
 
 
-def metric_for(name: str, classes: Sequence[str], num_classes: int) -> Metric:
-    """That of a task. Raises UserError where its classes are not what the metric is of.
+def metric_for(name: str, classes: Sequence[str], num_classes: int, kind: str = CLASSES.name) -> Metric:
+    """That of a task. Raises UserError where its targets are not what the metric is of.
 
     Classes without names are taken to be rated as they are numbered.
     """
     metric = metric_named(name)
+    if kind != CLASSES.name:
+        if metric.reads != "values":
+            known = ", ".join(sorted(one.name for one in METRICS.values() if one.reads == "values"))
+            raise UserError(f"metric {name} is of classes; these data have {kind}, and of these there are: {known}")
+        return replace(metric, words=metric.words.replace("ratings", kind))
     if metric.two:
         if num_classes != 2:
             raise UserError(
@@ -171,8 +189,8 @@ def rating(label: str) -> Decimal | None:
 
 def metric_of(record: Mapping[str, Any]) -> Metric:
     """That of a record; of one that is not known here, or of other classes than it is of, it is the bare name."""
-    name = str(record.get("metric") or TOP1.name)
+    name, kind = str(record.get("metric") or TOP1.name), str(record.get("kind") or CLASSES.name)
     try:
-        return metric_for(name, record.get("classes") or (), record.get("num_classes") or 2)
+        return metric_for(name, record.get("classes") or (), record.get("num_classes") or 2, kind)
     except UserError:
         return METRICS.get(name) or Metric(name, name, name)

@@ -50,7 +50,7 @@ def frame_of(records: Iterable[Record]) -> pd.DataFrame:
             **{f"{n}_{k}": v for n in ("file", "uncompressed", "ran") for k, v in (profile.get(n) or {}).items()},
             **{f"cost_{k}": v for k, v in (record.get("cost") or {}).items()},
             **{name: record.get(name) for name in HEAD},
-            "alone": objective == alone() and not record["settings"].get("then"),
+            "alone": objective in alone() and not record["settings"].get("then"),
             "metric": metric_of(record).name,
             "metric_words": metric_of(record).words,
             "score": record["scores"].get(metric_of(record).test),

@@ -6,6 +6,7 @@ from typing import Any
 from scipy.stats import binomtest
 
 from kdbench.data import DATASETS
+from kdbench.method.kinds import NUMBERS
 from kdbench.method.metric import TOP1, metric_of
 from kdbench.results.schema import Record
 
@@ -15,6 +16,7 @@ def card(record: Record) -> dict[str, Any]:
     return {
         "model": record["student"],
         "classes": class_names(record),
+        **({"answer": "one number for each example"} if record.get("kind") == NUMBERS.name else {}),
         "inputs": {field["name"]: field for field in (record.get("inputs") or {}).get("fields", ())},
         "input": (record.get("inputs") or {}).get("about", ""),
         "prepare": prepared(record),
@@ -34,7 +36,9 @@ def about(key: str) -> dict[str, str]:
 
 
 def class_names(record: Record) -> list[str]:
-    """Their numbers where the data set names none."""
+    """Their numbers where the data set names none; none where the student says a number."""
+    if record.get("kind") == NUMBERS.name:
+        return []
     return record.get("classes") or [str(number) for number in range(record.get("num_classes") or 0)]
 
 

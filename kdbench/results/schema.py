@@ -105,6 +105,7 @@ class Shape(TypedDict):
     digests: NotRequired[Digests]
     seal: NotRequired[Text]
     metric: NotRequired[Name | None]  # None: top-1
+    kind: NotRequired[Literal["classes", "numbers"] | None]  # of its targets; None: classes
     inputs: NotRequired[Inputs]
     num_classes: NotRequired[Count | None]
     num_train: NotRequired[Count | None]

@@ -234,7 +234,7 @@ class Cell:
         """Is this the student alone, against which gains are counted?"""
         if self.adapts and self.start is not None:
             return self.start.is_alone
-        return not self.then and objective_identity(self.phases) == alone()
+        return not self.then and objective_identity(self.phases) in alone()
 
 
 def cells_of(suite: Suite, only: Only = None, data_dir: Path = DATA, unread: bool = False) -> list[Cell]:

@@ -1,6 +1,5 @@
 """What a suite says of training that only others know: words of its data sets, optimizers of timm."""
 
-import json
 from collections.abc import Iterator
 from functools import lru_cache
 from typing import Any
@@ -8,6 +7,7 @@ from typing import Any
 from kdbench.data import DATASETS
 from kdbench.errors import unknown
 from kdbench.suite.crop import takes
+from kdbench.suite.objectives import BASELINES
 from kdbench.suite.spec import mistakes
 from kdbench.suite.training import Recipe, Train
 from kdbench.suite.yaml_lines import Place
@@ -60,11 +60,21 @@ def check_dataset(spec: Any, place: Place) -> Iterator[tuple[Place, str]]:
 
 
 def check_labels(data: dict[str, Any]) -> Iterator[tuple[Place, str]]:
-    """Rows that may read no label and have the method that reads nothing else."""
+    """Rows that may read no label and have a method that reads nothing else."""
     rows = data["methods"].items() if isinstance(data.get("methods"), dict) else ()
     for label, row in rows:
-        if isinstance(row, dict) and row.get("labels") is not None and "ce" in json.dumps(row).split('"'):
-            yield ("methods", label, "labels"), "ce reads labels; the row says that none is read"
+        if not isinstance(row, dict) or row.get("labels") is None:
+            continue
+        if reading := [name for name in BASELINES.values() if name in _keys(row)]:
+            yield ("methods", label, "labels"), f"{reading[0]} reads labels; the row says that none is read"
+
+
+def _keys(value: Any) -> Iterator[str]:
+    """Of a table, and of those in it."""
+    inside = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    yield from value if isinstance(value, dict) else ()
+    for one in inside:
+        yield from _keys(one)
 
 
 def check_augment(data: dict[str, Any]) -> Iterator[tuple[Place, str]]:

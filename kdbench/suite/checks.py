@@ -12,7 +12,7 @@ from kdbench.method.register import METHODS
 from kdbench.nets import NETS, is_known, unknown_model
 from kdbench.suite.check_training import check_augment, check_dataset, check_optimizers, check_rest, listed
 from kdbench.suite.controls import CONTROLS
-from kdbench.suite.objectives import by_pair, fill, for_pair, objective, terms_of
+from kdbench.suite.objectives import BASELINES, by_pair, fill, for_pair, objective, terms_of
 from kdbench.suite.spec import ModelSpec, Pair, RowOptions, SuiteFile, TeacherSpec, TeacherTrain, Train, mistakes, parse
 from kdbench.suite.steps import check_starts, check_steps
 from kdbench.suite.training import train_of
@@ -204,7 +204,7 @@ def _check_options(row: dict[str, Any], place: Place, document: Document) -> Ite
 
 
 def _check_control(row: dict[str, Any], place: Place, document: Document) -> Iterator[tuple[Place, str]]:
-    if set(terms_of(row)) <= {"ce"}:
+    if set(terms_of(row)) <= set(BASELINES.values()):
         yield place, "a row that learns from labels alone has no teacher, so no control of it"
     if CONTROLS[row["teacher"]].relabel and _epochs(document.data, "teacher_train", "train") == 0:
         yield place, "with teacher_train.epochs: 0 no control can be trained; there is `untrained`"

@@ -13,7 +13,7 @@ from kdbench.method.register import METHODS
 from kdbench.nets import NETS, digest_of_net
 from kdbench.registry import Registry
 from kdbench.suite.frozen import Frozen
-from kdbench.suite.objectives import BASELINE, ObjectiveSpec, objective
+from kdbench.suite.objectives import BASELINES, ObjectiveSpec, objective
 from kdbench.suite.spec import DatasetSpec, ModelSpec
 from kdbench.suite.steps import steps_of
 
@@ -35,13 +35,14 @@ def _without_none(table: dict[str, Any]) -> dict[str, Any]:
     return {k: _without_none(v) if isinstance(v, dict) else v for k, v in found.items()}
 
 
-def alone() -> Any:
-    return _alone(METHODS.form(BASELINE))
+def alone() -> list[Any]:
+    """The objectives that are plain labels: of classes, and of numbers."""
+    return _alone(*(METHODS.form(name) for name in BASELINES.values()))
 
 
 @lru_cache(maxsize=4)
-def _alone(form: type) -> Any:
-    return objective_identity(objective({BASELINE: 1.0}))
+def _alone(*forms: type) -> list[Any]:
+    return [objective_identity(objective({name: 1.0})) for name in BASELINES.values()]
 
 
 @lru_cache(maxsize=4096)

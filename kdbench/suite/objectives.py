@@ -10,6 +10,7 @@ from kdbench.suite.spec import Common, Ramp, RowOptions, mistakes, parse
 
 # The one method that the engine knows by name: plain labels. Teachers learn from it, and gains are counted against it.
 BASELINE = "ce"
+BASELINES = {"classes": BASELINE, "numbers": "mse"}  # by what the targets are: see `kdbench.method.kinds`
 REFERENCE = "kd"  # the label of the other row that gains are counted against
 
 Terms = dict[
@@ -49,8 +50,8 @@ def terms_of(row: dict[str, Any]) -> dict[str, Any]:
 
 def is_reference(label: str, row: dict[str, Any]) -> bool:
     """Is a row of `methods` one that all others are compared with: the student alone, or the one labelled `kd`?"""
-    alone = objective({BASELINE: 1.0})
-    return label == REFERENCE or any(objective(terms) == alone for terms in by_pair(row).values())
+    alone = [objective({name: 1.0}) for name in BASELINES.values()]
+    return label == REFERENCE or any(objective(terms) in alone for terms in by_pair(row).values())
 
 
 def for_pair(choices: Mapping[str, T], pair: str) -> T | None:

@@ -95,7 +95,7 @@ class Texts:
     """N texts with their labels: a `kdbench.data.Split` that lies whole in memory, in one or two readings."""
 
     readings: tuple[Reading, ...]
-    targets: Tensor  # [N] int64
+    targets: Tensor  # [N] int64; float32 where numbers are learnt
 
     def __len__(self) -> int:
         return len(self.targets)

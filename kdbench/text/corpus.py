@@ -10,6 +10,7 @@ from pydantic import Field
 
 from kdbench.data import Splits
 from kdbench.method.contract import Task
+from kdbench.method.kinds import CLASSES, NUMBERS
 from kdbench.method.metric import TOP1, metric_for
 from kdbench.text.batches import Reading, Texts
 from kdbench.text.tokens import MADE, Text, digest_of_words, file_of, read_as, size_of, tokenizer
@@ -20,10 +21,10 @@ Vocabulary = Annotated[int, Field(ge=300, le=1_000_000)]
 
 @dataclass(frozen=True)
 class Labelled:
-    """Texts with the number of each one's class."""
+    """Texts with the number of each one's class, or where numbers are learnt with each one's own (float)."""
 
     texts: Sequence[Text]
-    labels: Sequence[int]
+    labels: Sequence[int] | Sequence[float]
 
 
 @dataclass(frozen=True)
@@ -76,15 +77,20 @@ def prepare(length: int, **_: Any) -> dict[str, Any]:
 def splits_of(
     train: Labelled, test: Labelled, classes: tuple[str, ...], tokens: Tokens, metric: str | None = None
 ) -> Splits:
-    """Both parts as `Texts`. Raises UserError for a tokenizer that can't be had."""
+    """Both parts as `Texts`; no `classes`: labels are numbers. Raises UserError for a tokenizer that can't be had."""
     parts = (train.texts, test.texts)
     both = [read_as(name, parts, tokens.vocabulary, length) for name, length in tokens.all]
     first, second = (texts_of([reading[place] for reading in both], part) for place, part in enumerate((train, test)))
-    return Splits(first, second, len(classes), classes=classes, metric=metric or "top1")
+    return Splits(first, second, len(classes) or 1, classes=classes, metric=metric or usual_metric(classes))
+
+
+def usual_metric(classes: tuple[str, ...]) -> str:
+    return TOP1.name if classes else "pearson"
 
 
 def texts_of(readings: Sequence[Reading], part: Labelled) -> Texts:
-    return Texts(tuple(readings), torch.tensor(list(part.labels), dtype=torch.int64))
+    dtype = torch.float32 if any(isinstance(label, float) for label in part.labels) else torch.int64
+    return Texts(tuple(readings), torch.tensor(list(part.labels), dtype=dtype))
 
 
 def unread(
@@ -94,7 +100,7 @@ def unread(
     pairs: bool = False,
     metric: str | None = None,
 ) -> Task:
-    """The task of texts that are not there yet."""
+    """The task of texts that are not there yet; no `classes`: numbers are learnt."""
     readings = []
     for name, length in tokens.all:
         own = None if name == MADE else tokenizer(name, (), 0)
@@ -104,6 +110,6 @@ def unread(
         segments = blank.to(torch.uint8) if pairs else None
         readings.append(Reading(blank, torch.ones(1, dtype=torch.int64), segments, size, words=words))
     inputs = Texts(tuple(readings), torch.zeros(1, dtype=torch.int64)).inputs
-    return Task(
-        len(classes), counts[0], inputs, counts[1], classes, metric_for(metric or TOP1.name, classes, len(classes)).name
-    )
+    kind, count = (CLASSES if classes else NUMBERS).name, len(classes) or 1
+    judged = metric_for(metric or usual_metric(classes), classes, count, kind).name
+    return Task(count, counts[0], inputs, counts[1], classes, judged, kind=kind)

@@ -1,8 +1,8 @@
-"""The classification tasks of GLUE (Wang et al. 2019, https://arxiv.org/abs/1804.07461), through `datasets`.
+"""The tasks of GLUE (Wang et al. 2019, https://arxiv.org/abs/1804.07461), through `datasets`.
 
 The labels of the test sets are not public: as in the papers on distillation, nets are judged on the development set.
 What was downloaded once is read from its file: a new state of the hub's reaches nobody who began with another.
-STS-B is left out: its labels are numbers, and a net here tells classes.
+Those of STS-B are numbers, 0 to 5.
 """
 
 import hashlib
@@ -28,7 +28,7 @@ HUB = "nyu-mll/glue"
 
 @dataclass(frozen=True)
 class About:
-    """Columns, classes in the order of the labels, the metric of the benchmark, and how many texts there are."""
+    """Columns, classes in the order of the labels (none: they are numbers), the benchmark's metric, how many texts."""
 
     columns: tuple[str, ...]
     classes: tuple[str, ...]
@@ -46,9 +46,10 @@ TASKS = {
                   judged_on="validation_matched"),
     "qnli": About(("question", "sentence"), ("entailment", "not_entailment"), (104743, 5463)),
     "rte": About(("sentence1", "sentence2"), ("entailment", "not_entailment"), (2490, 277)),
+    "stsb": About(("sentence1", "sentence2"), (), (5749, 1500), "pearson"),
     "wnli": About(("sentence1", "sentence2"), ("not_entailment", "entailment"), (635, 71)),
 }  # fmt: skip
-Name = Literal["cola", "sst2", "mrpc", "qqp", "mnli", "qnli", "rte", "wnli"]
+Name = Literal["cola", "sst2", "mrpc", "qqp", "mnli", "qnli", "rte", "stsb", "wnli"]
 
 
 def info(data_dir: Path, subset: Name, tokenizer: str, second: str | None, vocabulary: int, length: int) -> Task:
@@ -131,8 +132,8 @@ def part_of(subset: Name, part: str, data_dir: Path) -> Labelled:
         raise
     except Exception as error:
         raise UserError(f"data set glue: {subset} could not be had from {HUB} ({first_line(error)})") from error
-    if (names := tuple(rows.features["label"].names)) != about.classes:
-        found, wanted = ", ".join(names), ", ".join(about.classes)
+    if (names := tuple(getattr(rows.features["label"], "names", ()))) != about.classes:
+        found, wanted = (", ".join(some) or "none, but numbers" for some in (names, about.classes))
         raise UserError(f"data set glue: {subset} has the classes {found}; expected {wanted}")
     columns: list[Any] = [list(rows[name]) for name in about.columns]
     texts: list[Text] = columns[0] if len(columns) == 1 else list(zip(*columns, strict=True))

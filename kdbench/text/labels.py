@@ -9,6 +9,8 @@ from collections.abc import Sequence
 from typing import Any, Literal
 
 from kdbench.errors import UserError
+from kdbench.method.contract import Task
+from kdbench.method.kinds import NUMBERS
 
 UNNAMED = re.compile(r"LABEL_\d+")  # what transformers calls a class that has no name
 Labels = tuple[str, ...] | Literal["new"] | None
@@ -34,6 +36,18 @@ def head_rows(config: Any, classes: Sequence[str], weights: str, labels: Labels 
     if found == wanted and not any(map(UNNAMED.fullmatch, own)):
         return list(range(len(own)))
     raise UserError(_untold(own, wanted, weights))
+
+
+def number_row(config: Any, task: Task, kind: str, labels: Labels = None) -> list[int] | None:
+    """The same of a task of numbers: a head of one output is taken as it is; None where it is to be made anew.
+
+    Raises UserError for `labels` that name some.
+    """
+    if task.kind != NUMBERS.name:  # classes without names
+        return None
+    if isinstance(labels, tuple):
+        raise UserError(f"{kind}: these data have numbers, which have no `labels`; `labels: new` makes a new head")
+    return [0] if labels is None and is_classifier(config) and len(config.id2label) == 1 else None
 
 
 def is_classifier(config: Any) -> bool:

@@ -11,7 +11,7 @@ from torch import nn
 from kdbench.errors import UserError, first_line
 from kdbench.method.contract import Task
 from kdbench.text.extra import quiet_transformers
-from kdbench.text.labels import Labels, head_rows
+from kdbench.text.labels import Labels, head_rows, number_row
 from kdbench.text.tokens import MADE, folder_of, words_of
 
 HEADS = ("classifier", "pre_classifier")  # and a pooler: what a pretrained net need not have learnt
@@ -32,7 +32,7 @@ def from_weights(kind: str, task: Task, weights: str, changes: dict[str, float],
         raise UserError(f"{kind}: weights {weights!r}: {what} ({first_line(error)})") from error
     if config.model_type != kind:
         raise UserError(f"{kind}: {weights} holds a {config.model_type}; give `model: {config.model_type}`")
-    rows = head_rows(config, task.classes, weights, labels) if task.classes else None
+    rows = head_rows(config, task.classes, weights, labels) if task.classes else number_row(config, task, kind, labels)
     for name, value in {"num_labels": task.num_classes, **changes}.items():
         setattr(config, name, value)
     auto = package.AutoModelForSequenceClassification

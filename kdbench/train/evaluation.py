@@ -16,7 +16,8 @@ from torch import Tensor, nn
 from kdbench.data import Split
 from kdbench.errors import UserError
 from kdbench.method.contract import Batch, Outputs
-from kdbench.method.metric import TOP1, Metric
+from kdbench.method.kinds import NUMBERS, kind_of
+from kdbench.method.metric import METRICS, OF_NUMBERS, TOP1, Metric
 from kdbench.train.group import ALONE, Group, own_part
 from kdbench.train.lent import Guard, Lent
 
@@ -56,9 +57,29 @@ class Scores:
         return {name: 100 * value / count for name, value in percent.items()} | {"nll": nll / count, "ece": ece}
 
 
+class Errors:
+    """Likewise where nets learn numbers: how far off they are."""
+
+    def __init__(self, device: torch.device) -> None:
+        self.sums = torch.zeros(2, dtype=torch.float64, device=device)  # count, squared error
+
+    def add(self, logits: Tensor, target: Tensor, teacher: Tensor | None) -> None:
+        """logits [B, 1] in fp32, target [B]; a teacher's numbers are not compared."""
+        error = (logits[:, 0].double() - target.double()).square().sum()
+        self.sums += torch.stack([torch.full_like(error, len(target)), error])
+
+    def result(self) -> dict[str, float]:
+        """The root of the mean squared error, in the unit of the targets."""
+        count, error = self.sums.tolist()
+        return {"rmse": math.sqrt(error / count)}
+
+
+SCORES: dict[str, type[Scores] | type[Errors]] = {"classes": Scores, "numbers": Errors}
+
+
 @dataclass(frozen=True)
 class Judged:
-    """What one net is worth on one split. `predicted`: its class of every example, [N] int64."""
+    """What one net is worth on one split. `predicted`: its class of every example [N] int64, or its number, float32."""
 
     scores: dict[str, float]
     predicted: Tensor
@@ -85,7 +106,8 @@ def evaluate(
     Nets are left in the mode they came in. Raises what the data do.
     """
     modes = [net.training for net in nets]
-    sums = [Scores(split.targets.device) for _ in nets]
+    kind = kind_of(split.targets)
+    sums = [SCORES[kind.name](split.targets.device) for _ in nets]
     found: list[list[Tensor]] = [[] for _ in nets]
     broken: dict[int, Exception] = {}
     for net in nets:
@@ -110,7 +132,7 @@ def evaluate(
                     )
                     return _without(place, error, nets, modes, again)
                 continue
-            found[place].append(logits.argmax(1))
+            found[place].append(kind.answers(logits))
     for net, mode in zip(nets, modes, strict=True):
         net.train(mode)
     return [
@@ -127,7 +149,8 @@ def batch_size(split: Split) -> int:
 
 
 def _judged(scores: dict[str, float], predicted: Tensor, split: Split, metric: Metric) -> Judged:
-    own = {metric.name: float(metric.of(predicted, split.targets))} if metric.of is not None else {}
+    asked = [METRICS[name] for name in OF_NUMBERS] if kind_of(split.targets) is NUMBERS else []
+    own = {one.name: float(one.of(predicted, split.targets)) for one in (*asked, metric) if one.of is not None}
     return Judged(scores | own, predicted)
 
 
@@ -153,9 +176,9 @@ def evaluate_one(
 
 @torch.no_grad()
 def predictions(net: nn.Module, split: Split, precision: str, group: Group = ALONE) -> Tensor:
-    """The class that a net in eval mode gives each example, [N]."""
-    batches = own_part(split, group).in_order(batch_size(split))
-    return torch.cat([logits_of(net, batch, precision, group).argmax(1) for batch in batches])
+    """The class (or the number) that a net in eval mode gives each example, [N]."""
+    batches, answers = own_part(split, group).in_order(batch_size(split)), kind_of(split.targets).answers
+    return torch.cat([answers(logits_of(net, batch, precision, group)) for batch in batches])
 
 
 def logits_of(net: nn.Module, batch: Batch, precision: str, group: Group = ALONE) -> Tensor:

@@ -5,17 +5,20 @@ from dataclasses import replace
 import torch
 import torch.nn.functional as F
 
-from kdbench.method.contract import Batch
+from kdbench.method.contract import Batch, Inapplicable
+from kdbench.method.kinds import NUMBERS, kind_of
 from kdbench.suite.training import Batches
 
 
 def labelled(batch: Batch, how: Batches, num_classes: int) -> Batch:
     """With `soft` [B, K]: the labels mixed as the inputs are, and (1 - e) of that plus e / K for smoothing by e.
 
-    `target` is then the class of the larger share, the picture's own at a tie.
+    `target` is then the class of the larger share, the picture's own at a tie. Raises Inapplicable for numbers.
     """
     if batch.blend is None and how.label_smoothing is None:
         return batch
+    if kind_of(batch.target) is NUMBERS:
+        raise Inapplicable("labels that are smoothed or mixed are classes; these data have numbers")
     target, known = batch.target, batch.target >= 0
     soft = F.one_hot(target.clamp(min=0), num_classes).float() * known[:, None]  # of an example without a label all 0
     if batch.blend is not None:

@@ -13,17 +13,14 @@ from torch import Tensor, nn
 from kdbench.errors import UserError
 from kdbench.method.contract import VIEWS, Batch, EpochOf, Inapplicable, Method, Outputs, Task, is_rule
 from kdbench.method.functional import standardise
+from kdbench.method.kinds import LABELS, OF_CLASSES, fits, knows, seen_by
 from kdbench.method.register import METHODS
 from kdbench.seeding import derive, seeded
 from kdbench.suite.objectives import Phase, Terms
 from kdbench.train.lent import without_weights
-from kdbench.train.unread import Lacking, labelled_rows, of_rows, without_labels
+from kdbench.train.unread import Hidden, Lacking, Unknown, labelled_rows, of_rows, unlabelled, without_labels
 
-LABELS = "labels"  # the family of methods that learn from labels alone, each example by itself
 BATCH_NORMS = "batch_norms"  # the view of the teacher with its batch norms in train mode
-
-
-OF_CLASSES = {"logits", "token_logits", "classifier", *VIEWS}  # what of a teacher is of its own classes
 
 
 class Term(nn.Module):
@@ -38,6 +35,7 @@ class Term(nn.Module):
         self.ramps = {key: value for key, value in settings.items() if is_ramp(value)}
         plain = {key: value["from"] if key in self.ramps else value for key, value in settings.items()}
         self.method: Method = METHODS[name](**plain)
+        self.unread: type[Hidden] | None = None  # how labels are hidden from it, of a kind that it does not know
         for key in self.ramps:
             if not hasattr(self.method, key):
                 raise UserError(f"{name}: {key} can't follow a schedule (the method does not read it while training)")
@@ -48,6 +46,8 @@ class Term(nn.Module):
             setattr(self.method, key, ramp_at(ramp, batch.progress))
         if self.teacher_norms:
             teacher = teacher.views[BATCH_NORMS]
+        if self.unread:
+            batch = without_labels(batch, self.unread)
         if self.standardise != "none":
             student, teacher = self._standardised(student), self._standardised(teacher)
         weight = ramp_at(self.weight, batch.progress) if isinstance(self.weight, dict) else self.weight
@@ -65,6 +65,19 @@ class Term(nn.Module):
         if len(rows := labelled_rows(batch)):
             return self.losses(*of_rows(student, teacher, batch, rows))
         return 0.0, {self.name: 0 * student.logits.sum()}  # nothing to learn here
+
+    def build(self, student: Outputs, teacher: Outputs, task: Task, *seed: object) -> None:
+        """Make the method's adapters from its own generator. Raises Inapplicable."""
+        fits(self.method, task, self.standardise)
+        takes_features(self.method, student, teacher)
+        takes_classes(self.method, teacher, task)
+        self.unread = None if knows(type(self.method), task) else Unknown
+        with seeded("adapters", self.name, *seed):
+            self.method.build(student, teacher, seen_by(type(self.method), task))
+
+    def prepare(self, epoch_of: EpochOf) -> None:
+        how = self.unread
+        self.method.prepare(epoch_of if how is None else lambda number: unlabelled(epoch_of(number), how))
 
     @property
     def needs(self) -> frozenset[str]:
@@ -132,10 +145,7 @@ class Objective(nn.Module):
             if is_rule(type(term.method)) and task.accumulate > 1:
                 raise Inapplicable(f"{term.name} needs an optimizer step for each batch (train.accumulate)")
             try:
-                takes_features(term.method, student, teacher)
-                takes_classes(term.method, teacher, task)
-                with seeded("adapters", term.name, *seed):
-                    term.method.build(student, teacher, task)
+                term.build(student, teacher, task, *seed)
             except Inapplicable as reason:
                 raise Inapplicable(f"{term.name} {reason}") from None
 
@@ -145,7 +155,7 @@ class Objective(nn.Module):
             if prepares(term.method):
                 with torch.random.fork_rng():
                     torch.manual_seed(derive("prepare", term.name, *seed))
-                    term.method.prepare(epoch_of)
+                    term.prepare(epoch_of)
 
     def forward(
         self,

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from kdbench.data import Splits
 from kdbench.method.contract import Batch, Inapplicable, Outputs, Task
+from kdbench.method.kinds import CLASSES, needs_classes
 from kdbench.nets import Net, build_net
 from kdbench.seeding import derive
 from kdbench.suite.cells import Cell
@@ -69,17 +70,21 @@ def unread_of(cell: Cell, splits: Splits) -> type[Hidden] | None:
         return Hidden
     if not lacks_some(splits.train.targets):
         return None
-    if bool((splits.train.targets < 0).all()):
+    if bool(splits.kind.lacks(splits.train.targets).all()):
         raise Inapplicable("no example of these data has a label: a row must say `labels: none`")
     return Lacking
 
 
 def training_task(task: Task, train: Train, targets: Tensor) -> Task:
-    """The task with what a method may know of how it is trained."""
+    """The task with what a method may know of how it is trained. Raises Inapplicable where its labels can't be had so.
+
+    Of numbers `targets` are None: methods look there for the examples of one class.
+    """
+    needs_classes(task, ["label_smoothing"] * (train.label_smoothing is not None) + ["mixup"] * train.mixes)
     return replace(
         task,
         batch_size=train.batch_size,
-        targets=targets,
+        targets=targets if task.kind == CLASSES.name else None,
         momentum=momentum_of(train),
         accumulate=train.accumulate or 1,
         mixed=train.mixes,

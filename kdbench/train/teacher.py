@@ -22,7 +22,7 @@ from kdbench.results.checkpoints import Checkpoints
 from kdbench.suite.cells import Cell
 from kdbench.suite.controls import CONTROLS
 from kdbench.suite.hub_weights import ENTRY, hub_weights, others
-from kdbench.suite.objectives import BASELINE, objective
+from kdbench.suite.objectives import BASELINES, objective
 from kdbench.suite.spec import TeacherTrain
 from kdbench.train.arithmetic import trusted
 from kdbench.train.evaluation import evaluate_one
@@ -202,7 +202,8 @@ def _train(
     splits = CONTROLS[cell.control].splits(splits, cell.teacher_seed) if cell.control else splits
     state, above = checkpoints.load(cell.teacher_key), None
     if cell.teacher_cell is None:
-        trial = Trial(net, Objective(objective({BASELINE: 1.0})), recipe, device, cell.teacher_seed, group)
+        plain = objective({BASELINES[splits.kind.name]: 1.0})
+        trial = Trial(net, Objective(plain), recipe, device, cell.teacher_seed, group)
         trial.objective.partly = lacks_some(splits.train.targets)
         if state is not None:
             trial.load_state(state)

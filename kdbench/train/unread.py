@@ -1,4 +1,5 @@
-"""Labels that are not to be read: those of a row that says `labels: none`; and examples that have none."""
+"""Labels that are not to be read: of a row with `labels: none`, or a method that does not know their kind; and examples
+that have none."""
 
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
@@ -9,6 +10,7 @@ from torch import Tensor
 
 from kdbench.method.contract import Batch, Inapplicable, Outputs
 from kdbench.method.inputs import map_inputs
+from kdbench.method.kinds import kind_of
 
 # What may be asked of hidden labels: what they are, not which.
 ABOUT: set[Any] = {getattr(getattr(Tensor, name), "__get__", None) for name in ("shape", "device", "dtype", "ndim")}
@@ -28,9 +30,15 @@ class Hidden(Tensor):
 
 
 class Lacking(Hidden):
-    """Those of data of which some examples have none (theirs is below 0)."""
+    """Those of data of which some examples have none."""
 
     why = "some examples of these data have none"
+
+
+class Unknown(Hidden):
+    """Numbers, for a method that says nothing of its `kinds`: it would take them for classes."""
+
+    why = "these data have numbers, and it does not say that it is for them (`kinds`)"
 
 
 def hidden(labels: Tensor, how: type[Hidden] = Hidden) -> Tensor:
@@ -49,13 +57,14 @@ def unlabelled(seen: Iterable[tuple[Outputs, Batch]], how: type[Hidden] = Hidden
 
 
 def lacks_some(labels: Tensor) -> bool:
-    return bool((labels < 0).any())
+    return bool(kind_of(labels).lacks(labels).any())
 
 
 def labelled_rows(batch: Batch) -> Tensor:
     """The places [M] of a batch that have a label; of inputs that are mixed both must have one."""
-    has_one = batch.target >= 0 if batch.soft is None else batch.soft.sum(1) > 1 - 1e-4  # the soft label of none is 0
-    return has_one.nonzero()[:, 0]
+    if batch.soft is not None:
+        return (batch.soft.sum(1) > 1 - 1e-4).nonzero()[:, 0]  # the soft label of none is 0
+    return (~kind_of(batch.target).lacks(batch.target)).nonzero()[:, 0]
 
 
 def of_rows(student: Outputs, teacher: Outputs, batch: Batch, rows: Tensor) -> tuple[Outputs, Outputs, Batch]:

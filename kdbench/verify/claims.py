@@ -6,7 +6,8 @@ from typing import Any
 
 import torch
 
-from kdbench.method.metric import metric_of
+from kdbench.method.metric import OF_NUMBERS, metric_named, metric_of
+from kdbench.results.numbers import NUMBERS_OF, unpacked_numbers
 from kdbench.results.outcomes import OUTCOMES, unpacked
 from kdbench.results.schema import DIGESTS, Record
 from kdbench.results.seal import is_intact
@@ -60,6 +61,8 @@ def _outcomes(record: Record) -> Iterator[str]:
     states = (record.get(DIGESTS) or {}).get("states") or []
     if states and len(states) != record["settings"].get("train", {}).get("epochs", 0) + 1:
         yield f"it has {len(states)} digests of states, one more than epochs are needed"
+    if NUMBERS_OF in record:
+        yield from _numbers(record)
     if OUTCOMES not in record:
         return
     outcomes = unpacked(record[OUTCOMES])
@@ -74,6 +77,19 @@ def _outcomes(record: Record) -> Iterator[str]:
         told[metric.test] = metric.of(torch.from_numpy(outcomes.predicted), torch.from_numpy(outcomes.target))
     known = {name: value for name, value in told.items() if record["scores"].get(name) is not None}
     yield from _differences(record["scores"], known, "by its outcomes")
+
+
+def _numbers(record: Record) -> Iterator[str]:
+    """The scores are those of the numbers that it gave the test examples, its teacher's of the teacher's."""
+    numbers = unpacked_numbers(record[NUMBERS_OF])
+    if numbers is None:
+        yield "its numbers are damaged"
+        return
+    predicted, teacher, target = map(torch.from_numpy, (numbers.predicted, numbers.teacher, numbers.target))
+    metric = metric_of(record)
+    told = {f"test_{one.name}": one.of(predicted, target) for one in (*map(metric_named, OF_NUMBERS), metric) if one.of}
+    told |= {metric.teacher: metric.of(teacher, target)} if metric.of else {}
+    yield from _differences(record["scores"], told, "by its numbers")
 
 
 def _differences(scores: dict[str, Any], told: dict[str, float], where: str) -> Iterator[str]:

@@ -10,7 +10,6 @@ from dataclasses import dataclass, field
 from kdbench.data import Splits
 from kdbench.errors import UserError, first_line
 from kdbench.files import CannotWrite
-from kdbench.method.metric import metric_named
 from kdbench.results.schema import Record
 from kdbench.suite.cells import Cell
 from kdbench.train.evaluation import evaluate_one
@@ -18,7 +17,7 @@ from kdbench.train.loop import Stopped
 from kdbench.train.teacher import Teacher, kept_teacher
 from kdbench.verify.judge import Judge, threads_of
 from kdbench.verify.verdict import Finding
-from kdbench.verify.weights import LOSS, POINTS
+from kdbench.verify.weights import LOSS, LOSSES, POINTS
 
 NEVER = "no teacher's training is replayed: how they learnt is only claimed"
 
@@ -79,11 +78,11 @@ def _wrong(judge: Judge, key: str, records: Sequence[Record]) -> Iterator[str]:
 def _scores(judge: Judge, cell: Cell, record: Record, teacher: Teacher, splits: Splits) -> Iterator[str]:
     judge.worker.events.now(f"evaluating teacher {cell.teacher.short}")
     with threads_of(record):
-        precision, metric = cell.teacher_train.precision, metric_named(splits.metric)
-        scores = evaluate_one(teacher.judged, splits.test, precision, metric=metric).scores
+        precision = cell.teacher_train.precision
+        scores = evaluate_one(teacher.judged, splits.test, precision, metric=splits.judged_by).scores
     exact, share = not judge.differs(record), max(POINTS, 200 / len(splits.test))
     for name, value in scores.items():
         said = teacher.scores.get(name)
-        within = 0.0 if exact else LOSS if name in ("nll", "ece") else share
+        within = 0.0 if exact else LOSS if name in LOSSES else share
         if said is None or not abs(said - value) <= within:
             yield f"{name} is claimed to be {said}, evaluated again it is {value}"

@@ -27,8 +27,8 @@ class Rows(dict[str, Any]):
 
     def __init__(self, task: str, count: int, names: tuple[str, ...]) -> None:
         columns = {name: [f"{name} {k} of a text" for k in range(count)] for name in TASKS[task].columns}
-        super().__init__(columns, label=[k % len(names) for k in range(count)])
-        self.features = {"label": SimpleNamespace(names=list(names))}
+        super().__init__(columns, label=[k % len(names) if names else k % 26 / 5 for k in range(count)])
+        self.features = {"label": SimpleNamespace(names=list(names)) if names else SimpleNamespace(dtype="float32")}
 
 
 @pytest.fixture
@@ -54,11 +54,23 @@ def settings(**changes: Any) -> dict[str, Any]:
 def test_every_task(task: str, hub: list[tuple[str, str]], tmp_path: Path) -> None:
     splits = load_splits("glue", settings(subset=task), tmp_path)
     assert hub == [(task, "train"), (task, "validation_matched" if task == "mnli" else "validation")]
-    assert splits.metric == {"cola": "matthews", "mrpc": "f1", "qqp": "f1"}.get(task, "top1")
+    metrics = {"cola": "matthews", "mrpc": "f1", "qqp": "f1", "stsb": "pearson"}
+    assert splits.metric == metrics.get(task, "top1")
     assert splits.classes == TASKS[task].classes
     assert (len(splits.train), len(splits.test)) == (24, 12)
     unread = task_of("glue", settings(subset=task), tmp_path)
     assert (unread.inputs, unread.metric, unread.classes) == (splits.task.inputs, splits.metric, splits.classes)
+    assert (unread.kind, unread.num_classes) == (splits.task.kind, splits.num_classes)
+
+
+def test_similarities_are_numbers(hub: list[tuple[str, str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    splits = load_splits("glue", settings(subset="stsb"), tmp_path, 0.25)
+    assert (splits.task.kind, splits.num_classes, len(splits.train), len(splits.validation)) == ("numbers", 1, 18, 6)
+    assert splits.test.targets[:6].tolist() == pytest.approx([0, 0.2, 0.4, 0.6, 0.8, 1.0])
+    turned = SimpleNamespace(load_dataset=lambda *_, **__: Rows("stsb", 4, ("alike", "not")))
+    monkeypatch.setattr(glue, "optional", lambda name: turned)
+    with pytest.raises(UserError, match="stsb has the classes alike, not; expected none, but numbers"):
+        load_splits("glue", settings(subset="stsb"), tmp_path)
 
 
 def test_names_are_those_of_the_table() -> None:
@@ -81,10 +93,15 @@ def test_without_a_network_it_says_so(tmp_path: Path, monkeypatch: pytest.Monkey
         load_splits("glue", settings(subset="rte"), tmp_path)
 
 
-def test_the_suite_has_every_task_but_the_one_that_nobody_learns() -> None:
-    suite = load_suite(Path(__file__).parents[2] / "suites" / "glue.yaml")
-    assert {dataset.settings["subset"] for dataset in suite.datasets} == set(TASKS) - {"wnli"}
+def test_the_suites_have_every_task_but_the_one_that_nobody_learns() -> None:
+    """Rows on classes mean nothing where numbers are learnt: STS-B has a suite of its own."""
+    suite, numbers = (load_suite(Path(__file__).parents[2] / "suites" / f"{name}.yaml") for name in ("glue", "stsb"))
+    assert {dataset.settings["subset"] for dataset in suite.datasets} == set(TASKS) - {"wnli", "stsb"}
     assert len(cells_of(suite)) == 7 * 2 * 7 * 3
+    assert [dataset.settings["subset"] for dataset in numbers.datasets] == ["stsb"]
+    first, other = cells_of(numbers)[0], cells_of(suite)[0]
+    assert (first.pair, first.train, first.teacher_train) == (other.pair, other.train, other.teacher_train)
+    assert len(cells_of(numbers)) == 2 * 8 * 3
 
 
 def keep(data_dir: Path, part: str, texts: list[str], **more: list[Any]) -> Path:

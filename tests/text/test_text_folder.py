@@ -225,7 +225,7 @@ def test_ratings_stand_in_the_order_of_numbers(tmp_path: Path) -> None:
     assert splits.classes == ("-1.5", "2.25", "9.5", "10.0")
     assert splits.judged_by.of is not None
     assert splits.judged_by.of(splits.test.targets, splits.test.targets) == pytest.approx(100)
-    with pytest.raises(UserError, match=r"row 1: unknown class '3.3'.*they learn no numbers \(regression\): round"):
+    with pytest.raises(UserError, match=r"row 1: unknown class '3.3'.*`targets: numbers` has them learn"):
         load_splits("text_folder", given, folder(tmp_path, rows=rows, test=[("x", "3.3")]))
     with pytest.raises(UserError, match=r"classes that are numbers \(ratings\); 'no' is none"):
         task_of("text_folder", given, folder(tmp_path))

@@ -241,3 +241,35 @@ def test_outputs_know_their_mask() -> None:
     given = outputs(features=(S,))
     assert "mask" in {f.name for f in fields(given)}
     assert given.map(lambda x: x[:1]).mask.shape == (1, L)
+
+
+NUMBERS = torch.tensor([0.5, -1.0, 3.25], dtype=torch.float64)  # what is true of the B samples
+SAID = [torch.tensor([x], dtype=torch.float64).T for x in ([1.0, 0.5, 3.0], [0.75, -3.0, 3.75])]  # student, teacher
+
+
+@pytest.mark.parametrize(
+    ("name", "settings", "by_hand"),
+    [
+        ("mse", {}, (0.25 + 2.25 + 0.0625) / 3),
+        ("teacher_mse", {}, (0.0625 + 12.25 + 0.5625) / 3),
+        ("bounded", {}, 0.25 / 3),  # errors 0.25, 2.25, 0.0625 against the teacher's 0.0625, 4, 0.25
+        ("bounded", {"margin": 0.2}, (0.25 + 0.0625) / 3),
+        ("bounded", {"margin": 2.0}, (0.25 + 2.25 + 0.0625) / 3),
+    ],
+)
+def test_losses_of_numbers(name: str, settings: dict[str, Any], by_hand: float) -> None:
+    method, task = METHODS[name](**settings), Task(1, B, InputSpec((Field("ids", (L,)),)), kind="numbers")
+    student, teacher = (Outputs(x.clone()) for x in SAID)
+    student.logits.requires_grad_()
+    method.build(student, teacher, task)
+    batch = Batch(torch.zeros(B), NUMBERS, torch.arange(B))
+    loss = method(student, teacher, batch)[name]
+    assert loss.item() == pytest.approx(by_hand, rel=1e-12)
+    [gradient] = torch.autograd.grad(loss, student.logits)
+    for place in range(B):
+        ends = []
+        for sign in (1, -1):
+            moved = SAID[0].clone()
+            moved[place] += sign * 1e-6
+            ends.append(method(Outputs(moved), teacher, batch)[name].item())
+        assert (ends[0] - ends[1]) / 2e-6 == pytest.approx(gradient[place].item(), abs=1e-7)
