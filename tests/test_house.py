@@ -20,7 +20,7 @@ FLOORS = (
     ("digest", "golden", "hubs", "locks", "parts", "registry", "weights"),
     ("hub_cache", "method"),
     ("data", "nets"),
-    ("attention",),
+    ("attention", "takeover"),
     ("text", "vision"),
     ("suite",),
     ("results",),

@@ -126,7 +126,7 @@ def _advice(board: Board, rows: list[Row], results: Path) -> list[str]:
 
 def _trained(row: Row) -> str:
     if row.alone and row.begun_by:
-        return f"trained on labels, from the student of {row.begun_by}, which had a teacher"
+        return f"trained on labels, from {row.begun_by}"
     return "trained plainly, without a teacher" if row.alone else f"trained with {row.label}"
 
 

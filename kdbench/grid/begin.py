@@ -1,5 +1,6 @@
-"""What a cell begins with: a new student, or the trained one of another cell; with its transforms."""
+"""What a cell begins with: a new student, its teacher's layers, or another cell's trained student; transformed."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -13,15 +14,26 @@ from kdbench.parts import names_within
 from kdbench.results.records import Records
 from kdbench.results.schema import Record
 from kdbench.suite.cells import Cell
+from kdbench.takeover import taken_from
 from kdbench.train.load import weights_of
+from kdbench.train.teacher import Teacher
 from kdbench.train.transforms import examples, rebuilt, transformed
 from kdbench.weights import give_weights, mismatch
 
 
-def student_of(cell: Cell, splits: Splits, results: Path, device: torch.device) -> Net:
-    """Its net before the first step, on `device`. Raises Inapplicable, or UserError."""
+def giver_of(cell: Cell, teacher: Teacher, obtain: Callable[[Cell], Teacher]) -> Net | None:
+    """The net whose weights its student begins with: `teacher`, its own; or the pair's, where that is a control."""
+    if cell.giver is None:
+        return None
+    return (teacher if cell.giver.teacher_key == teacher.key else obtain(cell.giver)).net
+
+
+def student_of(cell: Cell, splits: Splits, results: Path, device: torch.device, giver: Net | None) -> Net:
+    """Its net before the first step, on `device`. `giver`: see `giver_of`. Raises Inapplicable, or UserError."""
     expected = cell.identity["student"].get("checkpoint")
     net = build_net(cell.student_net, splits.task, "student", cell.seed, expected=expected)
+    if giver is not None and (layers := cell.student.taken) is not None:
+        give_weights(net.model, taken_from(giver, net, layers, cell.student.head is not None))
     if cell.start is not None:
         take_over(net, *left_by(cell.start, results), splits.task.inputs, cell.adapts)
     shown = examples(splits.train, cell.seed)

@@ -13,7 +13,7 @@ import torch
 from kdbench.data import Splits, digest_of, load_splits
 from kdbench.errors import UserError, first_line
 from kdbench.files import CannotWrite
-from kdbench.grid.begin import student_of
+from kdbench.grid.begin import giver_of, student_of
 from kdbench.grid.convert import convert
 from kdbench.grid.events import Events, Stop
 from kdbench.grid.filed import Files
@@ -84,8 +84,7 @@ class Worker:
                 splits = self.splits(cells[0])
             self.events.now(f"{cells[0].dataset.name} · teacher {cells[0].teacher.short}")
             with Guard():
-                where = self.place.results, self.device, self.teacher_hooks, self.waiting, self.group
-                teacher = obtain(cells[0], splits, *where)
+                teacher = self.obtain(cells[0], splits)
         except (Stopped, CannotWrite):
             raise
         except Exception as error:
@@ -101,6 +100,10 @@ class Worker:
         for part in [*again, later]:
             self.run(part)
 
+    def obtain(self, cell: Cell, splits: Splits) -> Teacher:
+        """The teacher of `cell`, trained now where it does not lie in the results."""
+        return obtain(cell, splits, self.place.results, self.device, self.teacher_hooks, self.waiting, self.group)
+
     def members(
         self, cells: Sequence[Cell], splits: Splits, teacher: Teacher
     ) -> tuple[list[tuple[Cell, Trial]], Sequence[Cell]]:
@@ -112,8 +115,7 @@ class Worker:
                 return members, cells[number:]
             try:
                 with Guard():
-                    trial = self.trial(cell, splits, teacher)
-                members.append((cell, trial))
+                    members.append((cell, self.trial(cell, splits, teacher)))
             except (Stopped, CannotWrite):
                 raise
             except Inapplicable as reason:
@@ -157,8 +159,7 @@ class Worker:
         for cell, trial in members:
             try:
                 with Guard():
-                    about = (teacher, cohort, len(members), judged.get(cell.key))
-                    details = self.measure.details(cell, trial, *about)
+                    details = self.measure.details(cell, trial, teacher, cohort, len(members), judged.get(cell.key))
                     record = record_of(cell, self.device, trial.status, trial.reason, teacher, **details)
                     weights = weights_file(cell, trial) if trial.status == "done" else None
             except Exception as error:
@@ -193,7 +194,8 @@ class Worker:
     def trial(self, cell: Cell, splits: Splits, teacher: Teacher) -> Trial:
         """A student with its objective, at the start or where its checkpoint left it. Raises Inapplicable."""
         self.events.now(f"preparing {cell.label}")
-        net = student_of(cell, splits, self.place.results, self.device)
+        giver = giver_of(cell, teacher, lambda other: self.obtain(other, splits))
+        net = student_of(cell, splits, self.place.results, self.device, giver)
         checkpoints = self.checkpoints(cell)
         state = checkpoints.load(cell.key)
         try:
@@ -211,8 +213,7 @@ class Worker:
 
     def hooks(self, members: Sequence[tuple[Cell, Trial]]) -> Hooks:
         """What the loop is to tell and to ask while students train."""
-        cells = {cell.key: cell for cell, _ in members}
-        first = members[0][0]
+        cells, first = {cell.key: cell for cell, _ in members}, members[0][0]
         what = f"{first.dataset.name} · {first.pair} · {len(members)} objectives · seed {first.seed}"
         self.events.now(what)
 

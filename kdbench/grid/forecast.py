@@ -21,6 +21,7 @@ from kdbench.grid.plan import Plan
 from kdbench.layout import Layout
 from kdbench.suite.cells import Cell
 from kdbench.suite.spec import ModelSpec
+from kdbench.suite.starts import teaching
 
 START = 12.0  # seconds before the first step and after the last: imports, proofs of the layers, tables, MLflow
 CELL = 1.5  # seconds that each cell takes beside its steps: latency, its record, its file
@@ -158,7 +159,7 @@ def teachers_of(plan: Plan, speed: Speed, results: Path) -> dict[str, float]:
 def untrained(plan: Plan, results: Path) -> dict[str, Cell]:
     """Key of every teacher that is not trained yet -> a cell that it teaches."""
     teachers = Layout(results).teachers
-    links = [link for cell in plan.todo for link in cell.lineage if link.teacher_is_trained]
+    links = [link for cell in plan.todo for link in teaching(cell).values() if link.teacher_is_trained]
     return {link.teacher_key: link for link in links if not teachers.record(link.teacher_key).is_file()}
 
 

@@ -12,6 +12,7 @@ from kdbench.grid.executors import Job
 from kdbench.layout import Layout
 from kdbench.results.checkpoints import SUFFIX
 from kdbench.suite.plugins import files_of_plugin
+from kdbench.suite.starts import teaching
 
 Files = dict[str, bytes]  # by their path below the results folder
 KEPT = (SUFFIX, ".safetensors", ".onnx", ".json")  # in the order in which they are written: a record comes last
@@ -59,8 +60,8 @@ def files_of(job: Job) -> Iterator[Path]:
 
 
 def teachers_of(job: Job) -> list[str]:
-    """Keys of its teacher and of that one's own teachers."""
-    return [link.teacher_key for link in job.cells[0].lineage]
+    """Keys of its teacher and of that one's own teachers; and of those that its students begin with."""
+    return list({key: None for cell in job.cells for key in teaching(cell)})
 
 
 def put(files: Files, results: Path) -> None:

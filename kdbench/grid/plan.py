@@ -26,6 +26,7 @@ from kdbench.suite.cohorts import cohorts_of
 from kdbench.suite.hub_weights import check as check_hub_weights
 from kdbench.suite.spec import DatasetSpec, ModelSpec, Train
 from kdbench.suite.steps import check_order, made, steps_of
+from kdbench.takeover import taken_from
 from kdbench.train.lent import Guard
 from kdbench.train.objective import Objective, blank_outputs, needs_of, student_needs_of
 from kdbench.train.probe import can_have_head
@@ -177,10 +178,24 @@ class Shapes:
                 if name not in checked and (problem := self.problem(f"{role} of {cell.pair}", spec, cell.dataset)):
                     problems[f"{cell.place}: {problem}"] = None
                 checked.add(name)
-            for problem in parts_problems(cell, self.task):
+            for problem in [*parts_problems(cell, self.task), *self.wrong_start(cell)]:
                 problems[f"{cell.place}: {problem}"] = None
         if problems:
             raise UserError("\n".join(problems))
+
+    def wrong_start(self, cell: Cell) -> list[str]:
+        """Why its student can't begin with its teacher's weights; empty where it can, need not, or a net is wrong."""
+        if cell.giver is None or (layers := cell.student.taken) is None:
+            return []
+        try:
+            nets = self.net(cell.giver.teacher_net, cell.dataset), self.net(bare(cell.make), cell.dataset)
+        except Exception:  # told where the net or its data are looked at
+            return []
+        try:
+            taken_from(*nets, layers, cell.student.head is not None)
+        except UserError as error:
+            return [f"student of {cell.pair}: it {error}"]
+        return []
 
     def problem(self, role: str, spec: ModelSpec, dataset: DatasetSpec) -> str:
         """Why a model can't be trained on a data set; empty when it can, or the data can't be had (see `why_not`)."""

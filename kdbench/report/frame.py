@@ -89,10 +89,13 @@ def with_missing(frame: pd.DataFrame, wanted: Iterable[Cell]) -> pd.DataFrame:
 
 
 def taught_start(cell: Cell) -> str:
-    """The row by which a teacher had a part in the student that this one begins with; empty where none had."""
+    """What its student begins with, in words, where a teacher had a part in that; empty where none had."""
+    if cell.giver is not None and cell.student.start is not None:
+        return cell.student.start.short
     if cell.start is None or cell.adapts:
         return ""
-    return taught_start(cell.start) if cell.start.is_alone else cell.start.label
+    by = taught_start(cell.start) if cell.start.is_alone else ""
+    return by or (f"the student of {cell.start.label}, which had a teacher" if not cell.start.is_alone else "")
 
 
 def shape_of(cell: Cell) -> str:

@@ -65,8 +65,8 @@ def judged_in_words(pair: Pair) -> list[str]:
         )
     if pair.alone is not None and pair.alone.begun_by:
         lines.append(
-            f"Students begin with that of {pair.alone.begun_by}, which had a teacher: {pair.alone.label} *(alone)* "
-            "goes on from there on labels only, and is what gains are counted from."
+            f"Students begin with {pair.alone.begun_by}: {pair.alone.label} *(alone)* goes on from there on labels "
+            "only, and is what gains are counted from."
         )
     if unread := [label for label, recipe in recipes.items() if recipe.get("labels")]:
         lines.append(f"Read no label in training: {', '.join(unread)}.")

@@ -112,7 +112,7 @@ class Row:
     between_seeds: float = NAN  # percent of the test examples to which two of its seeds give one class
     copied: float = NAN  # percent of the teacher's errors that it makes too, with the same wrong class
     adapts: str = ""  # data set, teacher and student (tabs between them) of the row whose student learns these data
-    begun_by: str = ""  # the row by which a teacher had a part in the student that this one begins with
+    begun_by: str = ""  # what its student begins with, in words, where a teacher had a part in that
     control: str = ""  # what stands in its teacher's place, one of CONTROLS; "" for the teacher itself
     file: File = field(default_factory=File)
     before: File = field(default_factory=File)  # of the net before its transforms

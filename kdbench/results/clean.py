@@ -78,8 +78,10 @@ def all_of(locks: Iterable[Path]) -> Iterator[bool]:
 
 
 def teachers_of(record: Record) -> Iterator[str]:
-    """Keys of the record's teacher, of that one's own teacher, and so on upwards."""
+    """Keys of the record's teacher, of that one's own, and so on upwards; and of one that its student begins with."""
     settings = record["settings"]
+    if isinstance(begins := settings.get("begins"), dict):
+        yield str(begins.get("teacher"))
     above = settings.get("teacher")
     while isinstance(above, dict):
         data = {name: settings[name] for name in ("data", "data_code") if name in settings}

@@ -9,7 +9,7 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
-from kdbench.data import DATASETS, NOT_THERE, digest_of
+from kdbench.data import DATASETS
 from kdbench.errors import UserError
 from kdbench.method.register import METHODS
 from kdbench.method.transform import TRANSFORMS
@@ -20,6 +20,7 @@ from kdbench.suite.evaluation import SCORE_ALONE, Evaluate
 from kdbench.suite.identity import (
     alone,
     code_of,
+    data_digest,
     dataset_identity,
     dump,
     fingerprint,
@@ -77,6 +78,7 @@ class Cell:
             "seed": self.seed,
             **self.evaluate.identity,
             **({"start": self.start.key} if self.start else {}),
+            **({"begins": {"teacher": self.giver.teacher_key, "layers": self.student.taken}} if self.giver else {}),
             **({"then": list(self.then)} if self.then else {}),
             **({"labels": self.labels} if self.labels else {}),
             **({"adapts": self.start.dataset.name} if self.adapts and self.start else {}),
@@ -189,6 +191,11 @@ class Cell:
             data=self.data,
         )
 
+    @cached_property
+    def giver(self) -> "Cell | None":
+        """The cell whose teacher's weights its student begins with: this one, without a control in its place."""
+        return None if self.student.taken is None else replace(self, control="") if self.control else self
+
     @property
     def lineage(self) -> list["Cell"]:
         """This cell, and upwards those of its teachers that are distilled students."""
@@ -243,7 +250,7 @@ def cells_of(suite: Suite, only: Only = None, data_dir: Path = DATA, unread: boo
     `data_dir`: where the data lie, which are part of the keys. Raises UserError when they are not as they must be;
     `unread`: then they count as not there, for they are not to be read.
     """
-    digests = [_digest(dataset, data_dir, unread) for dataset in suite.datasets]
+    digests = [data_digest(dataset, data_dir, unread) for dataset in suite.datasets]
     seeds = tuple(dict.fromkeys([*suite.seeds, *(seed for own in suite.row_seeds.values() for seed in own)]))
     cells = [
         cell
@@ -255,7 +262,7 @@ def cells_of(suite: Suite, only: Only = None, data_dir: Path = DATA, unread: boo
     ]
     if suite.adapt is not None:
         how, train = suite.adapt
-        data, sizes = _digest(how.dataset, data_dir, unread), Sizes(data_dir)
+        data, sizes = data_digest(how.dataset, data_dir, unread), Sizes(data_dir)
         cells += [adapted(cell, how, train, data, sizes) for cell in cells if not cell.then]
     return matching(cells, only)
 
@@ -265,10 +272,10 @@ def _cell(suite: Suite, number: int, label: str, dataset: DatasetSpec, data: str
     pair, place, start = suite.pairs[number], suite.places[number], None
     if (phases := for_pair(suite.objectives[label], title_of(*pair[:2]))) is None:
         return None
-    if (other := suite.starts[number]) is not None and (begins := pair[1].start) is not None:
-        start = _cell(suite, other, begins.label, dataset, data, seed)
+    if (other := suite.starts[number]) is not None and (row := pair[1].start_row) is not None:
+        start = _cell(suite, other, row, dataset, data, seed)
         if start is None:
-            raise UserError(f"{place}: row {begins.label!r} is not run on {title_of(*suite.pairs[other][:2])}")
+            raise UserError(f"{place}: row {row!r} is not run on {title_of(*suite.pairs[other][:2])}")
     teacher_train = without(suite.teacher_train)
     return Cell(
         *(suite.name, label, *judged(dataset, pair, place), teacher_train, phases, seed, suite.validation, place, data),
@@ -277,7 +284,7 @@ def _cell(suite: Suite, number: int, label: str, dataset: DatasetSpec, data: str
         evaluate=suite.evaluate,
         then=suite.then.get(label, ()),
         labels=suite.labels.get(label, ""),
-        filed=bool(suite.then) or any(student.transforms or student.start for _, student, _ in suite.pairs),
+        filed=bool(suite.then) or any(student.transforms or student.start_row for _, student, _ in suite.pairs),
     )
 
 
@@ -289,12 +296,3 @@ def matching(cells: list[Cell], only: Only) -> list[Cell]:
     for one in [only] if isinstance(only, str) else only or ():
         cells = [c for c in cells if fnmatchcase(c.label, one) or fnmatchcase(c.title, f"*{one}*") or c.cohort == one]
     return cells
-
-
-def _digest(dataset: DatasetSpec, data_dir: Path, unread: bool) -> str:
-    try:
-        return digest_of(dataset.name, dataset.settings, data_dir)
-    except UserError:
-        if unread:
-            return NOT_THERE
-        raise

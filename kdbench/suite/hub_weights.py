@@ -7,6 +7,7 @@ from kdbench.errors import UserError
 from kdbench.nets import kept_weights
 from kdbench.suite.cells import Cell
 from kdbench.suite.spec import ModelSpec
+from kdbench.suite.starts import teaching
 
 ENTRY = "hub_weights"  # of a record, and of a teacher's
 MOST_TOLD = 5
@@ -22,7 +23,7 @@ def hub_weights(cell: Cell) -> dict[str, str]:
 
 def _nets(cell: Cell) -> Iterator[ModelSpec]:
     yield cell.student
-    for link in cell.lineage:
+    for link in teaching(cell).values():
         yield link.teacher_net
     if cell.before is not None:
         yield from _nets(cell.before)

@@ -7,7 +7,8 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from kdbench.data import DATASETS
+from kdbench.data import DATASETS, NOT_THERE, digest_of
+from kdbench.errors import UserError
 from kdbench.method.metric import METRICS
 from kdbench.method.register import METHODS
 from kdbench.nets import NETS, digest_of_net
@@ -62,6 +63,16 @@ def _dataset_text(spec: DatasetSpec, form: type) -> str:
 
 def dataset_identity(spec: DatasetSpec) -> dict[str, Any]:
     return json.loads(_dataset_text(spec, DATASETS.form(spec.name)))
+
+
+def data_digest(spec: DatasetSpec, data_dir: Path, unread: bool) -> str:
+    """Of the data themselves. `unread`: those that are not as they must be count as not there; else UserError."""
+    try:
+        return digest_of(spec.name, spec.settings, data_dir)
+    except UserError:
+        if unread:
+            return NOT_THERE
+        raise
 
 
 def code_of(entry: str, registry: Registry[Any], names: Iterable[str]) -> dict[str, Any]:

@@ -87,7 +87,7 @@ def load_suite(path: Path | str, plugins: tuple[Path, ...] = (), models: bool = 
         validation=file.validation,
         teacher_train=parse(TeacherTrain, {**train, **file.teacher_train}),
         starts=tuple(
-            start_of(n, document.data["pairs"]) if p.student.start else None for n, p in enumerate(file.pairs)
+            start_of(n, document.data["pairs"]) if p.student.start_row else None for n, p in enumerate(file.pairs)
         ),
         then={label: steps_of(row["then"]) for label, row in file.methods.items() if row.get("then")},
         evaluate=file.evaluate,

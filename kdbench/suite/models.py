@@ -12,18 +12,33 @@ from kdbench.suite.training import Train
 Names = Annotated[tuple[str, ...], Field(min_length=1, strict=False)]
 
 
+Layer = Annotated[int, Field(ge=0)]
 Steps = Annotated[tuple[str | dict[str, Any], ...], Field(strict=False, min_length=1)]  # by name, or with settings
 
 
 class StartSpec(Frozen):
-    """A row whose trained student others begin with; of the pair whose student has these `transforms`."""
+    """What a student begins with: a row's trained student, or its teacher.
 
-    label: str
+    `transforms`: of the pair whose student has these. `teacher`: which of its layers, from 0; the student has as many.
+    """
+
+    label: str | None = None
     transforms: Steps | None = None
+    teacher: Literal["all"] | Annotated[tuple[Layer, ...], Field(strict=False, min_length=1)] | None = None
 
     @property
     def short(self) -> str:
-        return self.label + (f" + {words(self.transforms)}" if self.transforms else "")
+        if isinstance(self.teacher, tuple):
+            return f"layers {', '.join(map(str, self.teacher))} of the teacher"
+        return (self.label or "the teacher") + (f" + {words(self.transforms)}" if self.transforms else "")
+
+    @model_validator(mode="after")
+    def _one_of_both(self) -> Self:
+        if (self.label is None) == (self.teacher is None):
+            raise ValueError("is a row's student, {label: student}, or the teacher, {teacher: all}, {teacher: [0, 2]}")
+        if self.transforms and self.teacher is not None:
+            raise ValueError("`transforms` are said of a row's student; a teacher has none")
+        return self
 
 
 class Normalisation(Frozen):
@@ -63,13 +78,24 @@ class ModelSpec(ByName):
     feature_modules: Names | None = None  # whose outputs are the feature maps
     num_classes: Annotated[int, Field(ge=0)] | None = None  # of a teacher of other classes; 0: none
     freeze: Names | None = None  # modules; `backbone`: all but the head
-    # Of a student: the trained one it begins with, and what is done to it before it trains (`steps.py`).
+    # Of a student: the trained one it begins with or its teacher, and what is done to it before it trains (`steps.py`).
     start: StartSpec | None = Field(default=None, alias="from")
     transforms: Steps | None = None
 
     @property
     def options(self) -> dict[str, Any]:
         return dict(self.model_extra or {})
+
+    @property
+    def start_row(self) -> str | None:
+        """The row whose trained student it begins with."""
+        return self.start.label if self.start is not None else None
+
+    @property
+    def taken(self) -> Literal["all"] | list[int] | None:
+        """Which layers of its teacher a student begins with; None where with none."""
+        chosen = self.start.teacher if self.start is not None else None
+        return [*chosen] if isinstance(chosen, tuple) else chosen
 
     @property
     def short(self) -> str:
@@ -83,9 +109,12 @@ class ModelSpec(ByName):
 
     @model_validator(mode="after")
     def _of_a_checkpoint(self) -> Self:
-        for name in ("checkpoint_entry", "head"):
-            if getattr(self, name) is not None and self.checkpoint is None:
-                raise ValueError(f"{name} is said of a checkpoint; there is none")
+        if self.taken is not None and (self.pretrained or self.checkpoint is not None):
+            raise ValueError("begins with its teacher's weights: leave `pretrained` and `checkpoint` out")
+        if self.checkpoint_entry is not None and self.checkpoint is None:
+            raise ValueError("checkpoint_entry is said of a checkpoint; there is none")
+        if self.head is not None and self.checkpoint is None and self.taken is None:
+            raise ValueError("head is said of a checkpoint; there is none")
         return self
 
 

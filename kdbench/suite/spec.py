@@ -133,6 +133,7 @@ ELSEWHERE: dict[Any, str] = {  # what people look for in `train`, and where it i
 TYPE = re.compile(
     r"(literal|dict|list|tuple)\[|(float|int|str|bool)$"
 )  # pydantic's place of a value that may have several
+WITHIN = re.compile(r"(literal|dict|list|tuple)\[")  # the same, above an entry of the value
 
 
 def mistakes(model: type[BaseModel], data: Any, place: Place) -> Iterator[tuple[Place, str]]:
@@ -145,7 +146,8 @@ def _mistakes(model: type[BaseModel], data: Any, place: Place) -> Iterator[tuple
         model.model_validate_json(json.dumps(data))
     except ValidationError as error:
         for problem in error.errors():
-            loc = tuple(part for part in problem["loc"] if part != "[key]")
+            loc = tuple(part for part in problem["loc"][:-1] if not WITHIN.match(str(part))) + problem["loc"][-1:]
+            loc = tuple(part for part in loc if part != "[key]")
             loc = loc[:-1] if loc and TYPE.match(str(loc[-1])) else loc
             of_training = (*place, *loc)[-2:-1] in (("train",), ("teacher_train",))
             if problem["type"] == "extra_forbidden" and of_training and loc[-1] in ELSEWHERE:

@@ -5,6 +5,15 @@ from collections.abc import Iterable
 from kdbench.suite.cells import Cell
 
 
+def teaching(cell: Cell) -> dict[str, Cell]:
+    """The teachers that must be there before it trains, its own first: key -> a cell that the teacher teaches.
+
+    Where a control stands in its teacher's place, the pair's own too if its student begins with that one's weights.
+    """
+    cells = [cell] if cell.giver is None else [cell, cell.giver]
+    return {link.teacher_key: link for one in cells for link in one.lineage}
+
+
 def with_starts(cells: Iterable[Cell]) -> list[Cell]:
     """The cells, each after what must be done before it, whether that is a row of the suite or not."""
     cells = list(cells)

@@ -174,5 +174,6 @@ def _goes_round(number: int, pairs: list[dict[str, Any]]) -> bool:
             return True
         seen.add(here)
         student = pairs[here].get("student")
-        here = start_of(here, pairs) if isinstance(student, dict) and student.get("from") else None
+        goes_on = isinstance(student, dict) and isinstance(student.get("from"), dict) and student["from"].get("label")
+        here = start_of(here, pairs) if goes_on else None
     return False

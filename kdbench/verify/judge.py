@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from kdbench.data import NOT_THERE, Splits, digest_of, load_splits
+from kdbench.data import DATASETS, NOT_THERE, Splits, digest_of, load_splits
 from kdbench.errors import UserError, first_line
 from kdbench.files import CannotWrite
 from kdbench.grid.cohort import Worker
@@ -134,6 +134,7 @@ class Judge:
         settings, data = record["settings"], self.worker.place.data
         about = dict(settings["dataset"])
         name = about.pop("name")
+        about = (DATASETS.settings(name, about)[0] if name in DATASETS else {}) or about  # a record lacks what is off
         if digest_of(name, about, data) != settings.get("data", ""):
             raise UserError(f"its student was not evaluated again: the data set {name} is not there, or another one")
         if self.known is None or self.known[0] != settings["dataset"]:

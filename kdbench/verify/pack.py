@@ -21,7 +21,7 @@ from kdbench.suite.cells import Cell
 from kdbench.suite.load import read_with_bases
 from kdbench.suite.recipes import expand
 from kdbench.suite.shipped import suite_path
-from kdbench.suite.starts import with_starts
+from kdbench.suite.starts import teaching, with_starts
 from kdbench.verify.archive import ABOUT, CODE, FORMAT, RESULTS, SUITE
 
 CODES = ("code", "data_code", "transform_code", "metric_code")  # entries of settings: name -> hash
@@ -101,7 +101,8 @@ def results_of(cells: Sequence[Cell], results: Path) -> Files:
     """Records, students and teachers, as they lie in a results folder."""
     place, teachers = Layout(results).suite(cells[0].suite), Layout(results).teachers
     paths = [path for cell in cells for path in (place.record(cell.key), place.student(cell.key))]
-    paths += [path for key in {cell.teacher_key: None for cell in cells} for path in of_teacher(teachers, key)]
+    keys = {key: None for cell in cells for key in teaching(cell)}
+    paths += [path for key in keys for path in of_teacher(teachers, key)]
     return {f"{RESULTS}/{path.relative_to(results).as_posix()}": path.read_bytes() for path in paths if path.is_file()}
 
 

@@ -5,7 +5,7 @@ A late epoch needs all before it: no state is kept once a cell is done, for it w
 
 from dataclasses import dataclass
 
-from kdbench.grid.begin import student_of
+from kdbench.grid.begin import giver_of, student_of
 from kdbench.grid.cohort import Worker
 from kdbench.results.schema import DIGESTS, Record
 from kdbench.suite.cells import Cell
@@ -13,7 +13,7 @@ from kdbench.train.digests import digest_of
 from kdbench.train.lent import Guard
 from kdbench.train.loop import Cohort, Hooks, train_cohort
 from kdbench.train.start import start_trial
-from kdbench.train.teacher import Teacher, obtain
+from kdbench.train.teacher import Teacher
 from kdbench.train.trial import Trial
 
 
@@ -37,10 +37,11 @@ def replay(cell: Cell, record: Record, epochs: int, worker: Worker) -> Replay:
     """
     splits = worker.splits(cell)
     with Guard():
-        teacher = obtain(cell, splits, worker.place.results, worker.device, worker.teacher_hooks, worker.waiting)
+        teacher = worker.obtain(cell, splits)
     if wrong := _another_teacher(teacher, record):
         return Replay(0, wrong)
-    net = student_of(cell, splits, worker.place.results, worker.device)
+    giver = giver_of(cell, teacher, lambda other: worker.obtain(other, splits))
+    net = student_of(cell, splits, worker.place.results, worker.device, giver)
     trial = start_trial(cell, net, splits, teacher.net, worker.device, None, worker.stop_if_asked)
     worker.events.now(f"training {cell.title} up to epoch {epochs}")
     hooks = Hooks(stop=lambda: trial.evaluated >= epochs or worker.stop())

@@ -211,4 +211,4 @@ def test_a_student_that_begins_with_a_taught_one_is_not_called_plain(tmp_path: P
     assert "trained on labels, from the student of kd, which had a teacher" in text
     assert "without a teacher" not in text
     board = make_board("grid", cells, list(records.read_many(c.key for c in cells).values()))
-    assert "Students begin with that of kd, which had a teacher" in markdown(board)
+    assert "Students begin with the student of kd, which had a teacher" in markdown(board)
