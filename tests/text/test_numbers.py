@@ -343,6 +343,18 @@ def test_a_run_as_a_whole(tmp_path: Path, root: Path, suite: dict[str, Any], kdb
     assert "Pearson" in out
     code, out, err = kdbench("verify", path, "--data", root, "--sample", 1)
     assert code == 0, out + err
+    assert "weights re-evaluated: 3 students give what is claimed" in out
+    assert "teachers: 1 evaluated again give what is claimed" in out
+    wrong = place / "records" / f"{found['taught']['key']}.json"
+    changed = unpacked_numbers(found["taught"]["numbers"])
+    assert changed is not None
+    other = packed_numbers(replace(changed, predicted=changed.predicted.copy() + (np.arange(60) == 7)))
+    wrong.write_text(json.dumps({**found["taught"], "numbers": other}), encoding="utf-8")
+    code, out, err = kdbench("verify", path, "--data", root, "--sample", 0)
+    assert code != 0
+    assert "by its numbers" in " ".join(out.split())
+    assert "its student gives 1 test examples another number than its record says" in " ".join(out.split())
+    wrong.write_text(json.dumps(found["taught"]), encoding="utf-8")
 
     output = tmp_path / "net.onnx"
     code, out, err = kdbench("export", found["taught"]["key"], "--output", output, "--data", root)
