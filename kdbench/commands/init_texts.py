@@ -23,7 +23,7 @@ from kdbench.text.inspect import Found, about, inspect, place_of
 
 TEACHER = "{model: bert, layers: 4, width: 256, heads: 4}"
 STUDENTS = ("{model: bert, layers: 2, width: 128, heads: 4}", "bilstm")
-ROWS = "proposed_texts.yaml"
+ROWS, NUMBER_ROWS = "proposed_texts.yaml", "proposed_numbers.yaml"
 MOST, FINE_TUNING = 30, 6  # epochs at most: of nets that start from nothing, and where all start from weights
 LR, GENTLE = 1e-3, 5e-5  # likewise
 FEW = 500  # training texts, of fewer the batches are smaller
@@ -71,7 +71,7 @@ class Words:
         columns = self.folder.columns
         known = [spec.options["weights"] for spec in (self.teacher, *self.students) if "weights" in spec.options]
         given = {"name": "text_folder", "path": str(self.folder.root), "text": columns.text, "label": columns.label,
-                 "judged_on": columns.judged_on, "tokenizer": known[0] if known else None,
+                 "targets": columns.targets, "judged_on": columns.judged_on, "tokenizer": known[0] if known else None,
                  "length": self.length}  # fmt: skip
         return {name: value for name, value in given.items() if value is not None}
 
@@ -108,7 +108,8 @@ def propose_for_texts(root: Path, wanted: Wanted, options: Options) -> str:
     """
     load_methods()
     limit = checked(wanted)
-    folder, rows = inspect(place_of(root)), proposed_rows(ROWS)
+    folder = inspect(place_of(root))
+    rows = proposed_rows(NUMBER_ROWS if folder.numbers else ROWS)
     screen = Console(stderr=True, highlight=False)
     for line in about(folder):
         screen.print(f"- {line}", markup=False, soft_wrap=True)

@@ -2,23 +2,31 @@
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from statistics import mean, pstdev
 
 from kdbench.errors import UserError
+from kdbench.method.metric import rating
 from kdbench.text.folder import Columns, read
 from kdbench.text.tables import KINDS, PARTS, Row, files_of, part_of, rows_of, text_files
 
+SCORES = ("score", "rating", "similarity", "grade", "value", "price")  # of columns that may be numbers to learn
+MOST_RATINGS = 10  # different numbers that are still taken for classes
 LABELS = ("label", "labels", "class", "category", "target", "topic", "sentiment")
 MOST_CLASSES = 200  # of a column that is guessed to be the label
 LENGTHS = (16, 32, 64, 128, 256, 512)
 PIECES = 1.4  # of a word, that a byte-level tokenizer makes: English prose, and room for what frames a text
+LEAST_HELD_OUT = 20  # texts that a correlation is chosen by
 COVERED = 0.95  # of the texts that are not cut
 
 
 @dataclass(frozen=True)
 class Found:
-    """What was found. `counts`: class -> (training, test); `words`: of a text, median and where 95% end."""
+    """What was found. `counts`: class -> (training, test); `words`: of a text, median and where 95% end.
+
+    `numbers`: those that are to be learnt in the place of classes, of training and test texts.
+    """
 
     root: Path
     columns: Columns
@@ -28,22 +36,26 @@ class Found:
     twice: int  # training texts that stand there before
     of_two: int  # texts with two labels
     both: bool  # are there val and test?
+    numbers: tuple[Sequence[float], Sequence[float]] | None = None
 
     @property
     def num_train(self) -> int:
-        return sum(train for train, _ in self.counts.values())
+        return len(self.numbers[0]) if self.numbers else sum(train for train, _ in self.counts.values())
 
     @property
     def num_test(self) -> int:
-        return sum(test for _, test in self.counts.values())
+        return len(self.numbers[1]) if self.numbers else sum(test for _, test in self.counts.values())
 
     @property
     def contents(self) -> str:
-        return f"{len(self.counts)} classes, {self.num_train} texts to train on, {self.num_test} to test"
+        what = "numbers to learn" if self.numbers else f"{len(self.counts)} classes"
+        return f"{what}, {self.num_train} texts to train on, {self.num_test} to test"
 
     @property
     def can_hold_out(self) -> bool:
-        """Is a tenth of the training texts enough for one of every class?"""
+        """Is a tenth of the training texts enough for one of every class (of numbers for a correlation)?"""
+        if self.numbers:
+            return self.num_train >= 10 * LEAST_HELD_OUT
         least = min(train for train, _ in self.counts.values())
         return self.num_train // 10 >= len(self.counts) and least >= 2
 
@@ -75,7 +87,7 @@ def inspect(root: Path) -> Found:
     place = part_of(root, "train")
     both = len([path for name in PARTS["test"] for path in files_of(root, name)]) > 1
     named = Columns("text", "label") if place.is_dir() else guessed(rows_of(place), place)
-    columns = Columns(named.text, named.label, judged_on="test" if both else None)
+    columns = replace(named, judged_on="test" if both else None)
     train, test, classes = read(root, columns)
     of_train, of_test = Counter(train.labels), Counter(test.labels)
     seen = dict(zip(train.texts, train.labels, strict=True))
@@ -89,11 +101,15 @@ def inspect(root: Path) -> Found:
         len(train.texts) - len(seen),
         len({text for text, label in zip(train.texts, train.labels, strict=True) if seen[text] != label}),
         both,
+        None if classes else (train.labels, test.labels),
     )
 
 
 def guessed(rows: Sequence[Row], place: Path) -> Columns:
-    """`text` and `label` where they are called so; else the longest column, and the one of the fewest values."""
+    """`text` and `label` where they are called so; else the longest column, and the one of the fewest values.
+
+    A label of more than a few different numbers is to be learnt as numbers.
+    """
     names = [str(name) for name in rows[0]]
     values = {name: [str(row.get(name)) for row in rows] for name in names}
     text = "text" if "text" in names else max(names, key=lambda name: sum(map(len, values[name])))
@@ -101,9 +117,19 @@ def guessed(rows: Sequence[Row], place: Path) -> Columns:
     known = [name for name in rest if name.casefold() in LABELS]
     few = {name: len(set(values[name])) for name in rest}
     able = [name for name in rest if 2 <= few[name] <= min(MOST_CLASSES, len(rows) // 2)]
-    if not known and not able:
+    scores = [name for name in rest if name.casefold() in SCORES or name in known if are_numbers(values[name])]
+    if not known and not able and not scores:
         raise UserError(f"{place}: which column is the label? none of {', '.join(rest) or 'the others'} has few values")
-    return Columns(text, known[0] if known else min(able, key=lambda name: few[name]))
+    label = (known or sorted(able, key=lambda name: few[name]) or scores)[0]
+    return Columns(text, label, targets="numbers" if label in scores else None)
+
+
+def are_numbers(values: Sequence[str]) -> bool:
+    """Numbers that are no classes: more than a few different ones, some of them not whole."""
+    found = [rating(value) for value in values]
+    if None in found or len(set(found)) <= MOST_RATINGS:
+        return False
+    return any(number is not None and number != int(number) for number in found)
 
 
 def about(found: Found) -> list[str]:
@@ -113,13 +139,7 @@ def about(found: Found) -> list[str]:
         f"{found.columns.label!r}",
         f"words of a text: median {middle}, 95% have {most} or fewer; cut to {found.length} places",
     ]
-    per_class = {name: train for name, (train, _) in found.counts.items()}
-    least, most_of = min(per_class, key=lambda n: per_class[n]), max(per_class, key=lambda n: per_class[n])
-    lines.append(f"per class: {per_class[least]} ({least}) to {per_class[most_of]} ({most_of}) training texts")
-    if per_class[most_of] > 5 * per_class[least]:
-        lines.append("the classes are far from equal in size: top-1 will mostly speak of the large ones (macro_f1?)")
-    if untested := [name for name, (_, test) in found.counts.items() if not test]:
-        lines.append(f"without test texts: {', '.join(untested[:5])}")
+    lines += of_classes(found) if found.numbers is None else [of_numbers(found.numbers[0])]
     if found.leaks:
         lines.append(f"{found.leaks} test texts stand in the training set word by word, which flatters every score")
     if found.twice:
@@ -128,4 +148,22 @@ def about(found: Found) -> list[str]:
         lines.append(f"{found.of_two} training texts have two labels")
     if found.both:
         lines.append("there are both val and test: nets are judged on test, and val is not read")
+    return lines
+
+
+def of_numbers(numbers: Sequence[float]) -> str:
+    return (
+        f"numbers from {min(numbers):g} to {max(numbers):g}, mean {mean(numbers):.3g}, "
+        f"deviation {pstdev(numbers):.3g}: they are learnt as they stand (regression)"
+    )
+
+
+def of_classes(found: Found) -> list[str]:
+    per_class = {name: train for name, (train, _) in found.counts.items()}
+    least, most_of = min(per_class, key=lambda n: per_class[n]), max(per_class, key=lambda n: per_class[n])
+    lines = [f"per class: {per_class[least]} ({least}) to {per_class[most_of]} ({most_of}) training texts"]
+    if per_class[most_of] > 5 * per_class[least]:
+        lines.append("the classes are far from equal in size: top-1 will mostly speak of the large ones (macro_f1?)")
+    if untested := [name for name, (_, test) in found.counts.items() if not test]:
+        lines.append(f"without test texts: {', '.join(untested[:5])}")
     return lines

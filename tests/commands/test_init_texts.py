@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 
 from kdbench.commands.init_pictures import proposed_rows
-from kdbench.commands.init_texts import ROWS, STUDENTS, TEACHER
+from kdbench.commands.init_texts import NUMBER_ROWS, ROWS, STUDENTS, TEACHER
 from kdbench.commands.inventory import model_given
 from kdbench.errors import UserError
 from kdbench.suite.cells import cells_of
@@ -49,6 +49,35 @@ def test_which_column_is_which() -> None:
         guessed([{"id": k, "words": f"some words {k}"} for k in range(12)], Path("t.csv"))
 
 
+def test_a_column_of_numbers_is_learnt_as_numbers(tmp_path: Path) -> None:
+    for part, count in (("train", 60), ("val", 20)):
+        rows = {"id": range(count), "text": [f"text {k}" for k in range(count)], "score": [k / 7 for k in range(count)]}
+        pd.DataFrame(rows).to_csv(tmp_path / f"{part}.csv", index=False)
+    found = inspect(tmp_path)
+    assert (found.columns.label, found.columns.targets, found.counts) == ("score", "numbers", {})
+    assert (found.num_train, found.num_test, found.can_hold_out) == (60, 20, False)
+    told = "\n".join(about(found))
+    assert "numbers to learn, 60 texts to train on, 20 to test" in told
+    assert "numbers from 0 to 8.42857, mean 4.21, deviation 2.47" in told
+    assert "per class" not in told
+
+
+@pytest.mark.parametrize(
+    ("column", "values", "targets"),
+    [
+        ("rating", [k % 5 + 1 for k in range(40)], None),  # a few ratings are classes, as before
+        ("score", [k % 9 / 2 for k in range(40)], None),
+        ("score", [k % 19 / 2 for k in range(40)], "numbers"),
+        ("label", [k / 3 for k in range(40)], "numbers"),
+        ("label", list(range(40)), None),  # whole: it could be names
+    ],
+)
+def test_when_numbers_are_classes(column: str, values: list[Any], targets: str | None) -> None:
+    rows = [{"text": f"some words {k}", column: value} for k, value in enumerate(values)]
+    found = guessed(rows, Path("t.csv"))
+    assert (found.label, found.targets) == (column, targets)
+
+
 def test_what_is_a_folder_of_texts(tmp_path: Path) -> None:
     assert not holds_texts(tmp_path)
     assert holds_texts(tables(tmp_path / "a", ".tsv"))
@@ -85,6 +114,7 @@ def test_what_is_proposed_is_a_suite(kdbench: Run, tmp_path: Path) -> None:
 
 def test_the_defaults_are_nets_and_rows_that_are_there() -> None:
     assert [model_given(text).model for text in (TEACHER, *STUDENTS)] == ["bert", "bert", "bilstm"]
-    rows = proposed_rows(ROWS)
-    assert [*rows][:2] == ["student", "kd"]
-    assert all(objective(terms) for terms in rows.values())
+    for name in (ROWS, NUMBER_ROWS):
+        rows = proposed_rows(name)
+        assert [*rows][:2] == ["student", "kd"]
+        assert all(objective(terms) for terms in rows.values())
