@@ -74,7 +74,13 @@ SHOWS_IN_VALUES = {"catkd", "sdd", "simkd"}
 # What is trained before the student and then frozen, or borrowed from the teacher.
 FROZEN = {"ft": ("paraphraser", "decoder"), "simkd": ("weight", "bias")}
 
-every_method = pytest.mark.parametrize("name", list(METHODS))
+
+def for_classes() -> list[str]:
+    """Those for numbers alone are in tests/text/test_numbers.py."""
+    return [name for name in METHODS if METHODS[name].kinds != ("numbers",)]
+
+
+every_method = pytest.mark.parametrize("name", for_classes())
 every_pair = pytest.mark.parametrize(("teacher", "student"), PAIRS, ids=[f"{t}-{s}" for t, s in PAIRS])
 
 
@@ -258,11 +264,6 @@ def test_zero_where_the_student_equals_the_teacher(name: str, kind: str) -> None
     usual, _ = case.run()
     assert usual.abs() > 1e-12
     assert (loss.abs() <= 1e-3 * usual.abs()) == (name not in NOT_ZERO), (loss.item(), usual.item())
-
-
-def for_classes() -> list[str]:
-    """Those for numbers alone are in tests/text/test_numbers.py."""
-    return [name for name in METHODS if METHODS[name].kinds != ("numbers",)]
 
 
 def test_every_method_applies_somewhere() -> None:
