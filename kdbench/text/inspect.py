@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import mean, pstdev
 
+from kdbench.counted import Counted
 from kdbench.errors import UserError
 from kdbench.method.metric import rating
 from kdbench.text.folder import Columns, read
@@ -22,15 +23,13 @@ COVERED = 0.95  # of the texts that are not cut
 
 
 @dataclass(frozen=True)
-class Found:
-    """What was found. `counts`: class -> (training, test); `words`: of a text, median and where 95% end.
+class Found(Counted):
+    """What was found. `words`: of a text, median and where 95% end.
 
     `numbers`: those that are to be learnt in the place of classes, of training and test texts.
     """
 
-    root: Path
     columns: Columns
-    counts: dict[str, tuple[int, int]]
     words: tuple[int, int]
     leaks: int  # test texts that stand in the training set word by word
     twice: int  # training texts that stand there before
@@ -40,11 +39,11 @@ class Found:
 
     @property
     def num_train(self) -> int:
-        return len(self.numbers[0]) if self.numbers else sum(train for train, _ in self.counts.values())
+        return len(self.numbers[0]) if self.numbers else super().num_train
 
     @property
     def num_test(self) -> int:
-        return len(self.numbers[1]) if self.numbers else sum(test for _, test in self.counts.values())
+        return len(self.numbers[1]) if self.numbers else super().num_test
 
     @property
     def contents(self) -> str:
@@ -54,10 +53,7 @@ class Found:
     @property
     def can_hold_out(self) -> bool:
         """Is a tenth of the training texts enough for one of every class (of numbers for a correlation)?"""
-        if self.numbers:
-            return self.num_train >= 10 * LEAST_HELD_OUT
-        least = min(train for train, _ in self.counts.values())
-        return self.num_train // 10 >= len(self.counts) and least >= 2
+        return self.num_train >= 10 * LEAST_HELD_OUT if self.numbers else super().can_hold_out
 
     @property
     def length(self) -> int:
@@ -94,8 +90,8 @@ def inspect(root: Path) -> Found:
     lengths = sorted(len(str(text).split()) for text in train.texts)
     return Found(
         root,
-        columns,
         {name: (of_train[number], of_test[number]) for number, name in enumerate(classes)},
+        columns,
         (lengths[len(lengths) // 2], lengths[int(COVERED * (len(lengths) - 1))]),
         sum(text in seen for text in test.texts),
         len(train.texts) - len(seen),
@@ -139,7 +135,7 @@ def about(found: Found) -> list[str]:
         f"{found.columns.label!r}",
         f"words of a text: median {middle}, 95% have {most} or fewer; cut to {found.length} places",
     ]
-    lines += of_classes(found) if found.numbers is None else [of_numbers(found.numbers[0])]
+    lines += found.of_classes("texts", " (macro_f1?)") if found.numbers is None else [of_numbers(found.numbers[0])]
     if found.leaks:
         lines.append(f"{found.leaks} test texts stand in the training set word by word, which flatters every score")
     if found.twice:
@@ -156,14 +152,3 @@ def of_numbers(numbers: Sequence[float]) -> str:
         f"numbers from {min(numbers):g} to {max(numbers):g}, mean {mean(numbers):.3g}, "
         f"deviation {pstdev(numbers):.3g}: they are learnt as they stand (regression)"
     )
-
-
-def of_classes(found: Found) -> list[str]:
-    per_class = {name: train for name, (train, _) in found.counts.items()}
-    least, most_of = min(per_class, key=lambda n: per_class[n]), max(per_class, key=lambda n: per_class[n])
-    lines = [f"per class: {per_class[least]} ({least}) to {per_class[most_of]} ({most_of}) training texts"]
-    if per_class[most_of] > 5 * per_class[least]:
-        lines.append("the classes are far from equal in size: top-1 will mostly speak of the large ones (macro_f1?)")
-    if untested := [name for name, (_, test) in found.counts.items() if not test]:
-        lines.append(f"without test texts: {', '.join(untested[:5])}")
-    return lines

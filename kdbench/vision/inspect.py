@@ -6,6 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
+from kdbench.counted import Counted
 from kdbench.errors import UserError
 from kdbench.vision.alike import alike, is_placeholder, look
 from kdbench.vision.folder import parts_of, pictures
@@ -16,11 +17,9 @@ SIZES = (32, 48, 64, 96, 128, 160, 192, 224)
 
 
 @dataclass(frozen=True)
-class Folder:
-    """What was found in a folder of pictures. `counts`: class -> (training, test)."""
+class Folder(Counted):
+    """What was found in a folder of pictures."""
 
-    root: Path
-    counts: dict[str, tuple[int, int]]
     sides: tuple[int, int, int]  # the shorter side: smallest, median, largest of those opened
     opened: int
     broken: tuple[Path, ...]
@@ -34,22 +33,8 @@ class Folder:
         return [pair for pair in self.alike if pair[0].is_relative_to(train) != pair[1].is_relative_to(train)]
 
     @property
-    def num_train(self) -> int:
-        return sum(train for train, _ in self.counts.values())
-
-    @property
-    def num_test(self) -> int:
-        return sum(test for _, test in self.counts.values())
-
-    @property
     def contents(self) -> str:
         return f"{len(self.counts)} classes, {self.num_train} pictures to train on, {self.num_test} to test"
-
-    @property
-    def can_hold_out(self) -> bool:
-        """Is a tenth of the training pictures enough for one of every class?"""
-        least = min(train for train, _ in self.counts.values())
-        return self.num_train // 10 >= len(self.counts) and least >= 2
 
     @property
     def size(self) -> int:
@@ -82,14 +67,8 @@ def about(folder: Folder) -> list[str]:
     lines = [
         f"{folder.root}: {folder.contents}",
         f"shorter side of {folder.opened} pictures opened: {low} to {high} pixels, median {middle}",
+        *folder.of_classes("pictures"),
     ]
-    per_class = {name: train for name, (train, _) in folder.counts.items()}
-    least, most = min(per_class, key=lambda n: per_class[n]), max(per_class, key=lambda n: per_class[n])
-    lines.append(f"per class: {per_class[least]} ({least}) to {per_class[most]} ({most}) training pictures")
-    if per_class[most] > 5 * max(per_class[least], 1):
-        lines.append("the classes are far from equal in size: top-1 will mostly speak of the large ones")
-    if untested := [name for name, (_, test) in folder.counts.items() if not test]:
-        lines.append(f"without test pictures: {', '.join(untested[:5])}")
     if folder.broken:
         shown = ", ".join(str(path) for path in folder.broken[:5])
         lines.append(f"{len(folder.broken)} can't be decoded (remove or replace them before the run): {shown}")
