@@ -200,7 +200,7 @@ def _how_sure(best: Row) -> list[str]:
         span = f" (95% interval for new examples of this kind {gain.new_low:+.2f} to {gain.new_high:+.2f})"
     elif gain.has_interval:
         span = f" (95% interval on these test examples {gain.low:+.2f} to {gain.high:+.2f})"
-    lines = [f"Against the plain student: {gain.mean:+.2f} points{span}: {gain.says}."]
+    lines = [f"Against the plain student: {gain.mean:+z.2f} points{span}: {gain.says}."]
     if gain.has_new_interval and gain.claim == 1 and gain.new_low <= 0:
         lines.append("On these test examples the gain is sure; for new ones it is not: there may be too few of them.")
     if gain.claim != 1:

@@ -117,7 +117,7 @@ def drop_text(drop: Difference) -> str:
     if not math.isfinite(drop.mean):
         return "–"
     span = f" [{drop.low:+.2f}, {drop.high:+.2f}]" if math.isfinite(drop.low) else ""
-    return f"{drop.mean:+.2f}{span}"
+    return f"{drop.mean:+z.2f}{span}"
 
 
 def times(value: float) -> str:

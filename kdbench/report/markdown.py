@@ -94,7 +94,7 @@ def gain_text(gain: Gain | None) -> str:
         return "–"
     if not gain.has_interval:
         return number(gain.mean, sign=True)
-    return f"{gain.mean:+.2f} [{gain.low:+.2f}, {gain.high:+.2f}] {'≈▲▼'[gain.claim]}"
+    return f"{gain.mean:+z.2f} [{gain.low:+.2f}, {gain.high:+.2f}] {'≈▲▼'[gain.claim]}"
 
 
 def new_text(gain: Gain | None) -> str:

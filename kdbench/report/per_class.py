@@ -159,4 +159,4 @@ def _words(rows: list[Any]) -> str:
 
 
 def _one(row: Any) -> str:
-    return f"{row.name} {row.gain:+.1f}" if math.isfinite(row.gain) else str(row.name)
+    return f"{row.name} {row.gain:+z.1f}" if math.isfinite(row.gain) else str(row.name)

@@ -85,8 +85,8 @@ def _won_one(board: Board, pair: Pair, best: str) -> list[str]:
         return [f"{top}; it has no seed in common with {STUDENT}.", *ties_in_words(pair)]
     against = f"{STUDENT} ({number(base.score)}{unit})"
     if gain.mean <= 0:
-        return [f"Nothing beats {against}: {best} comes nearest, {gain.mean:+.2f}.", *ties_in_words(pair)]
-    gained = f"{top}, {gain.mean:+.2f} points against {against}"
+        return [f"Nothing beats {against}: {best} comes nearest, {gain.mean:+z.2f}.", *ties_in_words(pair)]
+    gained = f"{top}, {gain.mean:+z.2f} points against {against}"
     if gain.has_interval:
         sure = f" (p {chance(gain.p_corrected)} after correction over the table)"
         gained = f"{gained}, 95% interval {gain.low:+.2f} to {gain.high:+.2f}: {gain.says}{sure}"
@@ -136,7 +136,7 @@ def _won(board: Board, best: str) -> list[str]:
     if not known:
         return [f"{best} ranks best; there is no {STUDENT.removeprefix('the ')} to count its gain against."]
     over = board.mean_gains.get(best) or MeanGain(len(known), sum(known) / len(known))
-    where = f"{over.mean:+.2f} points{_span(over)} against {STUDENT}, the mean over {over.num} pairs"
+    where = f"{over.mean:+z.2f} points{_span(over)} against {STUDENT}, the mean over {over.num} pairs"
     if over.mean <= 0:
         first = f"Nothing beats {STUDENT} over the pairs: {best} comes nearest, {where}"
     elif stands(board, best):

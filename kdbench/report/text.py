@@ -15,9 +15,10 @@ def human(value: Any) -> str:
 
 
 def number(value: Any, digits: int = 2, sign: bool = False) -> str:
+    """No minus before what is 0 as it is written. (Ends of intervals keep theirs: it says on which side they are.)"""
     if value is None or not math.isfinite(value):
         return "–"
-    return f"{value:+.{digits}f}" if sign else f"{value:.{digits}f}"
+    return f"{value:+z.{digits}f}" if sign else f"{value:z.{digits}f}"
 
 
 def chance(p: float) -> str:
@@ -32,4 +33,4 @@ def duration(seconds: float) -> str:
 
 
 def plus_minus(value: Any, spread: Any) -> str:
-    return number(value) if spread is None or not math.isfinite(spread) else f"{value:.2f} ± {spread:.2f}"
+    return number(value) if spread is None or not math.isfinite(spread) else f"{value:z.2f} ± {spread:.2f}"

@@ -8,6 +8,7 @@ import pytest
 
 from kdbench.report.gains import STUDENT, gains_of, verdict
 from kdbench.report.model import Contrast
+from kdbench.report.text import number, plus_minus
 
 # README's cifar100-mini table: mean and standard deviation over three seeds.
 MINI = {
@@ -87,3 +88,9 @@ def test_words() -> None:
         verdict(Contrast("row", "kd", 2, mean=0.0, p=1.0, corrected=1.0), "kd")
         == "not distinguishable from kd at n = 2"
     )
+
+
+def test_what_is_0_as_it_is_written_has_no_minus():
+    assert [number(-0.001), number(-0.001, sign=True), number(-0.04, 1, sign=True)] == ["0.00", "+0.00", "+0.0"]
+    assert [number(-0.006), number(-0.006, sign=True)] == ["-0.01", "-0.01"]
+    assert plus_minus(-0.001, 0.5) == "0.00 ± 0.50"
