@@ -57,7 +57,7 @@ def slices(monkeypatch):
 
     create = timm.create_model
     monkeypatch.setattr("kdbench.grid.cohort.load_splits", few)
-    for place in ("suite.cells", "grid.cohort"):  # as if the data were there
+    for place in ("suite.identity", "grid.cohort"):  # as if the data were there
         monkeypatch.setattr(f"kdbench.{place}.digest_of", lambda *data: "few")
     monkeypatch.setattr(timm, "create_model", lambda *a, **k: create(*a, **{**k, "pretrained": False}))
     monkeypatch.setattr("kdbench.vision.nets.must_be_had", lambda model: None)
