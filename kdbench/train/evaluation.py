@@ -4,10 +4,9 @@ All members of a cohort are evaluated in one pass; sums stay on the device and a
 """
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -19,7 +18,7 @@ from kdbench.method.contract import Batch, Outputs
 from kdbench.method.kinds import NUMBERS, kind_of
 from kdbench.method.metric import METRICS, OF_NUMBERS, TOP1, Metric
 from kdbench.train.group import ALONE, Group, own_part
-from kdbench.train.lent import Guard, Lent
+from kdbench.train.in_turn import Spoilt, in_turn, without
 
 BATCH = 500
 MOST_NUMBERS = 2**23  # of a batch on the CPU: 500 pictures at 224 pixels would take gigabytes in every layer
@@ -109,32 +108,20 @@ def evaluate(
     kind = kind_of(split.targets)
     sums = [SCORES[kind.name](split.targets.device) for _ in nets]
     found: list[list[Tensor]] = [[] for _ in nets]
-    broken: dict[int, Exception] = {}
+
+    def keep(place: int, batch: Batch, logits: Tensor) -> None:
+        sums[place].add(logits.float(), batch.target, None if teacher is None else teacher[batch.index])
+        found[place].append(kind.answers(logits))
+
     for net in nets:
         net.eval()
-    for batch in own_part(split, group).in_order(batch_size(split)):
-        teacher_says = teacher[batch.index] if teacher is not None else None
-        lent = Lent({"the batch's inputs": batch.inputs})
-        for place, net in enumerate(nets):
-            if place in broken:
-                continue
-            guard = Guard(lent)
-            try:
-                with guard:
-                    logits = logits_of(net, batch, precision, group)
-                sums[place].add(logits.float(), batch.target, teacher_says)
-            except Exception as error:
-                group.raised(error)
-                broken[place] = error
-                if guard.spoilt:
-                    again = partial(
-                        evaluate, split=split, precision=precision, teacher=teacher, group=group, metric=metric
-                    )
-                    return _without(place, error, nets, modes, again)
-                continue
-            found[place].append(kind.answers(logits))
-    for net, mode in zip(nets, modes, strict=True):
-        net.train(mode)
+    batches = own_part(split, group).in_order(batch_size(split))
+    try:
+        broken = in_turn(nets, batches, partial(logits_of, precision=precision, group=group), keep, group)
+    except Spoilt as spoilt:
+        _back(nets, modes)
+        return without(spoilt, nets, lambda others: evaluate(others, split, precision, teacher, group, metric))
+    _back(nets, modes)
     return [
         broken.get(place) or _judged(sums[place].result(), torch.cat(found[place]), split, metric)
         for place in range(len(nets))
@@ -154,14 +141,9 @@ def _judged(scores: dict[str, float], predicted: Tensor, split: Split, metric: M
     return Judged(scores | own, predicted)
 
 
-def _without(
-    place: int, error: Exception, nets: Sequence[nn.Module], modes: Sequence[bool], again: Callable[..., Any]
-) -> list[Judged | Exception]:
-    """The pass anew without the net at `place`, which wrote into the inputs that all share."""
+def _back(nets: Sequence[nn.Module], modes: Sequence[bool]) -> None:
     for net, mode in zip(nets, modes, strict=True):
         net.train(mode)
-    found = again([*nets[:place], *nets[place + 1 :]])
-    return [*found[:place], error, *found[place:]]
 
 
 def evaluate_one(

@@ -8,6 +8,7 @@ example whose label is below 0 has none and is left out.
 import warnings
 from collections.abc import Collection, Sequence
 from dataclasses import replace
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -16,7 +17,7 @@ from kdbench.data import Split, Splits
 from kdbench.method.contract import Batch, Inapplicable, Inputs, Outputs
 from kdbench.nets import Net
 from kdbench.train.evaluation import BATCH, autocast, batch_size
-from kdbench.train.lent import Guard, Lent
+from kdbench.train.in_turn import Spoilt, in_turn, without
 
 MOST_ITERATIONS = 1000
 
@@ -41,21 +42,15 @@ def embeddings(nets: Sequence[nn.Module], split: Split, precision: str) -> list[
     error. Nets stay in the mode that they are in. Raises what the data do.
     """
     found: list[list[Tensor]] = [[] for _ in nets]
-    broken: dict[int, Exception] = {}
-    for batch in split.in_order(batch_size(split)):
-        lent = Lent({"the batch's inputs": batch.inputs})
-        for place, net in enumerate(nets):
-            if place in broken:
-                continue
-            guard = Guard(lent)
-            try:
-                with guard:
-                    found[place].append(embedding_of(net, batch, precision))
-            except Exception as error:
-                broken[place] = error
-                if guard.spoilt:  # the others saw what it wrote
-                    rest = embeddings([*nets[:place], *nets[place + 1 :]], split, precision)
-                    return [*rest[:place], error, *rest[place:]]
+
+    def keep(place: int, batch: Batch, embedding: Tensor) -> None:
+        found[place].append(embedding)
+
+    try:
+        batches = split.in_order(batch_size(split))
+        broken = in_turn(nets, batches, partial(embedding_of, precision=precision), keep)
+    except Spoilt as spoilt:
+        return without(spoilt, nets, lambda others: embeddings(others, split, precision))
     return [broken.get(place) or torch.cat(found[place]) for place in range(len(nets))]
 
 
