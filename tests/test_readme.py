@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from conftest import without_measures
 from documents import README, readme_block
 
 from kdbench.suite.cells import cells_of
@@ -48,9 +49,10 @@ def test_the_first_two_commands_are_those_of_a_clone() -> None:
 
 @pytest.mark.usefixtures("one_thread")
 def test_the_suite_of_your_own_question(kdbench: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Read as it stands; run for an epoch, on data that are here and from random weights."""
-    prove = Verdicts.prove  # of each layer of a ResNet-50 it takes long; what may end the process is proven nonetheless
+    """Read as it stands; run for an epoch, on data that are here, with teachers of fewer layers and random weights."""
+    prove = Verdicts.prove  # of each layer it takes long; what may end the process is proven nonetheless
     monkeypatch.setattr(Verdicts, "prove", lambda self, all_: prove(self, [o for o in all_ if NARROW.search(o.name)]))
+    without_measures(monkeypatch)
     path = tmp_path / "mine.yaml"
     path.write_text(readme_block("Two commands", "yaml"), encoding="utf-8")
     suite = load_suite(path)
@@ -59,7 +61,8 @@ def test_the_suite_of_your_own_question(kdbench: Run, tmp_path: Path, monkeypatc
     assert (suite.pairs[0][2].lr, suite.pairs[1][2].lr) == (0.05, 0.01)
     data = yaml.safe_load(path.read_text(encoding="utf-8"))
     data |= {"datasets": ["digits"], "seeds": [0]}
-    data["pairs"][1]["teacher"]["pretrained"] = False
+    data["pairs"][0]["teacher"] = "cifar_resnet8"
+    data["pairs"][1]["teacher"] = {"model": "resnet10t"}
     data["train"] |= {"epochs": 1, "precision": "fp32", "batch_size": 256}
     del data["train"]["schedule"]  # of 240 epochs
     path.write_text(yaml.safe_dump(data), encoding="utf-8")

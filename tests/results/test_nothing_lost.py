@@ -112,7 +112,7 @@ def killed_often(runs, undisturbed, results: Path, times: int, share: float, see
 
 
 def test_killed_at_random_moments(runs, undisturbed, tmp_path):
-    killed_often(runs, undisturbed, tmp_path / "results", times=5, share=0.5, seed=0)
+    killed_often(runs, undisturbed, tmp_path / "results", times=3, share=0.5, seed=0)
 
 
 @pytest.mark.slow
