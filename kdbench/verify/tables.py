@@ -2,29 +2,35 @@
 
 import re
 from itertools import zip_longest
+from pathlib import Path
 
 from kdbench.layout import SuiteFolder
 from kdbench.report.table import Board
 from kdbench.report.write import renderings
-from kdbench.results.mlflow_thread import addresses_of
 
 NUMBER = re.compile(r"-?\d+\.\d+(?:e-?\d+)?")
+LINK = re.compile(r'"([0-9a-f]{20})","([^"\\]*)"\]')  # the end of a cell in the page's data: key, address
 CLOSE = 1e-9  # of itself: another version of a library may add in another order
 
 
 def stale(board: Board, place: SuiteFolder) -> list[str]:
-    """One line for every file that says something else than the records; plots and Parquet are not compared."""
+    """One line for every file that says something else than the records; plots and Parquet are not compared.
+
+    A page links to the MLflow runs that were known when it was written, no result: it is computed with its own.
+    """
     wrong = []
-    for path, content in renderings(board, place, addresses_of(place.path)).items():
+    for path, content in renderings(board, place, links_of(place.leaderboard("html"))).items():
         if not path.is_file():
             continue
-        line = first_difference(path.read_text(encoding="utf-8"), content)
-        bare = path == place.leaderboard("html") and line is not None  # perhaps made where no MLflow run was known
-        if bare and first_difference(path.read_text(encoding="utf-8"), renderings(board, place, {})[path]) is None:
-            continue
-        if line is not None:
+        if line := first_difference(path.read_text(encoding="utf-8"), content):
             wrong.append(f"{path.name}:{line[0]} says {line[1]!r}, the records say {line[2]!r}")
     return wrong
+
+
+def links_of(page: Path) -> dict[str, str]:
+    """Key -> address of the MLflow run, as the page has them."""
+    text = page.read_text(encoding="utf-8") if page.is_file() else ""
+    return dict(LINK.findall(text))
 
 
 def first_difference(said: str, computed: str) -> tuple[int, str, str] | None:

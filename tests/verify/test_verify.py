@@ -30,6 +30,7 @@ from kdbench.train.digests import digest_of
 from kdbench.verify.folder import judge_folder, suite_of_folder
 from kdbench.verify.judge import Asked
 from kdbench.verify.quiet import Quiet
+from kdbench.verify.tables import links_of
 
 ROOT = Path(__file__).parents[2]
 
@@ -99,6 +100,20 @@ def test_what_was_found_can_be_noted_and_the_table_shows_it(kdbench: Any, folder
     kdbench("leaderboard", folder.suite, results=folder.results)
     table = (folder.place / "leaderboard.md").read_text()
     assert table.count("weights 1/1") == 1, "what was noted of another record counts no more"
+
+
+def test_runs_that_were_not_known_when_the_page_was_written_are_no_fault(kdbench: Any, folder: Folder) -> None:
+    page = folder.place / "leaderboard.html"
+    links = links_of(page)
+    assert len(links) == 2
+    text = page.read_text(encoding="utf-8")
+    page.write_text(text.replace(links[folder.record()["key"]], ""), encoding="utf-8")
+    assert sorted(map(bool, links_of(page).values())) == [False, True]
+    assert kdbench("verify", folder.place, "--sample", 1)[0] == 0
+    page.write_text(text.replace('"n":1', '"n":2', 1), encoding="utf-8")
+    code, out, _ = kdbench("verify", folder.place, "--sample", 1)
+    assert code == 1
+    assert "leaderboard.html:" in out
 
 
 def changed_score(folder: Folder) -> Record:
