@@ -109,9 +109,10 @@ def test_runs_that_were_not_known_when_the_page_was_written_are_no_fault(kdbench
     text = page.read_text(encoding="utf-8")
     page.write_text(text.replace(links[folder.record()["key"]], ""), encoding="utf-8")
     assert sorted(map(bool, links_of(page).values())) == [False, True]
-    assert kdbench("verify", folder.place, "--sample", 1)[0] == 0
+    words = ("verify", folder.suite, "--sample", 1)
+    assert kdbench(*words, results=folder.results)[0] == 0
     page.write_text(text.replace('"n":1', '"n":2', 1), encoding="utf-8")
-    code, out, _ = kdbench("verify", folder.place, "--sample", 1)
+    code, out, _ = kdbench(*words, results=folder.results)
     assert code == 1
     assert "leaderboard.html:" in out
 
