@@ -158,8 +158,12 @@ class Splits:
     metric: str = "top1"  # one of `kdbench.method.metric.METRICS`: what its nets are judged by
 
     def __post_init__(self) -> None:
-        if self.kind is NUMBERS and (self.num_classes, self.classes) != (1, ()):
-            raise UserError("targets that are numbers (float) have no classes: num_classes must be 1")
+        targets = {"training": self.train.targets, "test": self.test.targets}
+        if NUMBERS in map(kind_of, targets.values()):
+            if wrong := [part for part, x in targets.items() if x.dtype != torch.float32 or x.ndim != 1]:
+                raise UserError(f"targets that are numbers must be float32 of shape [N]; those of {wrong[0]} are not")
+            if (self.num_classes, self.classes) != (1, ()):
+                raise UserError("targets that are numbers (float) have no classes: num_classes must be 1")
         assert self.judged_by
 
     @property

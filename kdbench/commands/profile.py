@@ -5,6 +5,7 @@ import argparse
 from kdbench.api import choose_device
 from kdbench.commands.console import console, table
 from kdbench.commands.inventory import build_nets, task_given
+from kdbench.method.kinds import CLASSES
 from kdbench.report.text import human
 from kdbench.suite.plugins import load_methods, load_plugin
 from kdbench.train.profiling import profile
@@ -29,6 +30,7 @@ def run(given: argparse.Namespace) -> int:
     out = console()
     out.print(made)
     what = f"{given.size} x {given.size} pictures" if given.dataset is None else f"{given.dataset} ({task.inputs})"
-    out.print(f"{what}, {task.num_classes} classes; median (10%–90%) of interleaved runs; CPU: one thread; "
+    said = f"{task.num_classes} classes" if task.kind == CLASSES.name else task.kind
+    out.print(f"{what}, {said}; median (10%–90%) of interleaved runs; CPU: one thread; "
               "FLOPs = 2 x MACs", soft_wrap=True)  # fmt: skip
     return 0

@@ -152,7 +152,8 @@ def _beside(best: Row, record: Record) -> list[str]:
     lines = [f"Beside it: {', '.join(words)}."] if words else []
     plain = best.score if best.alone else best.score - best.gain.mean if best.gain is not None else math.nan
     if best.teacher_score <= plain:
-        lines.append("The teacher is no better than the student trained plainly: get a better one.")
+        plainly = "from labels alone" if best.begun_by else "plainly"
+        lines.append(f"The teacher is no better than the student trained {plainly}: get a better one.")
     return lines
 
 
@@ -200,11 +201,13 @@ def _how_sure(best: Row) -> list[str]:
         span = f" (95% interval for new examples of this kind {gain.new_low:+.2f} to {gain.new_high:+.2f})"
     elif gain.has_interval:
         span = f" (95% interval on these test examples {gain.low:+.2f} to {gain.high:+.2f})"
-    lines = [f"Against the plain student: {gain.mean:+z.2f} points{span}: {gain.says}."]
+    begun = f"the student that goes on from {best.begun_by} by labels alone"
+    against = begun if best.begun_by else "the plain student"
+    lines = [f"Against {against}: {gain.mean:+z.2f} points{span}: {gain.says}."]
     if gain.has_new_interval and gain.claim == 1 and gain.new_low <= 0:
         lines.append("On these test examples the gain is sure; for new ones it is not: there may be too few of them.")
     if gain.claim != 1:
-        lines.append(
-            "As far as these runs can tell, plain training does as well and needs no teacher; more seeds would tell."
-        )
+        plain = "labels alone do" if best.begun_by else "plain training does"
+        less = "" if best.begun_by else " and needs no teacher"
+        lines.append(f"As far as these runs can tell, {plain} as well{less}; more seeds would tell.")
     return lines

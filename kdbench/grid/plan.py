@@ -25,6 +25,7 @@ from kdbench.suite.cells import Cell
 from kdbench.suite.cohorts import cohorts_of
 from kdbench.suite.hub_weights import check as check_hub_weights
 from kdbench.suite.spec import DatasetSpec, ModelSpec, Train
+from kdbench.suite.starts import teaching
 from kdbench.suite.steps import check_order, made, steps_of
 from kdbench.takeover import taken_from
 from kdbench.train.lent import Guard
@@ -131,7 +132,7 @@ class Shapes:
             plain, task = spec.model_copy(update={"pretrained": False, "checkpoint": None}), self.task(dataset)
             with torch.device("cpu" if spec.transforms else "meta"):
                 net = build_net(plain, task)
-            steps, noise = steps_of(spec.transforms or ()), stand_ins(task.inputs, task.num_classes)
+            steps, noise = steps_of(spec.transforms or ()), stand_ins(task.inputs, task.num_classes, task.kind)
             net = transformed(net, steps, task.inputs, noise).to("meta").eval()
             if spec.checkpoint and not spec.transforms:
                 fitting_weights(net.model, Path(spec.checkpoint), chosen_by(net, spec))
@@ -282,11 +283,14 @@ class Shapes:
 
 def judged_by_classes(cell: Cell) -> list[str]:
     """What of the cell, as a suite says it, is told of classes alone."""
+    taught = any(link.teacher_is_trained for link in teaching(cell).values())
     asked = {
         "evaluate.probe": cell.evaluate.probe,
         "evaluate.neighbours": cell.evaluate.neighbours,
         "evaluate.corruptions": cell.evaluate.corruptions,
         "a teacher's num_classes": cell.teacher.num_classes is not None,
+        "teacher_train.label_smoothing": taught and cell.teacher_train.label_smoothing is not None,
+        "teacher_train.mixup": taught and cell.teacher_train.mixes,
     }
     return [name for name, wanted in asked.items() if wanted]
 

@@ -234,7 +234,7 @@ def random_batch(cell: Cell, count: int, needs: Iterable[str], made: Probe) -> B
 def net_of(spec: ModelSpec, cell: Cell, made: Probe) -> Net:
     plain = spec.model_copy(update={"pretrained": False, "checkpoint": None})
     task = made.plan.shapes.task(cell.dataset)
-    steps, noise = steps_of(spec.transforms or ()), stand_ins(task.inputs, task.num_classes)
+    steps, noise = steps_of(spec.transforms or ()), stand_ins(task.inputs, task.num_classes, task.kind)
     return transformed(build_net(plain, task, "student", 0), steps, task.inputs, noise).to(made.device)
 
 

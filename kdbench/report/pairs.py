@@ -84,7 +84,7 @@ def _looked(part: pd.DataFrame, alone: set[str], sought: Sought) -> Looked | Non
             runs = tried.setdefault(str(label), {})
             if status != "missing":
                 runs[int(seed)] = float(score) if status == "done" else NAN
-    return Looked.at(sought.declared, tried, references_of(part["label"].unique(), alone, sought.reference))
+    return Looked.at(sought.declared, tried, references_of(tried, alone, sought.reference))
 
 
 @dataclass(frozen=True)

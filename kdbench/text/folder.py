@@ -18,6 +18,7 @@ from kdbench.text.tables import column, part_of, rows_of, rows_of_folder, text_f
 from kdbench.text.tokens import MADE, Text
 
 Targets = Literal["numbers"]
+LARGEST = 1e38  # of a number in float32
 FARTHEST = 100.0  # of numbers that are to be learnt: their mean and deviation
 
 
@@ -138,8 +139,8 @@ def table(place: Path, columns: Columns) -> tuple[list[Text], list[str], Path]:
 
 
 def numbers_of(labels: list[str], label: str, where: Path) -> list[float]:
-    """Raises UserError naming the row of one that is no finite number."""
-    found = [rating(name) for name in labels]
+    """Raises UserError naming the row of one that is no finite number, as a net's are (float32)."""
+    found = [number if number is None or abs(number) < LARGEST else None for number in map(rating, labels)]
     if None in found:
         row = found.index(None)
         raise UserError(f"{where}: row {row + 1}: {label!r} says {labels[row]!r}, no number (`targets: numbers`)")

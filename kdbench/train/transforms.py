@@ -10,10 +10,12 @@ from torch import Tensor, nn
 from kdbench.data import Split
 from kdbench.errors import UserError, first_line
 from kdbench.method.contract import Inapplicable, Inputs, InputSpec
+from kdbench.method.kinds import CLASSES, KINDS, NUMBERS, kind_of
 from kdbench.method.transform import TRANSFORMS, Given
 from kdbench.nets import Net
 from kdbench.seeding import derive, seeded
 from kdbench.suite.steps import Step, made
+from kdbench.train.unread import Hidden, hidden
 
 Batches = Callable[[int], Iterator[tuple[Inputs, Tensor]]]
 BATCH = 64  # of the examples that a transform looks at
@@ -101,17 +103,28 @@ def examples(split: Split, seed: int) -> Batches:
         generator = torch.Generator().manual_seed(derive("transform's examples", seed))
         chosen = torch.randperm(len(split), generator=generator)[:n]
         for batch in split[chosen.to(split.targets.device)].in_order(BATCH):
-            yield batch.inputs, batch.target
+            yield batch.inputs, shown(batch.target)
 
     return batches
 
 
-def stand_ins(inputs: InputSpec, num_classes: int) -> Batches:
+class OfNumbers(Hidden):
+    """Numbers, for a transform: it would take them for classes."""
+
+    why = "these data have numbers, and it knows classes alone"
+
+
+def shown(targets: Tensor) -> Tensor:
+    """What a transform may see of them."""
+    return hidden(targets, OfNumbers) if kind_of(targets) is NUMBERS else targets
+
+
+def stand_ins(inputs: InputSpec, num_classes: int, kind: str = CLASSES.name) -> Batches:
     """Noise in the place of examples, where only shapes are asked for and the data may not be there."""
 
     def batches(n: int) -> Iterator[tuple[Inputs, Tensor]]:
         generator = torch.Generator().manual_seed(0)
-        yield inputs.random(8, "cpu", generator), torch.arange(8) % num_classes
+        yield inputs.random(8, "cpu", generator), shown(KINDS[kind].stand_ins(torch.arange(8), num_classes))
 
     return batches
 

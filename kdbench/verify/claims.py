@@ -89,6 +89,7 @@ def _numbers(record: Record) -> Iterator[str]:
     metric = metric_of(record)
     told = {f"test_{one.name}": one.of(predicted, target) for one in (*map(metric_named, OF_NUMBERS), metric) if one.of}
     told |= {metric.teacher: metric.of(teacher, target)} if metric.of else {}
+    told["test_rmse"] = float((predicted.double() - target.double()).square().mean().sqrt())
     yield from _differences(record["scores"], told, "by its numbers")
 
 

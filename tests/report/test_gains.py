@@ -8,7 +8,9 @@ import pytest
 
 from kdbench.report.gains import STUDENT, gains_of, verdict
 from kdbench.report.model import Contrast
+from kdbench.report.pairs import Sought, _looked
 from kdbench.report.text import number, plus_minus
+from kdbench.results.looks_file import Declared
 
 # README's cifar100-mini table: mean and standard deviation over three seeds.
 MINI = {
@@ -94,3 +96,17 @@ def test_what_is_0_as_it_is_written_has_no_minus():
     assert [number(-0.001), number(-0.001, sign=True), number(-0.04, 1, sign=True)] == ["0.00", "+0.00", "+0.0"]
     assert [number(-0.006), number(-0.006, sign=True)] == ["-0.01", "-0.01"]
     assert plus_minus(-0.001, 0.5) == "0.00 ± 0.50"
+
+
+def test_looks_are_at_the_student_alone_that_applies() -> None:
+    """Of a suite for classes and for numbers one of the two students alone is skipped on each data set."""
+    rows = [
+        {"label": label, "seed": seed, "status": "skipped" if label == "ce" else "done", "score": float(seed + up)}
+        for label, up in (("ce", 0), ("mse", 0), ("taught", 1))
+        for seed in (0, 1)
+    ]
+    declared = Declared((2,), (0, 1), ("ce", "mse", "taught"), "kd")
+    looked = _looked(pd.DataFrame(rows), {"ce", "mse"}, Sought("kd", declared=declared))
+    assert looked is not None
+    assert looked.references == ("mse", "kd")
+    assert ("taught", "mse") in looked.progress.standings

@@ -15,12 +15,14 @@ from safetensors.torch import load_file
 
 from kdbench import load_student
 from kdbench.api import Options, run_suite
+from kdbench.commands.recommend import _how_sure
 from kdbench.errors import UserError
 from kdbench.grid.cohort import Place
 from kdbench.grid.executors import Job
 from kdbench.grid.parcel import teachers_of
 from kdbench.method.contract import Field, InputSpec, Task
 from kdbench.nets import Net, build_net
+from kdbench.report.table import make_board
 from kdbench.results.clean import teachers_of as needed_by
 from kdbench.suite.cells import Cell, cells_of
 from kdbench.suite.load import load_suite
@@ -112,6 +114,15 @@ def test_the_table_says_what_students_begin_with(folder: Path, records: list[dic
     assert (
         "Students begin with layers 0, 2 of the teacher: student *(alone)* goes on from there on labels only" in board
     )
+
+
+def test_advice_does_not_call_plain_what_has_the_teacher_s_layers(folder: Path, records: list[dict[str, Any]]) -> None:
+    board = make_board("begun", cells_of(load_suite(suite_in(folder))), records)
+    [row] = [row for row in board.pairs[0].rows if row.label == "control"]
+    told = " ".join(_how_sure(row))
+    assert told.startswith("Against the student that goes on from layers 0, 2 of the teacher by labels alone: ")
+    assert "plain" not in told
+    assert "needs no teacher" not in told
 
 
 def test_a_saved_student_needs_no_teacher_and_a_replay_gives_the_same_bits(

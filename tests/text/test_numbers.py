@@ -16,19 +16,23 @@ from scipy.stats import pearsonr, spearmanr
 from kdbench import load_deployed, load_student
 from kdbench.data import DATASETS, InMemory, Splits, hold_out, load_splits, task_of
 from kdbench.errors import UserError
+from kdbench.grid.plan import make_plan
 from kdbench.method.contract import Batch, Inapplicable, Method, Outputs
 from kdbench.method.metric import METRICS, metric_for, metric_of
 from kdbench.method.register import METHODS, register_method
-from kdbench.nets import Net, build_net
+from kdbench.nets import Net, PlainNet, build_net
 from kdbench.results.card import card
 from kdbench.results.numbers import Numbers, packed_numbers, unpacked_numbers
-from kdbench.suite.load import Train, objective
+from kdbench.suite.cells import cells_of
+from kdbench.suite.load import Train, load_suite, objective
 from kdbench.suite.plugins import load_methods
 from kdbench.suite.spec import ModelSpec
+from kdbench.suite.steps import steps_of
 from kdbench.train.loop import Cohort, Hooks, train_cohort
 from kdbench.train.objective import built_objective
 from kdbench.train.start import training_task
 from kdbench.train.teacher import freeze
+from kdbench.train.transforms import examples, stand_ins, transformed
 from kdbench.train.trial import Trial
 from kdbench.train.unread import Unknown, hidden, labelled_rows, lacks_some
 from kdbench.verify.claims import contradictions
@@ -113,6 +117,7 @@ def test_some_are_held_out_without_classes(root: Path) -> None:
     [
         ([1, 2, "many"], {}, r"train.csv: row 3: 'score' says 'many', no number \(`targets: numbers`\)"),
         ([1, 2, "inf"], {}, "row 3: 'score' says 'inf'"),
+        ([1, "1e400", 3], {}, "train.csv: row 2: 'score' says '1e400', no number"),
         ([2, 2, 2], {}, "column 'score' has one value, 2: nothing to learn"),
         ([90000, 250000, 140000], {}, "mean of 160000 and a deviation of .*bring both below 100"),
         ([1, 2, 3], {"classes": ("1", "2", "3")}, "`targets: numbers` have no `classes`"),
@@ -140,6 +145,9 @@ def test_any_data_set_may_have_numbers() -> None:
         Splits(part, part, 1)
     with pytest.raises(UserError, match="num_classes must be 1"):
         Splits(part, part, 2, metric="r2")
+    for wrong in (part.targets.double(), part.targets[:, None], torch.arange(20)):
+        with pytest.raises(UserError, match=r"must be float32 of shape \[N\]; those of training are not"):
+            Splits(replace(part, targets=wrong), part, 1, metric="r2")
     lacking = replace(part, targets=torch.where(torch.arange(20) < 4, torch.nan, part.targets))
     held = hold_out(Splits(lacking, part, 1, metric="r2"), 0.25)
     assert int(held.train.targets.isnan().sum()) == 4, "those without a number stay"
@@ -220,8 +228,6 @@ def test_which_methods_apply(splits: Splits, teacher: Net) -> None:
 def test_of_classes_the_losses_of_numbers_say_so() -> None:
     part = InMemory(torch.rand(20, 3), torch.arange(20) % 2)
     splits = Splits(part, part, 2)
-    from kdbench.nets import PlainNet
-
     nets = [PlainNet(torch.nn.Linear(3, 2)) for _ in range(2)]
     with pytest.raises(Inapplicable, match="mse needs targets that are numbers; these data have classes"):
         built_objective(objective({"mse": 1.0}), *nets, splits.task, CPU, 0)
@@ -253,6 +259,34 @@ def test_labels_of_classes_are_refused_in_words(splits: Splits, change: dict[str
     train = Train(**{**RECIPE, **change})
     with pytest.raises(Inapplicable, match="label_smoothing needs classes; these data have numbers"):
         training_task(splits.task, train, splits.train.targets)
+
+
+def test_a_teacher_that_can_t_learn_so_is_told_by_plan(tmp_path: Path, root: Path, suite: dict[str, Any]) -> None:
+    path = tmp_path / "suite.yaml"
+    path.write_text(yaml.safe_dump({**suite, "teacher_train": {"label_smoothing": 0.1}}), encoding="utf-8")
+    plan = make_plan(cells_of(load_suite(path), data_dir=root), tmp_path / "results", root)
+    assert not plan.todo
+    told = "teacher_train.label_smoothing needs classes; these data have numbers"
+    assert {plan.inapplicable[cell.key] for cell in plan.cells if cell.label != "kd"} == {told}
+
+
+def test_a_number_far_too_large_to_judge_by_is_told(tmp_path: Path) -> None:
+    (tmp_path / "texts").mkdir()
+    for part, last in (("train", "3"), ("val", "1e39")):  # beyond float32
+        rows = {"text": ["good", "bad", "fine"], "score": ["1", "2", last]}
+        pd.DataFrame(rows).to_csv(tmp_path / "texts" / f"{part}.csv", index=False)
+    with pytest.raises(UserError, match=r"val.csv: row 3: 'score' says '1e39', no number"):
+        load_splits("text_folder", settings(), tmp_path)
+
+
+def test_a_transform_that_reads_labels_is_given_no_numbers() -> None:
+    """Cross-entropy of one logit is 0 whatever the net: of its gradients nothing could be told."""
+    part = InMemory(torch.rand(20, 3), torch.rand(20))
+    for batches in (examples(part, 0), stand_ins(part.inputs, 1, "numbers")):
+        model = torch.nn.Sequential(torch.nn.Linear(3, 8), torch.nn.ReLU(), torch.nn.Linear(8, 1))
+        steps = steps_of([{"prune": {"importance": "taylor"}}])
+        with pytest.raises(Inapplicable, match="prune reads labels; these data have numbers"):
+            transformed(PlainNet(model), steps, part.inputs, batches)
 
 
 # --- the loop ---
@@ -328,7 +362,9 @@ def test_a_run_as_a_whole(tmp_path: Path, root: Path, suite: dict[str, Any], kdb
         np.testing.assert_allclose(numbers.predicted, said, rtol=1e-4, atol=1e-5)
         assert scores["teacher_pearson"] == pytest.approx(100 * pearsonr(numbers.teacher, true).statistic, abs=1e-3)
         assert not contradictions(record)
-        assert contradictions({**record, "seal": None, "scores": {**scores, "test_pearson": 99.0}})
+        for name in ("test_pearson", "test_rmse", "teacher_pearson"):
+            wrong = contradictions({**record, "scores": {**scores, name: 99.0}})
+            assert [text for text in wrong if text.startswith(f"{name} is 99, but") and "by its numbers" in text]
         assert "outcomes" not in record
     bare = load_student(found["taught"]["key"], tmp_path / "results")
     assert bare.config.num_labels == 1
