@@ -9,7 +9,7 @@ from typing import Any
 
 from kdbench.suite.crop import cropped, without
 from kdbench.suite.evaluation import SCORE_ALONE
-from kdbench.suite.objectives import BASELINE, objective
+from kdbench.suite.objectives import BASELINE, BASELINES, objective
 from kdbench.suite.sizes import Sizes
 from kdbench.suite.spec import Adapt
 from kdbench.suite.training import Train
@@ -28,13 +28,14 @@ def adapted(cell: Any, how: Adapt, train: Train, data: str, sizes: Sizes) -> Any
         "freeze": ("backbone",) if how.freeze else None,
     }
     dataset = cropped(how.dataset, train, cell.teacher, cell.student)
+    task = sizes.task(dataset)  # None: it is not there, and its cells are not trained
     return replace(
         cell,
         dataset=dataset,
         data=data,
         student=sizes.kept(cell.student.model_copy(update=bare), cell.dataset, dataset),
         train=without(train),
-        phases=objective({BASELINE: 1.0}),
+        phases=objective({BASELINES[task.kind] if task else BASELINE: 1.0}),
         control="untrained",
         start=cell,
         adapts=True,

@@ -9,7 +9,7 @@ from statistics import mean, pstdev
 from kdbench.counted import Counted
 from kdbench.errors import UserError
 from kdbench.method.metric import rating
-from kdbench.text.folder import Columns, read
+from kdbench.text.folder import Columns, can_be_learnt, read
 from kdbench.text.tables import KINDS, PARTS, Row, files_of, part_of, rows_of, text_files
 
 SCORES = ("score", "rating", "similarity", "grade", "value", "price")  # of columns that may be numbers to learn
@@ -117,7 +117,17 @@ def guessed(rows: Sequence[Row], place: Path) -> Columns:
     if not known and not able and not scores:
         raise UserError(f"{place}: which column is the label? none of {', '.join(rest) or 'the others'} has few values")
     label = (known or sorted(able, key=lambda name: few[name]) or scores)[0]
-    return Columns(text, label, targets="numbers" if label in scores else None)
+    learnt = label in scores and (label not in able or are_near(values[label]))
+    return Columns(text, label, targets="numbers" if learnt else None)
+
+
+def are_near(values: Sequence[str]) -> bool:
+    """Numbers that nets reach? Codes such as 250.13 are far from 0: what can be classes is not refused for that."""
+    try:
+        can_be_learnt([float(value) for value in values], "", Path())
+    except UserError:
+        return False
+    return True
 
 
 def are_numbers(values: Sequence[str]) -> bool:

@@ -70,6 +70,8 @@ def test_a_column_of_numbers_is_learnt_as_numbers(tmp_path: Path) -> None:
         ("score", [k % 19 / 2 for k in range(40)], "numbers"),
         ("label", [k / 3 for k in range(40)], "numbers"),
         ("label", list(range(40)), None),  # whole: it could be names
+        ("label", [f"{250 + k % 13}.{k % 13}" for k in range(40)], None),  # codes: too far from 0 to be learnt
+        ("price", [250.5 + k for k in range(40)], "numbers"),  # too many for classes: what is wrong is told
     ],
 )
 def test_when_numbers_are_classes(column: str, values: list[Any], targets: str | None) -> None:

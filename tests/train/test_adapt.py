@@ -38,7 +38,7 @@ def adapting(tmp_path: Path, suite_file: Callable[..., Path]) -> Callable[..., P
     (tmp_path / "parity.py").write_text(PARITY)
 
     def write(then: Any, **changes: Any) -> Path:
-        return suite_file(plugins=["parity.py"], methods=ROWS, seeds=[0, 1], then=then, **changes)
+        return suite_file(plugins=["parity.py"], **{"methods": ROWS, "seeds": [0, 1], "then": then, **changes})
 
     return write
 
@@ -177,3 +177,18 @@ def test_a_net_of_one_s_own_that_is_of_one_size_is_told_before_anything_starts(
     )
     assert code == 2
     assert "flat of digits can't learn digits afterwards: it has another shape for 1.weight" in err
+
+
+def test_students_of_classes_learn_numbers_afterwards(
+    adapting: Callable[..., Path], kdbench: Run, tmp_path: Path
+) -> None:
+    numbers = PARITY.replace("split.targets % 2)", "split.targets.float() / 5)").replace(
+        "test, 2)", 'test, 1, metric="r2")'
+    )
+    path = adapting({"dataset": "parity", "train": {"epochs": 1, "lr": 0.01}}, methods={"student": {"ce": 1}})
+    (tmp_path / "parity.py").write_text(numbers)
+    code, _, err = kdbench("run", path, "--only", "*seed 0")
+    assert code == 0, err
+    record = records(tmp_path / "results")["parity", "student", 0]
+    assert (record["status"], record["kind"], *record["settings"]["objective"]) == ("done", "numbers", "mse")
+    assert record["scores"]["test_r2"] == record["curves"]["test_r2"][-1]
