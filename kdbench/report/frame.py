@@ -36,6 +36,11 @@ def title(group: Iterable[Any]) -> str:
 
 def frame_of(records: Iterable[Record]) -> pd.DataFrame:
     """One row per record."""
+    return pd.DataFrame(rows_of(records))
+
+
+def rows_of(records: Iterable[Record]) -> list[dict[str, Any]]:
+    """What a frame says of each record: column -> value."""
     rows = []
     for record in records:
         profile = record.get("profile") or {}
@@ -62,15 +67,15 @@ def frame_of(records: Iterable[Record]) -> pd.DataFrame:
             "recipe": json.dumps(record["settings"], sort_keys=True),
             "finished": record.get("finished"),
         })  # fmt: skip
-    return pd.DataFrame(rows)
+    return rows
 
 
-def with_missing(frame: pd.DataFrame, wanted: Iterable[Cell]) -> pd.DataFrame:
-    """The frame in the order of the suite, with a row of status `missing` for every cell that has no record.
+def with_missing(records: Iterable[Record], wanted: Iterable[Cell]) -> pd.DataFrame:
+    """A row per cell in the order of the suite, of status `missing` for every cell that has no record.
 
     Names and labels are the suite's present ones: a row may have been renamed since its record was written.
     """
-    have = {row["key"]: row for row in frame.to_dict("records")} if len(frame) else {}
+    have = {row["key"]: row for row in rows_of(records)}
     names = Names()
     rows = []
     for cell in wanted:

@@ -216,9 +216,12 @@ def _interval(gain: MeanGain | None) -> str:
 
 
 def across(rows: list[Row], ranking: Ranking, mean_gains: Mapping[str, MeanGain], reference: str) -> str:
+    by_label: dict[str, list[Row]] = {label: [] for label in ranking.ranks}
+    for row in rows:
+        by_label.get(row.label, []).append(row)
     shown = []
     for label in sorted(ranking.ranks, key=lambda label: ranking.ranks[label][0]):
-        ours = [row for row in rows if row.label == label]
+        ours = by_label[label]
         line = {"objective": label, "average rank": plus_minus(*ranking.ranks[label])}
         line |= _wins([row.gain for row in ours], "student")
         line["95% interval"] = _interval(mean_gains.get(label))

@@ -20,7 +20,7 @@ from kdbench.report.statistics import ALPHA, MOST_SEEDS, POWER, beyond, fewer
 from kdbench.report.variances import SHARED_BY, residuals
 
 DRAWS = 20_000
-LARGE = 500  # runs: tables beyond get fewer draws
+LARGE = 350  # runs: tables beyond get fewer draws
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,7 @@ import numpy as np
 from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator
 
@@ -28,7 +29,7 @@ from kdbench.report.table import Board
 MOST_ROWS = 40  # of a pair in its figure: those with the highest means, and the student alone
 MOST_PAIRS = 4  # figures of single pairs; a large suite's others are on the page
 STYLE: Any = {"svg.fonttype": "none", "svg.hashsalt": "kdbench", "font.size": 9, "axes.spines.top": False,
-         "axes.spines.right": False, "figure.constrained_layout.use": True, "text.parse_math": False}  # fmt: skip
+         "axes.spines.right": False, "text.parse_math": False}  # fmt: skip
 COLOURS = {1: "#1b7f3b", 0: "#777777", -1: "#b3261e"}  # better, not distinguishable, worse
 
 
@@ -66,18 +67,19 @@ def slug(name: str) -> str:
 def save(figure: Figure, path: Path) -> list[Path]:
     """`path`.png and .svg, the same bytes for the same numbers."""
     FigureCanvasAgg(figure)
+    figure.draw_without_rendering()
+    figure.set_layout_engine(None)  # both pictures have one layout, worked out once
     files = []
     for kind, options in (("png", {"dpi": 150}), ("svg", {"metadata": {"Date": None}})):
         content = BytesIO()
         figure.savefig(content, format=kind, **options)
-        figure.set_layout_engine("none")  # both pictures have one layout, worked out once
         files.append(path.with_name(f"{path.name}.{kind}"))
         write_atomic(files[-1], content.getvalue())
     return files
 
 
 def pair_figure(pair: Pair, curves: dict[str, list[float]]) -> Figure:
-    figure = Figure(figsize=(12, max(3.4, 0.22 * len(pair.rows) + 1.4)))
+    figure = Figure(figsize=(12, max(3.4, 0.22 * len(pair.rows) + 1.4)), layout="constrained")
     figure.suptitle(short(pair.title, 140))
     left, middle, right = figure.subplots(1, 3)
     plot_gains(left, pair.rows)
@@ -94,28 +96,38 @@ def plot_gains(axes: Axes, rows: list[Row]) -> None:
     """
     shown = [(row, row.gain) for row in rows if row.gain and math.isfinite(row.gain.mean)]
     shown.sort(key=lambda pair: pair[1].mean)
-    for place, (row, gain) in enumerate(shown):
-        colour = COLOURS[gain.claim]
+    for place, (row, _) in enumerate(shown):
         if row.tier == 0:
             axes.axhspan(place - 0.5, place + 0.5, color="#f0f0f0", linewidth=0, zorder=0)
-        if gain.has_new_interval:
-            axes.plot([gain.new_low, gain.new_high], [place, place], color="#cccccc", linewidth=5, zorder=1)
-        if gain.has_interval:
-            axes.plot([gain.low, gain.high], [place, place], color=colour, linewidth=1.6)
-        axes.plot(gain.mean, place, "D" if row.control else "o", color=colour, markersize=4,
-                  fillstyle="none" if row.lost else "full")  # fmt: skip
+    gains = [(place, gain) for place, (_, gain) in enumerate(shown)]  # all lines of a kind are drawn as one
+    bands = [(place, gain.new_low, gain.new_high) for place, gain in gains if gain.has_new_interval]
+    places, low, high = _columns(bands, 3)
+    axes.hlines(places, low, high, color="#cccccc", linewidth=5, zorder=1)
+    lines = [(place, gain.low, gain.high, COLOURS[gain.claim]) for place, gain in gains if gain.has_interval]
+    places, low, high, colours = _columns(lines, 4)
+    axes.hlines(places, low, high, color=colours, linewidth=1.6, zorder=2)
+    for marker, is_control in (("o", False), ("D", True)):
+        points = [(gain.mean, place, "none" if row.lost else COLOURS[gain.claim], COLOURS[gain.claim])
+                  for place, (row, gain) in enumerate(shown) if bool(row.control) == is_control]  # fmt: skip
+        x, y, fills, edges = _columns(points, 4)
+        axes.scatter(x, y, s=16, marker=marker, facecolors=fills, edgecolors=edges, zorder=3)
     axes.axvline(0, color="black", linewidth=0.8)
     names = [f"{short(row.label)}{', control' * bool(row.control)} (n = {gain.n})" for row, gain in shown]
     axes.set_yticks(range(len(shown)), names)
     axes.set_xlabel("gain over the student alone, points (95% intervals)\nline: other seeds; band: other examples too")
 
 
+def _columns(rows: list[Any], width: int) -> list[list[Any]]:
+    """Each column of a table as a list of its own; `width` empty ones of no row."""
+    return [[row[place] for row in rows] for place in range(width)]
+
+
 def plot_costs(axes: Axes, pair: Pair) -> None:
     """Gain against the time of a run, as a multiple of the student alone's; the front is drawn."""
     points = [(pair.cost_ratio(row, "alone_seconds"), row.gained, row) for row in pair.rows]
     points = [point for point in points if math.isfinite(point[0]) and math.isfinite(point[1])]
-    for x, y, row in points:
-        axes.plot(x, y, "o", color=COLOURS[row.claim], markersize=5)
+    x, y, rows = _columns(points, 3)
+    axes.scatter(x, y, s=25, color=[COLOURS[row.claim] for row in rows])
     _front(axes, [(1.0, 0.0, "student alone")] + [(x, y, row.label) for x, y, row in points])
     axes.axhline(0, color="black", linewidth=0.8)
     axes.set(xlabel="time of a run, x the student alone's", ylabel="gain, points")
@@ -125,9 +137,12 @@ def plot_curves(axes: Axes, rows: list[Row], curves: dict[str, list[float]], met
     """Mean test score after every epoch: the five best and the student alone by name, the others grey."""
     best = sorted(rows, key=lambda row: -row.score)[:5]
     named = [row.label for row in rows if row in best or row.alone]
-    for label, curve in curves.items():
-        style: dict[str, Any] = {"label": short(label), "linewidth": 1.4} if label in named else {"color": "#bbbbbb"}
-        axes.plot(range(1, len(curve) + 1), curve, **{"linewidth": 0.7, **style})
+    points = {label: np.column_stack([np.arange(1, len(curve) + 1), curve]) for label, curve in curves.items()}
+    others = [line for label, line in points.items() if label not in named]
+    axes.add_collection(LineCollection(others, color="#bbbbbb", linewidth=0.7))
+    for label in (label for label in curves if label in named):
+        axes.plot(*points[label].T, label=short(label), linewidth=1.4)
+    axes.autoscale_view()
     axes.set(xlabel="epoch", ylabel=metric.axis)
     if curves:
         axes.legend(frameon=False, fontsize=7)
@@ -136,7 +151,7 @@ def plot_curves(axes: Axes, rows: list[Row], curves: dict[str, list[float]], met
 def latency_figure(pairs: list[Pair], metric: Metric) -> Figure:
     """Score against latency on one CPU thread, a panel per data set: every student's best row, and the teachers."""
     datasets = list(dict.fromkeys(pair.rows[0].dataset for pair in pairs))[:6]
-    figure = Figure(figsize=(4.6 * min(len(datasets), 3), 3.6 * math.ceil(len(datasets) / 3)))
+    figure = Figure(figsize=(4.6 * min(len(datasets), 3), 3.6 * math.ceil(len(datasets) / 3)), layout="constrained")
     panels = np.atleast_1d(figure.subplots(math.ceil(len(datasets) / 3), min(len(datasets), 3), squeeze=False)).ravel()
     for axes, dataset in zip(panels, datasets, strict=False):
         here = [pair.rows for pair in pairs if pair.rows[0].dataset == dataset]
@@ -153,7 +168,7 @@ def latency_figure(pairs: list[Pair], metric: Metric) -> Figure:
 
 def compression_figure(lines: list[Compressed]) -> Figure:
     """Accuracy against size, latency and multiply-adds of every row that was measured as a file, with the fronts."""
-    figure = Figure(figsize=(5 * len(AXES), 4))
+    figure = Figure(figsize=(5 * len(AXES), 4), layout="constrained")
     for axes, (label, of) in zip(figure.subplots(1, len(AXES)), AXES.values(), strict=True):
         points = [(of(line.row), line.row.score, f"{line.row.student}, {line.row.label}") for line in lines]
         points = [p for p in points if math.isfinite(p[0]) and math.isfinite(p[1])]
@@ -185,7 +200,7 @@ def ranking_figure(ranking: Ranking) -> Figure:
     ranks = [ranking.ranks[name][0] for name in names]
     half = math.ceil(len(names) / 2)
     bars = cliques(ranks, ranking.critical)
-    figure = Figure(figsize=(8, 1.2 + 0.24 * half + 0.12 * len(bars)))
+    figure = Figure(figsize=(8, 1.2 + 0.24 * half + 0.12 * len(bars)), layout="constrained")
     axes = figure.subplots()
     top, low = len(names), -(half + 0.5 * len(bars) + 1)
     for number, (first, last) in enumerate(bars):

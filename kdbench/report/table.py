@@ -12,7 +12,7 @@ from kdbench.method.metric import MIXED, TOP1, Metric
 from kdbench.report import statistics
 from kdbench.report.across import MeanGain, mean_gains
 from kdbench.report.compression import Compressed, compressions_of
-from kdbench.report.frame import GROUP, NOTHING, Beside, Curves, Sources, curves_of, frame_of, sources_of, with_missing
+from kdbench.report.frame import GROUP, NOTHING, Beside, Curves, Sources, curves_of, sources_of, with_missing
 from kdbench.report.gains import Gain
 from kdbench.report.pairs import Identities, Sought, pairs_of
 from kdbench.report.per_class import ClassWords, class_words, per_class
@@ -84,7 +84,7 @@ def make_board(
             "compared must not be chosen after them"
         )
     cells, records = list(cells), list(records)
-    frame = with_missing(frame_of(records), cells)
+    frame = with_missing(records, cells)
     if beside.checked:
         frame["checked"] = [beside.checked.get(str(key), "") for key in frame["key"]]
     sought = Sought(reference, _identities(frame, cells) if published else None, declared)

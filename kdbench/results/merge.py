@@ -20,6 +20,7 @@ from kdbench.results.records import Records, is_final
 from kdbench.results.schema import DIGESTS, Record, judged
 from kdbench.suite.cells import Cell
 
+OWN_SETTINGS = ("objective", "seed")  # the other settings of a record are mostly those of many
 MOST_TOLD = 10  # of refused records, in an error
 
 
@@ -31,7 +32,9 @@ def slim(record: Record) -> Record:
     classes = record.get("test_top1_per_class") or []
     numbers = array("d", (math.nan if value is None else value for value in classes))
     alike: Record = {name: _shared(json.dumps(record[name])) for name in ("profile", "versions") if name in record}
-    settings = {name: _shared(json.dumps(part)) for name, part in record["settings"].items()}
+    own = {name: record["settings"].get(name) for name in OWN_SETTINGS if name in record["settings"]}
+    common = {name: part for name, part in record["settings"].items() if name not in own}
+    settings = {**_shared(json.dumps(common)), **own}
     rest: Record = {name: value for name, value in record.items() if name != DIGESTS}
     rest["scores"] = with_delivered(record)
     return {**rest, **alike, "settings": settings, "curves": curves, "test_top1_per_class": numbers}

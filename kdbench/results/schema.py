@@ -1,6 +1,7 @@
 """What a record is: one judgement for every way in. What passes may be shown, averaged and written in every form."""
 
 import re
+from functools import lru_cache
 from typing import Annotated, Any, Literal, NotRequired
 
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError, with_config
@@ -155,14 +156,18 @@ def mistake_in(record: Record, key: str | None) -> str:
     values = [(name, value) for name, value in scores.items()]
     values += [(name, bound) for name, curve in curves.items() for bound in _ends(name, curve)]
     for name, value in values:
-        is_share = re.sub("_(best|chosen|delivered)$", "", name).endswith(SHARES)
-        if is_share and value is not None and not 0 <= value <= 100:
+        if _is_share(name) and value is not None and not 0 <= value <= 100:
             return f"has {harmless(name)} = {value:g}, which is no percentage"
     count = record.get("num_classes")
     for name in ("test_top1_per_class", "classes"):
         if record.get(name) and count is not None and len(record[name]) != count:
             return f"has {len(record[name])} entries in {name} for {count} classes"
     return ""
+
+
+@lru_cache(maxsize=1024)  # most records have scores of the same names
+def _is_share(name: str) -> bool:
+    return re.sub("_(best|chosen|delivered)$", "", name).endswith(SHARES)
 
 
 def _ends(name: str, curve: list[Any]) -> list[Any]:

@@ -14,7 +14,7 @@ from grids import drawn, grid, record
 from kdbench.api import leaderboard
 from kdbench.errors import UserError
 from kdbench.files import write_json
-from kdbench.report.frame import MADE_BY, OWN, frame_of, sources_of, with_missing
+from kdbench.report.frame import MADE_BY, OWN, sources_of, with_missing
 from kdbench.report.table import make_board
 from kdbench.results import merge as gather
 from kdbench.results.schema import judged
@@ -134,19 +134,19 @@ def test_mixed_versions_are_warned_of(tmp_path):
     _, cells = grid(tmp_path, ["student", "kd"])
     records = drawn(cells, {})
     records[0]["versions"] = {**records[0]["versions"], "torch": "3", "commit": "def-dirty"}
-    found = sources_of(with_missing(frame_of(records), cells))
+    found = sources_of(with_missing(records, cells))
     assert found.made_by["torch"] == ["2", "3"]
     assert any("differ in torch: 2, 3" in line for line in found.warnings)
     assert any("uncommitted" in line for line in found.warnings)
-    assert not sources_of(with_missing(frame_of(records[1:]), cells)).warnings
+    assert not sources_of(with_missing(records[1:], cells)).warnings
 
 
 def test_what_was_led_around_in_some_cells_alone_is_warned_of(tmp_path):
     _, cells = grid(tmp_path, ["student", "kd"])
     records = [{**one, "led_around": ""} for one in drawn(cells, {})]
-    assert not sources_of(with_missing(frame_of(records), cells)).warnings
+    assert not sources_of(with_missing(records, cells)).warnings
     records[0]["led_around"] = "Conv2d(4, 8) contiguous"
-    found = sources_of(with_missing(frame_of(records), cells))
+    found = sources_of(with_missing(records, cells))
     assert found.made_by["led_around"] == ["Conv2d(4, 8) contiguous"]
     assert any("differ in led_around: Conv2d(4, 8) contiguous, nothing" in line for line in found.warnings)
 
@@ -166,7 +166,7 @@ def test_whatever_may_change_a_number_is_warned_of(tmp_path, name):
     for number, made in enumerate(records):
         where = made if name in OWN else made.setdefault("versions", {})
         where[name] = number // 3 + 1 if name.startswith(("num_", "threads")) else f"v{number // 3 + 1}"
-    [warning] = sources_of(with_missing(frame_of(records), cells)).warnings
+    [warning] = sources_of(with_missing(records, cells)).warnings
     assert f"cells are compared that differ in {name}: " in warning
     assert judged(json.dumps(records[0]).encode())["key"] == records[0]["key"]  # such a record is believed
 

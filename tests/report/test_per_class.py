@@ -16,7 +16,7 @@ from scipy import stats
 
 from kdbench.data import load_splits
 from kdbench.method.contract import Outputs
-from kdbench.report.frame import frame_of, with_missing
+from kdbench.report.frame import with_missing
 from kdbench.report.per_class import class_words, per_class
 from kdbench.results.merge import slim
 from kdbench.train.evaluation import evaluate_one
@@ -57,7 +57,7 @@ def with_classes(folder: Path, top1: dict[str, Any], seeds: int, **changes: Any)
 
 
 def found_in(cells: list[Any], records: list[Any]) -> pd.DataFrame:
-    return per_class(with_missing(frame_of(records), cells), records)
+    return per_class(with_missing(records, cells), records)
 
 
 def test_gains_are_paired_and_corrected(tmp_path: Path) -> None:
@@ -96,13 +96,13 @@ def test_nothing_is_invented(tmp_path: Path) -> None:
     records[3] |= {"test_top1_per_class": [None, 40.0]}  # a class without test pictures
     found = found_in(cells, [slim(one) for one in records])
     assert set(found["objective"]) == {"student", "kd"}
-    assert class_words(per_class(with_missing(frame_of([]), cells), [])) == {}
+    assert class_words(per_class(with_missing([], cells), [])) == {}
 
 
 def test_tables_without_true_differences_claim_a_class_in_at_most_5_percent(tmp_path: Path) -> None:
     """400 tables of 20 classes of 100 test pictures, 5 seeds, two nets of the same accuracy."""
     cells, records = with_classes(tmp_path, {"student": np.zeros((5, 20)), "kd": np.zeros((5, 20))}, 5)
-    frame, draw, wrong = with_missing(frame_of(records), cells), np.random.default_rng(1), 0
+    frame, draw, wrong = with_missing(records, cells), np.random.default_rng(1), 0
     for _ in range(400):
         for one in records:
             one["test_top1_per_class"] = draw.binomial(100, 0.7, 20).astype(float)

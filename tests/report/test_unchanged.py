@@ -98,7 +98,7 @@ def assert_alike(now: str, before: str) -> None:
 def test_a_board_is_computed_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """From records to every file: what the board holds is not computed again by what is made of it."""
     calls: dict[str, int] = {}
-    counted = ("frame_of", "with_missing", "pairs_of", "table_of", "ranking_of", "sources_of", "curves_of", "per_class",
+    counted = ("with_missing", "pairs_of", "table_of", "ranking_of", "sources_of", "curves_of", "per_class",
                "class_words")  # fmt: skip
     for name in counted:
         monkeypatch.setattr(f"kdbench.report.table.{name}", count(calls, name))
