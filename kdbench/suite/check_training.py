@@ -6,6 +6,7 @@ from typing import Any
 
 from kdbench.data import DATASETS
 from kdbench.errors import unknown
+from kdbench.method.metric import METRICS
 from kdbench.suite.crop import takes
 from kdbench.suite.objectives import BASELINES
 from kdbench.suite.spec import mistakes
@@ -52,8 +53,11 @@ def check_dataset(spec: Any, place: Place) -> Iterator[tuple[Place, str]]:
         yield place, unknown("data set", name, DATASETS)
     elif isinstance(spec, dict):
         settings = {k: v for k, v in spec.items() if k != "name"}
-        for setting, text in DATASETS.settings(name, settings)[1]:
+        wrong = DATASETS.settings(name, settings)[1]
+        for setting, text in wrong:
             yield (*place, setting), text
+        if not wrong and isinstance(metric := settings.get("metric"), str) and metric not in METRICS:
+            yield (*place, "metric"), unknown("metric", metric, METRICS)
     else:
         for setting, text in DATASETS.settings(name, {})[1]:
             yield place, f"{setting}: {text}"

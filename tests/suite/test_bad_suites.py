@@ -38,6 +38,7 @@ MISTAKES = {
     "unknown teacher": ("teacher: cifar_resnet14", "teacher: resnt18", 4, "pairs[0].teacher: unknown model 'resnt18'"),
     "unknown method": ("{ce: 1}", "{cee: 1}", 6, "unknown method 'cee'"),
     "unknown data set": ("[digits]", "[digit]", 2, "did you mean 'digits'?"),
+    "unknown metric": ("digits", "{name: text_folder, path: nowhere, metric: macrof1}", 2, "did you mean 'macro_f1'?"),
     "unknown setting": ("temperature: 4", "temprature: 4", 7, "did you mean 'temperature'?"),
     "unknown key": ("validation: 0.1", "validaton: 0.1", 9, "did you mean 'validation'?"),
     "unknown training key": ("lr: 0.1", "learning_rate: 0.1", 10, "train.learning_rate: unknown entry"),
