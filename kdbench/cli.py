@@ -2,25 +2,23 @@
 
 import argparse
 import errno
-import gc
 import os
 import re
 import sys
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from difflib import get_close_matches
-from functools import partial
 from importlib import import_module
 from io import TextIOWrapper
 from pathlib import Path
-from typing import Any, NoReturn, TextIO, cast
+from typing import Any, NoReturn, cast
 
+from kdbench.commands.around import SHORT, around, at_hand, reader_is_gone
 from kdbench.commands.numbers import count, gigabytes, parameters, processes, side
-from kdbench.display import Nowhere, displays
 from kdbench.errors import UserError
 from kdbench.grid.signals import own_interrupts
 from kdbench.layout import RESULTS
-from kdbench.results.store import copied, is_url, place_of
+from kdbench.results.store import place_of
 
 EPILOG = """\
 exit codes: 0 all cells are done; 1 some failed or diverged (the rest are done); 2 nothing was started because of the
@@ -28,7 +26,6 @@ input; 129, 130, 143 stopped by SIGHUP, Ctrl-C or SIGTERM (the same command goes
 `plugins:` in a suite) is code that runs with your rights, on `plan` and `leaderboard` too."""
 
 NO_ROOM = ("failed to map segment", "annot allocate memory")  # what a loader says
-SHORT = ("plan", "leaderboard")  # they make millions of small objects, and end
 
 
 class Parser(argparse.ArgumentParser):
@@ -265,43 +262,6 @@ def command(name: str) -> Callable[[argparse.Namespace], int]:
             f"no memory to load the packages that it needs ({error or 'MemoryError'}); where `ulimit -v` limits a "
             "process, torch needs some 6 GB of addresses"
         ) from error
-
-
-def around(command: str) -> AbstractContextManager[None]:
-    """What a command runs in: what a run shows decides nothing."""
-    if command in ("run", "verify"):
-        return displays()
-    return uncollected() if command in SHORT else nullcontext()
-
-
-@contextmanager
-def at_hand(given: argparse.Namespace) -> Iterator[None]:
-    """Where the results lie in a store: with a local copy of them."""
-    if is_url(url := getattr(given, "results", None)):
-        with copied(url, given.command, partial(print, file=sys.stderr)) as given.results:
-            yield
-    else:
-        yield
-
-
-def reader_is_gone() -> bool:
-    """Of our output; then nobody sees what comes after, either."""
-    try:
-        print(flush=True)
-    except BrokenPipeError:
-        sys.stdout = cast(TextIO, Nowhere())
-        return True
-    return False
-
-
-@contextmanager
-def uncollected() -> Iterator[None]:
-    """Without Python's search for cyclic garbage: it would look through all records again and again."""
-    gc.disable()
-    try:
-        yield
-    finally:
-        gc.enable()
 
 
 def entry() -> None:

@@ -15,6 +15,7 @@ import torch
 from pydantic import BaseModel
 from torch import Tensor
 
+from kdbench.batching import Batching, parts, steps_per_epoch
 from kdbench.errors import UserError, first_line
 from kdbench.method.contract import Batch, Field, InputSpec, Task
 from kdbench.method.inputs import Inputs, map_inputs
@@ -25,15 +26,6 @@ from kdbench.registry import Registry
 from kdbench.seeding import derive
 
 Function = TypeVar("Function", bound=Callable[..., Any])
-
-
-class Batching(Protocol):
-    """How a training set is cut into batches (`Batches` of a suite's `train` is one)."""
-
-    @property
-    def batch_size(self) -> int: ...
-    @property
-    def augment(self) -> str | dict[str, Any]: ...
 
 
 class Split(Protocol):
@@ -74,22 +66,6 @@ class Split(Protocol):
     def in_order(self, size: int) -> Iterator[Batch]:
         """All examples, unchanged and in their order, `size` at a time: for evaluation."""
         ...
-
-
-def steps_per_epoch(num_train: int, batch_size: int) -> int:
-    """Every example is seen once an epoch; a last batch of a single one is left out (batch norm needs two)."""
-    return -(-num_train // batch_size) - (num_train % batch_size == 1)
-
-
-def shares(count: int, size: int) -> list[int]:
-    """How many of `count` examples each of `size` processes has: as even as can be."""
-    return [count // size + (rank < count % size) for rank in range(size)]
-
-
-def parts(order: Tensor, batch_size: int, start: int = 0) -> Iterator[tuple[int, Tensor]]:
-    """(number of the batch, its examples) of an epoch in the given order [N], from batch `start` on."""
-    for step in range(start, steps_per_epoch(len(order), batch_size)):
-        yield step, order[step * batch_size : (step + 1) * batch_size]
 
 
 @dataclass(frozen=True)
@@ -314,16 +290,3 @@ def digest_of(name: str, settings: dict[str, Any], data_dir: Path) -> str:
         raise
     except Exception as error:
         raise UserError(f"data set {name}: its digest can't be made: {first_line(error)}") from error
-
-
-def files_beside(name: str, settings: dict[str, Any], data_dir: Path, digest: str) -> dict[str, bytes]:
-    """What stands beside an exported student, by name. `digest`: of the data that it learnt.
-
-    Raises UserError where these are others by now.
-    """
-    make = DATASETS[name].beside if name in DATASETS else None
-    if make is None:
-        return {}
-    if digest_of(name, settings, data_dir) != digest:
-        raise UserError(f"data set {name}: the data in {data_dir} are not those that the student learnt")
-    return make(data_dir, **settings)

@@ -16,7 +16,7 @@ MODULES = sorted(HOME.rglob("*.py"))
 
 # From the ground up. A room is a folder, or a module beside the folders. It knows the floors below its own and itself.
 FLOORS = (
-    ("counted", "display", "errors", "files", "layout", "methods", "plain", "seeding", "source"),
+    ("batching", "counted", "display", "errors", "files", "layout", "methods", "plain", "seeding", "source"),
     ("digest", "golden", "hubs", "locks", "parts", "registry", "weights"),
     ("hub_cache", "method"),
     ("data", "nets"),

@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import save
 from torch import Tensor
 
-from kdbench.data import DATASETS, files_beside
+from kdbench.data import DATASETS, digest_of
 from kdbench.errors import UserError
 from kdbench.files import write_atomic, write_json
 from kdbench.layout import RESULTS
@@ -97,8 +97,13 @@ def needed_beside(record: Record, data: Path) -> dict[str, bytes]:
     load_methods()
     given = dict(record["settings"]["dataset"])
     name = given.pop("name")
-    settings = DATASETS.settings(name, given)[0] if name in DATASETS else {}
-    return files_beside(name, settings, data, record["settings"].get("data", ""))
+    make = DATASETS[name].beside if name in DATASETS else None
+    if make is None:
+        return {}
+    settings = DATASETS.settings(name, given)[0]
+    if digest_of(name, settings, data) != record["settings"].get("data", ""):
+        raise UserError(f"data set {name}: the data in {data} are not those that the student learnt")
+    return make(data, **settings)
 
 
 def as_measured(record: Record, file: Path, path: Path, beside: Path) -> str:

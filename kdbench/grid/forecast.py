@@ -15,7 +15,7 @@ from typing import Protocol
 
 import torch
 
-from kdbench.data import steps_per_epoch
+from kdbench.batching import steps_per_epoch
 from kdbench.errors import UserError
 from kdbench.grid.plan import Plan
 from kdbench.layout import Layout

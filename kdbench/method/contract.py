@@ -296,8 +296,3 @@ def one_label(task: Task, why: str) -> None:
     """For `build`. Raises Inapplicable where inputs are mixed, with what the method does with a label."""
     if task.mixed:
         raise Inapplicable(f"{why}: pictures that are mixed (mixup, cutmix) have two labels")
-
-
-def is_rule(method: type[Method]) -> bool:
-    """Does it give a rule on gradients instead of a loss?"""
-    return method.combine is not Method.combine

@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from kdbench.errors import UserError, unknown
-from kdbench.method.contract import Method, is_rule
+from kdbench.method.contract import Method
 from kdbench.method.register import METHODS
+from kdbench.method.rules import is_rule
 from kdbench.nets import NETS, is_known, unknown_model
 from kdbench.suite.check_training import check_augment, check_dataset, check_optimizers, check_rest, listed
 from kdbench.suite.controls import CONTROLS

@@ -13,7 +13,8 @@ from typing import Any, Self
 import torch
 from torch import Tensor
 
-from kdbench.data import Batching, Split, Splits
+from kdbench.batching import Batching
+from kdbench.data import Split, Splits
 from kdbench.method.contract import Batch, InputSpec
 from kdbench.seeding import derive
 

@@ -4,8 +4,9 @@ from collections.abc import Mapping
 from fnmatch import fnmatchcase
 from typing import Any, TypeVar
 
-from kdbench.method.contract import VIEWS, Method, is_rule
+from kdbench.method.contract import VIEWS, Method
 from kdbench.method.register import METHODS
+from kdbench.method.rules import is_rule
 from kdbench.suite.spec import Common, Ramp, RowOptions, mistakes, parse
 
 # The one method that the engine knows by name: plain labels. Teachers learn from it, and gains are counted against it.

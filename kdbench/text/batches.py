@@ -14,7 +14,7 @@ from typing import Any, Self
 import torch
 from torch import Tensor
 
-from kdbench.data import Batching, steps_per_epoch
+from kdbench.batching import Batching, steps_per_epoch
 from kdbench.errors import UserError
 from kdbench.method.contract import Batch, Field, Inputs, InputSpec
 from kdbench.seeding import derive

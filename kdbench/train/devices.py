@@ -17,7 +17,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from kdbench.data import shares
+from kdbench.batching import shares
 from kdbench.errors import first_line
 from kdbench.method.contract import Batch, Outputs
 from kdbench.method.inputs import Inputs, map_inputs

@@ -5,7 +5,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from kdbench.method.contract import Inapplicable, Method, is_rule
+from kdbench.method.contract import Inapplicable, Method
+from kdbench.method.rules import is_rule
 from kdbench.suite.training import Train
 from kdbench.train.objective import Objective
 

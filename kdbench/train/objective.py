@@ -11,10 +11,11 @@ import torch
 from torch import Tensor, nn
 
 from kdbench.errors import UserError
-from kdbench.method.contract import VIEWS, Batch, EpochOf, Inapplicable, Method, Outputs, Task, is_rule
+from kdbench.method.contract import VIEWS, Batch, EpochOf, Inapplicable, Method, Outputs, Task
 from kdbench.method.functional import standardise
 from kdbench.method.kinds import LABELS, OF_CLASSES, fits, knows, seen_by
 from kdbench.method.register import METHODS
+from kdbench.method.rules import is_rule
 from kdbench.seeding import derive, seeded
 from kdbench.suite.objectives import Phase, Terms
 from kdbench.train.lent import without_weights

@@ -1,4 +1,4 @@
-"""One member of a cohort: a student, its objective, its optimizer, its random state, its curves; and its step."""
+"""One member of a cohort, and its step."""
 
 import math
 from collections.abc import Callable, Collection, Iterable
@@ -9,7 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from kdbench.errors import in_words
-from kdbench.method.contract import VIEWS, Batch, Outputs, is_rule
+from kdbench.method.contract import VIEWS, Batch, Outputs
+from kdbench.method.rules import is_rule
 from kdbench.nets import Net
 from kdbench.seeding import RandomState
 from kdbench.suite.spec import Train
@@ -101,10 +102,8 @@ class Trial:
                 self.silent = [name for name in self.silent if name != method]
 
     def step(self, batch: Batch, teacher_out: Outputs, lr: Tensor) -> None:
-        """A batch, and an optimizer step at the rate `lr` []. `teacher_out`: in fp32 (or wider) and without gradient.
-
-        With `accumulate` gradients add up, and the last batch of an update makes the step.
-        """
+        """A batch, and an optimizer step at the rate `lr` []; with `accumulate` the last batch of an update makes it.
+        `teacher_out`: in fp32 (or wider) and without gradient."""
         student_out = self.group.forward(self.forward_student, batch, self.train_spec.norm_parts)
         with self.method_random:
             task, distilled, losses = self.objective(student_out, teacher_out, batch, self.listen)

@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
-from kdbench.data import shares
+from kdbench.batching import shares
 
 Gather = Callable[[Tensor], Tensor]  # [M] of this process -> [size, M] of all
 

@@ -14,7 +14,7 @@ from typing import Self
 import torch
 from torch import Tensor
 
-from kdbench.data import Batching, parts, steps_per_epoch
+from kdbench.batching import Batching, parts, steps_per_epoch
 from kdbench.errors import UserError, unknown
 from kdbench.method.contract import Batch, Field, Inputs, InputSpec, Task
 from kdbench.seeding import derive

@@ -7,7 +7,8 @@ from typing import Self
 import torch
 from torch import Tensor
 
-from kdbench.data import Batching, Split
+from kdbench.batching import Batching
+from kdbench.data import Split
 from kdbench.method.contract import Batch, InputSpec
 from kdbench.vision.streamed import Streamed
 

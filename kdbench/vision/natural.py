@@ -17,7 +17,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from kdbench.data import parts
+from kdbench.batching import parts
 from kdbench.errors import UserError
 from kdbench.method.contract import Batch
 from kdbench.seeding import derive

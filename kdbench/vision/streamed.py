@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from kdbench.data import Batching, shares
+from kdbench.batching import Batching, shares
 from kdbench.method.contract import Batch
 from kdbench.vision.augment import table_of
 from kdbench.vision.batches import Pictures

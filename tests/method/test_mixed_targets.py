@@ -11,8 +11,9 @@ import torch
 from test_methods import PAIRS, USUAL, batch, every_method, for_classes, frozen, net, said, task, taught
 from torch import Tensor
 
-from kdbench.method.contract import Batch, Blend, Inapplicable, is_rule
+from kdbench.method.contract import Batch, Blend, Inapplicable
 from kdbench.method.register import METHODS
+from kdbench.method.rules import is_rule
 from kdbench.seeding import seeded
 from kdbench.suite.load import objective
 from kdbench.suite.training import Train

@@ -8,8 +8,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from kdbench.method.contract import Batch, Inapplicable, Outputs, Task, is_rule
+from kdbench.method.contract import Batch, Inapplicable, Outputs, Task
 from kdbench.method.register import METHODS
+from kdbench.method.rules import is_rule
 from kdbench.nets import Net, build_net
 from kdbench.seeding import seeded
 from kdbench.suite.objectives import objective

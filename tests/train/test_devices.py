@@ -13,7 +13,7 @@ from jpegs import folder_of_jpegs
 from torch import nn
 from two_devices import ends, few
 
-from kdbench.data import shares
+from kdbench.batching import shares
 from kdbench.method.contract import Batch
 from kdbench.method.register import METHODS
 from kdbench.train.devices import part_of

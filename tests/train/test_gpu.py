@@ -12,8 +12,9 @@ import torch
 from conftest import few_digits
 
 from kdbench.data import Splits
-from kdbench.method.contract import Inapplicable, is_rule
+from kdbench.method.contract import Inapplicable
 from kdbench.method.register import METHODS
+from kdbench.method.rules import is_rule
 from kdbench.nets import build_net
 from kdbench.suite.load import ModelSpec, Train, objective
 from kdbench.suite.plugins import load_methods

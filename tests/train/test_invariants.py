@@ -9,7 +9,8 @@ import pytest
 import torch
 from conftest import batches_of
 
-from kdbench.data import Splits, load_splits, steps_per_epoch
+from kdbench.batching import steps_per_epoch
+from kdbench.data import Splits, load_splits
 from kdbench.grid.outcome import scores_of
 from kdbench.nets import build_net
 from kdbench.suite.cells import cells_of

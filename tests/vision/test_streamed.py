@@ -17,7 +17,8 @@ from conftest import TINY, batches_of
 from jpegs import folder_of_jpegs
 from PIL import Image
 
-from kdbench.data import Split, load_splits, shares
+from kdbench.batching import shares
+from kdbench.data import Split, load_splits
 from kdbench.errors import UserError
 from kdbench.grid.progress import Bar
 from kdbench.method.contract import VIEWS
