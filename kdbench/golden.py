@@ -24,7 +24,7 @@ from typing import Any
 
 import numpy as np
 
-from kdbench.errors import UserError, in_words, unknown
+from kdbench.errors import UserError, first_line, in_words, unknown
 
 Array = np.ndarray
 Case = dict[str, Any]
@@ -54,9 +54,10 @@ def main(arguments: Sequence[str]) -> int:
 
 def cases_of(file: Path, inputs: Path) -> list[Case]:
     """The cases of all public functions of `file`, in its order. Raises UserError."""
-    for path in (file, inputs):
-        if not path.is_file():
-            raise UserError(f"{path}: no such file; run this in a clone of kdbench, which has tests/golden/inputs.npz")
+    if not file.is_file():
+        raise UserError(f"{file}: no such file")
+    if not inputs.is_file():
+        raise UserError(f"{inputs}: no such file; run this in a clone of kdbench, which has it")
     _must_be_independent(file)
     with np.load(inputs) as arrays:
         known = {name: x.astype(np.float64) if x.dtype.kind == "f" else x for name, x in arrays.items()}
@@ -69,7 +70,11 @@ def cases_of(file: Path, inputs: Path) -> list[Case]:
 
 
 def _must_be_independent(file: Path) -> None:
-    for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"), str(file))):
+    try:
+        tree = ast.parse(file.read_text(encoding="utf-8"), str(file))
+    except (SyntaxError, UnicodeDecodeError) as error:
+        raise UserError(f"{file}:{getattr(error, 'lineno', 1)}: {first_line(error)}") from error
+    for node in ast.walk(tree):
         names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
         names += [node.module or ""] if isinstance(node, ast.ImportFrom) else []
         if any(name.split(".")[0] in ("kdbench", "methods") for name in names):
@@ -84,6 +89,8 @@ def _case(file: Path, name: str, function: Callable[..., Any], known: dict[str, 
     names = [p.name for p in parameters if p.default is p.empty]
     if wrong := [unknown("array", each, known) for each in names if each not in known]:
         raise UserError("\n".join(f"{place}: {line}" for line in wrong))
+    if not list(_of_the_student({name: known[name] for name in names})):
+        raise UserError(f"{place}: it reads no array of the student (s_...), so no gradient is held")
     if not inspect.getdoc(function):
         raise UserError(f"{place}: its docstring must note the mathematics")
     given = {each: known[each] for each in names}

@@ -32,7 +32,7 @@ from kdbench.train.lent import Guard
 from kdbench.train.objective import Objective, blank_outputs, needs_of, student_needs_of
 from kdbench.train.probe import can_have_head
 from kdbench.train.profiling import count_macs
-from kdbench.train.start import training_task
+from kdbench.train.start import check_logits, training_task
 from kdbench.train.transforms import stand_ins, transformed
 from kdbench.weights import fitting_weights, mismatch
 
@@ -207,7 +207,7 @@ class Shapes:
         except Exception:
             return ""
         try:
-            self.outputs(spec, dataset, ("logits",))
+            check_logits(self.outputs(spec, dataset, ("logits",)), spec, self.task(dataset))
         except UserError as error:
             return f"{role}: {error}"
         except Exception as error:

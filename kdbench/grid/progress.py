@@ -5,8 +5,9 @@ from collections import Counter
 from typing import IO, Any, cast
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn
+from rich.progress import BarColumn, Progress, ProgressColumn, TextColumn
 from rich.table import Column
+from rich.text import Text
 
 from kdbench.display import shown
 from kdbench.grid.forecast import Forecast, Piece
@@ -15,6 +16,7 @@ EVERY = 15.0  # seconds between plain lines
 REDRAWN = 0.1  # seconds between two looks of the bar
 WARM_UP = 3.0  # seconds that say nothing of what follows
 TRUST = 10.0  # seconds of a run that a measured forecast weighs as much as
+MOST = 0.99  # of the steps: a run that measures and writes after its last one is not at its end
 
 
 class Bar:
@@ -29,18 +31,18 @@ class Bar:
         self.console = console or Console(stderr=True)
         self.console.file = cast(IO[str], shown(self.console.file))
         self.what, self.steps = "", 0
-        self.start = self.last = time.monotonic()
+        self.start = self.last = self.stepped = time.monotonic()
         self.expect(Forecast(cohorts={"": Piece(float(max(total, 1)), max(total, 1))}))
         self.bar: Progress | None = None
         self.task: Any = None
         if self.console.is_terminal:
             name = Column(ratio=1, no_wrap=True, overflow="ellipsis")  # cut where the terminal is narrow
             self.bar = Progress(
-                TextColumn("{task.percentage:3.0f}%"), TextColumn("{task.fields[left]}"),
+                TextColumn("{task.percentage:3.0f}%"), Left(self),
                 TextColumn("{task.description}", table_column=name), BarColumn(bar_width=20),
                 TextColumn("{task.fields[rate]}"), console=self.console, transient=True, expand=True,
             )  # fmt: skip
-            self.task = self.bar.add_task("", total=self.whole, rate="", left="")
+            self.task = self.bar.add_task("", total=self.whole, rate="")
 
     def __enter__(self) -> "Bar":
         if self.bar:
@@ -70,15 +72,15 @@ class Bar:
         """`steps` member-steps of `examples` each were made of a piece of the forecast."""
         self.done[piece] += steps
         self.steps += steps
-        now = time.monotonic()
+        now = self.stepped = time.monotonic()
         if self.warm is None and now - self.since > WARM_UP:
             self.warm = now, self.forecast.left(self.done)
         if now - self.last < (REDRAWN if self.bar else EVERY):
             return
-        self.last, done = now, self.whole - self.forecast.left(self.done)
+        self.last, done = now, min(self.whole - self.forecast.left(self.done), MOST * self.whole)
         rate = f"{self.steps * examples / max(now - self.start, 1e-9):,.0f} examples/s"
         if self.bar:
-            self.bar.update(self.task, total=self.whole, completed=done, rate=rate, left=self.left())
+            self.bar.update(self.task, total=self.whole, completed=done, rate=rate)
         else:
             self.say(f"{100 * done / self.whole:3.0f}%  {self.left()}  {self.what}  {rate}")
 
@@ -90,6 +92,8 @@ class Bar:
     def left(self) -> str:
         """`2:03 left`, by the pace since a little after the start: the first steps are made twice, and warm up."""
         now, rest = time.monotonic(), self.forecast.left(self.done)
+        if rest <= 0:
+            return f"{clock(max(0.0, self.forecast.ending - (now - self.stepped)))} left"
         since, before = self.warm or (now, rest)
         trust = TRUST if self.forecast.sure else 0.0
         if before - rest + trust <= 0:
@@ -101,6 +105,17 @@ class Bar:
         """A line that stays."""
         self.console.print(line, highlight=False, markup=False, soft_wrap=True)
         self.console.file.flush()
+
+
+class Left(ProgressColumn):
+    """The time left, looked at whenever the bar is drawn: it goes on after the last step."""
+
+    def __init__(self, bar: Bar) -> None:
+        super().__init__()
+        self.bar = bar
+
+    def render(self, task: Any) -> Text:
+        return Text(self.bar.left())
 
 
 def clock(seconds: float) -> str:

@@ -10,12 +10,13 @@ import torch
 from torch import Tensor
 
 from kdbench.data import Splits
+from kdbench.errors import UserError
 from kdbench.method.contract import Batch, Inapplicable, Outputs, Task
 from kdbench.method.kinds import CLASSES, needs_classes
 from kdbench.nets import Net, build_net
 from kdbench.seeding import derive
 from kdbench.suite.cells import Cell
-from kdbench.suite.spec import Train
+from kdbench.suite.spec import ModelSpec, Train
 from kdbench.suite.steps import steps_of
 from kdbench.train.group import ALONE, Group
 from kdbench.train.labels import labelled
@@ -106,3 +107,14 @@ def teacher_epoch(
         batch = labelled(batch, train, splits.num_classes)
         yield forward_teacher(teacher, batch, needs, train.precision, group), batch
         between()
+
+
+def check_logits(given: Outputs, spec: ModelSpec, task: Task) -> None:
+    """Raises UserError where a net doesn't give one number for each class: logits [B, K]."""
+    own = getattr(spec, "num_classes", None)  # a teacher's of other classes, or of none
+    logits, count = given.logits, task.num_classes if own is None else own
+    if not isinstance(logits, Tensor):
+        raise UserError(f"{spec.short} gives a {type(logits).__name__}; its forward must return logits [B, {count}]")
+    if count and (logits.ndim != 2 or logits.shape[1] != count):
+        shape = ", ".join(["B", *map(str, logits.shape[1:])])
+        raise UserError(f"{spec.short} gives logits [{shape}]; here they must be [B, {count}] (`task.num_classes`)")

@@ -17,6 +17,7 @@ from rich.console import Console
 
 from kdbench.cli import main
 from kdbench.display import Display, displays
+from kdbench.grid.forecast import Forecast, Piece
 from kdbench.grid.progress import Bar
 from kdbench.train import loop
 
@@ -103,6 +104,25 @@ def test_the_time_left_does_not_count_the_warm_up(monkeypatch):
         clock[0] += 1.0
         bar.advance(1, 64)
     assert bar.left() == "1:30 left"
+
+
+def test_after_the_last_step_the_time_left_goes_on(monkeypatch):
+    """What is measured and written then takes time too: it is not at 100%, and the seconds are counted."""
+    clock = [0.0]
+    monkeypatch.setattr("kdbench.grid.progress.time.monotonic", lambda: clock[0])
+    screen = io.StringIO()
+    with Bar(1, Console(file=screen, force_terminal=True, width=80)) as bar:
+        bar.expect(Forecast({}, {"a": Piece(50.0, 50, after=6.0)}, start=12.0, sure=True))
+        clock[0] += 50.0
+        bar.advance(50, 64, "a")
+        assert bar.left() == "0:12 left"
+        clock[0] += 5.0
+        assert bar.bar is not None
+        bar.bar.refresh()
+        text = screen.getvalue().split("\n")[-1]
+        clock[0] += 60.0
+        assert bar.left() == "0:00 left"
+    assert re.search(r" 99%.* 0:07 left", text), text
 
 
 def test_a_stream_that_fails_stays_caught_to_the_end(monkeypatch):

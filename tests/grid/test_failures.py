@@ -232,6 +232,36 @@ def test_one_member_that_does_not_fit_fails_alone(
 # --- what a plugin's data set does ----------------------------------------------------------------------------------
 
 
+NETS = """
+import math
+from torch import nn
+from kdbench import register_net
+
+class Said(nn.Linear):
+    def forward(self, x):
+        return {"logits": super().forward(x.flatten(1))}
+
+@register_net("many")
+def many(task):
+    return nn.Sequential(nn.Flatten(), nn.Linear(math.prod(task.inputs.fields[0].shape), 1000))
+
+@register_net("said")
+def said(task):
+    return Said(math.prod(task.inputs.fields[0].shape), task.num_classes)
+"""
+
+
+def test_a_net_of_the_users_own_that_gives_no_logits(
+    kdbench: Run, suite_file: Callable[..., Path], tmp_path: Path
+) -> None:
+    (tmp_path / "nets.py").write_text(NETS)
+    pairs = [{"teacher": "cifar_resnet14", "student": name} for name in ("many", "said")]
+    code, _, err = kdbench("run", suite_file(plugins=["nets.py"], pairs=pairs))
+    assert code == 2
+    assert "many gives logits [B, 1000]; here they must be [B, 10]" in err
+    assert "said gives a dict; its forward must return logits [B, 10]" in err
+
+
 DATA = '''
 from pathlib import Path
 import torch

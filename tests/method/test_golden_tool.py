@@ -83,6 +83,20 @@ def test_what_is_wrong_is_said(tmp_path: Path, body: str, head: str, doc: str, m
     assert not file.with_suffix(".json").exists()
 
 
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ('def case(s_logits)\n    """x"""\n', "e.py:1: SyntaxError"),
+        ('def case(t_logits):\n    """x"""\n', "no array of the student"),
+    ],
+)
+def test_a_file_that_makes_no_case(tmp_path: Path, text: str, message: str, capsys: pytest.CaptureFixture[str]) -> None:
+    file = tmp_path / "e.py"
+    file.write_text(text)
+    assert main([str(file), str(INPUTS)]) == 2
+    assert message in capsys.readouterr().err
+
+
 def test_an_unknown_array_has_a_nearest(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     file = tmp_path / "e.py"
     file.write_text('def case(s_logit, T=1.0):\n    """x"""\n    return 0.0\n')
