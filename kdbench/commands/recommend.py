@@ -2,7 +2,7 @@
 
 import argparse
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,8 +13,11 @@ from kdbench.api import Options, read_board
 from kdbench.commands.given import options_of
 from kdbench.errors import UserError
 from kdbench.method.metric import TOP1
+from kdbench.plain import several
 from kdbench.report.frame import GROUP, title
+from kdbench.report.gains import Gain, differences
 from kdbench.report.rows import Row
+from kdbench.report.statistics import of_differences
 from kdbench.report.table import Board
 from kdbench.report.text import human, number
 from kdbench.results.outcomes import OUTCOMES, unpacked
@@ -84,7 +87,7 @@ def _none(dataset: str, rows: list[Row], limits: Limits) -> list[str]:
         known = [row for row in rows if math.isfinite(value(row))]
         if limit is not None and known:
             nearest = min(known, key=value)
-            lines.append(f"The {word}, {nearest.student} ({nearest.label}), takes {_size(nearest)}.")
+            lines.append(f"The {word}, {nearest.student} ({_how(nearest)}), takes {_size(nearest)}.")
         elif limit is not None:
             lines.append(UNKNOWN[word])
     return lines
@@ -102,26 +105,66 @@ def _advice(board: Board, rows: list[Row], results: Path) -> list[str]:
     metric = rows[0].metric
     held_out = all(math.isfinite(row.held_out) for row in rows)
     fair = [row for row in rows if not row.lost] or rows  # what is left of lost seeds may be the lucky ones
-    best = max(fair, key=lambda row: row.held_out if held_out else row.score)
+    highest = max(fair, key=lambda row: row.score)
+    record = _one_record(board, highest, results)
+    if guess := _mere_guessing(highest, record):
+        name = title((highest.dataset, highest.teacher, highest.student))
+        return [name, guess, *_beside(highest, record)]
+    learnt = [row for row in fair if not _mere_guessing(row, record)]
+    first = max(learnt, key=lambda row: row.held_out if held_out else row.score)
+    best = _plain_instead(board, first, learnt)
     chosen = "held-out examples" if held_out else "the test examples, so its score is a little too good"
     spread = f" ± {best.std:.2f}" if math.isfinite(best.std) else ""
     record = _one_record(board, best, results)
-    known = _beside(best, record)
-    if guess := _mere_guessing(best, record):
-        return [title((best.dataset, best.teacher, best.student)), guess, *known]
-    how = _trained(best)
     lines = [
         title((best.dataset, best.teacher, best.student)),
-        f"Ship {best.student} {how}: {best.score:.2f}{metric.unit}{spread} {metric.title} over "
-        f"{best.n} seed{'s' * (best.n > 1)}; {_size(best)}. Chosen on {chosen}.",
-        *known,
-        *_how_sure(best),
+        f"Ship {best.student} {_trained(best)}: {best.score:.2f}{metric.unit}{spread} {metric.title} over "
+        f"{several(best.n, 'seed')}; {_size(best)}. Chosen on {chosen}.",
+        *_beside(best, record),
+        *(_how_sure(best) if best is first else _why_plain(first)),
+        *(_whether_taught(board, best) if best.alone and best is first else []),
         *_decides_little(best, record),
     ]
     ordered = _cells(board.frame, best).sort_values(metric.delivered if held_out else metric.test)
     key = ordered["key"].iloc[-1 if held_out else len(ordered) // 2]
     which = "the seed best on held-out examples" if held_out else "the seed in the middle"
     return [*lines, f"Deliver it ({which}): kdbench export {key} --format onnx --results {results}"]
+
+
+def _plain_instead(board: Board, best: Row, rows: list[Row]) -> Row:
+    """The student alone, where nothing tells the best row from it, it scores no less and its file is no larger."""
+    plain = next((row for row in rows if row.alone and row.names == best.names), best)
+    larger = plain.size.params > best.size.params or plain.file.bytes > best.file.bytes
+    if best.alone or best.claim != 0 or plain.score < best.score or larger or _surely_above(board, best, plain):
+        return best
+    return plain
+
+
+def _surely_above(board: Board, row: Row, other: Row) -> bool:
+    """On held-out examples, by the paired t test over seeds; without them nothing is."""
+    ours, theirs = (_held_out(board.frame, one) for one in (row, other))
+    return of_differences(differences(ours, theirs)).low > 0
+
+
+def _held_out(frame: pd.DataFrame, row: Row) -> dict[Hashable, float]:
+    """Seed -> score on held-out examples."""
+    cells = _cells(frame, row)
+    if row.metric.delivered not in cells:
+        return {}
+    return dict(zip(cells["seed"], cells[row.metric.delivered].astype(float), strict=True))
+
+
+def _why_plain(best: Row) -> list[str]:
+    """`best`: what would be chosen by its score."""
+    gain = f": {_in_words(best.gain)}" if best.gain and math.isfinite(best.gain.mean) else ""
+    return [f"{best.label} has {best.score:.2f}{best.metric.unit}{gain}. It needs a teacher, for no more that is sure."]
+
+
+def _how(row: Row) -> str:
+    """In brackets after a student's name."""
+    if row.alone:
+        return "trained on labels" if row.begun_by else "trained plainly"
+    return row.label
 
 
 def _trained(row: Row) -> str:
@@ -167,7 +210,7 @@ def _mere_guessing(best: Row, record: Record) -> str:
         return ""
     too = ", nor the teacher" if best.teacher_score / 100 <= chance + sure else ""
     return (
-        f"Ship nothing yet: no student learnt anything{too}. The best, {best.student} ({best.label}), has "
+        f"Ship nothing yet: no student learnt anything{too}. The best, {best.student} ({_how(best)}), has "
         f"{best.score:.2f}{best.metric.unit}, which {count} test examples can't tell from guessing. More "
         "examples or epochs may help, and weights that know such data (`pretrained: true`, or `checkpoint: FILE` with "
         "`head: new`)."
@@ -176,8 +219,9 @@ def _mere_guessing(best: Row, record: Record) -> str:
 
 def _decides_little(best: Row, record: Record) -> list[str]:
     epochs = record.get("settings", {}).get("train", {}).get("epochs", FEW_EPOCHS) or FEW_EPOCHS
-    few = [f"{epochs} epochs"] * (epochs < FEW_EPOCHS) + [f"{best.n} seed{'s' * (best.n > 1)}"] * (best.n < FEW_SEEDS)
-    return [f"{' and '.join(few)} decide little between methods."] if few else []
+    few = [several(epochs, "epoch")] * (epochs < FEW_EPOCHS) + [several(best.n, "seed")] * (best.n < FEW_SEEDS)
+    ends = "s" if few in (["1 epoch"], ["1 seed"]) else ""
+    return [f"{' and '.join(few)} decide{ends} little between methods."] if few else []
 
 
 def _cells(frame: pd.DataFrame, row: Row) -> pd.DataFrame:
@@ -189,25 +233,45 @@ def _cells(frame: pd.DataFrame, row: Row) -> pd.DataFrame:
 
 
 def _how_sure(best: Row) -> list[str]:
-    if best.alone and best.begun_by:
-        return ["From there no method did better than labels alone."]
+    """Of a row with a teacher."""
     if best.alone:
-        return ["No method did better than plain training: there is nothing to gain from a teacher here."]
+        return []
     gain = best.gain
     if gain is None or not math.isfinite(gain.mean):
         return ["The student alone was not run on the same seeds, so its gain is not known."]
+    begun = f"the student that goes on from {best.begun_by} by labels alone"
+    against = begun if best.begun_by else "the plain student"
+    lines = [f"Against {against}: {_in_words(gain)}."]
+    if gain.has_new_interval and gain.claim == 1 and gain.new_low <= 0:
+        lines.append("On these test examples the gain is sure; for new ones it is not: there may be too few of them.")
+    plain = "labels alone" if best.begun_by else "plain training, which needs no teacher,"
+    if gain.claim == 0:
+        lines.append(f"So nothing is decided: {plain} may do as well.")
+    if gain.claim == -1:
+        lines.append(f"On the test examples {plain} does better: they and the held-out examples disagree.")
+    return lines
+
+
+def _in_words(gain: Gain) -> str:
     span = ""
     if gain.has_new_interval:
         span = f" (95% interval for new examples of this kind {gain.new_low:+.2f} to {gain.new_high:+.2f})"
     elif gain.has_interval:
         span = f" (95% interval on these test examples {gain.low:+.2f} to {gain.high:+.2f})"
-    begun = f"the student that goes on from {best.begun_by} by labels alone"
-    against = begun if best.begun_by else "the plain student"
-    lines = [f"Against {against}: {gain.mean:+z.2f} points{span}: {gain.says}."]
-    if gain.has_new_interval and gain.claim == 1 and gain.new_low <= 0:
-        lines.append("On these test examples the gain is sure; for new ones it is not: there may be too few of them.")
-    if gain.claim != 1:
-        plain = "labels alone do" if best.begun_by else "plain training does"
-        less = "" if best.begun_by else " and needs no teacher"
-        lines.append(f"As far as these runs can tell, {plain} as well{less}; more seeds would tell.")
-    return lines
+    return f"{gain.mean:+z.2f} points{span}: {gain.says}"
+
+
+def _whether_taught(board: Board, plain: Row) -> list[str]:
+    """Would a teacher help? Of the student alone, beside the rows that had one."""
+    words = "labels alone" if plain.begun_by else "plain training"
+    gains = {row.label: row.gain for row in board.rows if row.names == plain.names and not row.control and row.gain}
+    known = {label: gain for label, gain in gains.items() if math.isfinite(gain.mean)}
+    if not known:
+        return ["No method with a teacher was run on the same seeds, so what one would gain is not known."]
+    nearest = max(known, key=lambda label: known[label].mean)
+    if all(gain.claim == -1 for gain in known.values()):
+        here = "there" if plain.begun_by else "here"
+        return [f"Every method did worse than {words}: there is nothing to gain from a teacher {here}."]
+    held = f"{nearest} comes nearest to {words}, {_in_words(known[nearest])}."
+    better = any(gain.claim == 1 for gain in known.values())
+    return [held, "They and the held-out examples disagree." if better else "So nothing is decided between them."]

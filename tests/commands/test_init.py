@@ -362,12 +362,51 @@ def test_says_when_a_teacher_is_not_worth_it(tmp_path):
     assert "trained plainly, without a teacher" in text
     path, options = results_of(tmp_path, {"kd": 0.05, "rkd": -0.5})
     text = recommendation(path, options)
-    assert "plain training does as well" in text or "nothing to gain" in text
+    assert "nothing is decided" in text
+    assert "nothing to gain" not in text
+
+
+def advice(tmp_path, scores, held_out=None, **changes):
+    """`scores`: label -> a score for each seed."""
+    path, cells = grid(tmp_path, list(scores), seeds=len(scores["student"]))
+    for cell in cells:
+        made = record(cell, scores[cell.label][cell.seed], **changes)
+        if held_out:
+            last = made["scores"]["validation_top1"] = held_out[cell.label][cell.seed]
+            made["curves"]["validation_top1"] = [last - 2, last - 1, last]
+        write_json(tmp_path / "grid" / "records" / f"{made['key']}.json", made)
+    return recommendation(path, Options(results=tmp_path)), cells
+
+
+def test_of_rows_that_learnt_nothing_the_highest_is_named_and_plain_training_by_its_name(tmp_path):
+    target = (np.arange(100) >= 60).astype(int)
+    known = {"outcomes": packed(Outcomes(target, target, target), 10), "num_test": 100}
+    held_out = {"student": [70.0, 71.0], "kd": [50.0, 52.0]}
+    text, _ = advice(tmp_path, {"student": [44.0, 45.0], "kd": [50.0, 51.0]}, held_out, **known)
+    assert "The best, cifar_resnet8 (kd), has 50.50%" in text
+    text, _ = advice(tmp_path, {"student": [54.0, 55.0], "kd": [50.0, 51.0]}, held_out, **known)
+    assert "The best, cifar_resnet8 (trained plainly), has 54.50%" in text
+
+
+def test_nothing_is_concluded_where_nothing_is_decided(tmp_path):
+    text, _ = advice(tmp_path, {"student": [60.0, 85.0], "kd": [70.0, 60.0]})
+    assert "Ship cifar_resnet8 trained plainly" in text
+    assert "kd comes nearest to plain training, -7.50 points" in text
+    assert re.search(r"not distinguishable .* seeds would be needed. *\nSo nothing is decided between them", text)
+    assert "nothing to gain" not in text
+
+
+def test_the_plain_student_is_shipped_where_it_scores_as_well(tmp_path):
+    scores = {"student": [98.0, 99.0, 99.1], "kd": [98.5, 98.0, 98.4]}
+    text, cells = advice(tmp_path, scores, {"student": [97.0, 98.0, 99.0], "kd": [98.0, 98.5, 98.0]})
+    assert "Ship cifar_resnet8 trained plainly, without a teacher: 98.70%" in text
+    assert "kd has 98.30%: -0.40 points" in text
+    assert any(f"kdbench export {cell.key} " in text for cell in cells if cell.label == "student")
 
 
 def test_chooses_on_held_out_pictures_where_there_are_some(tmp_path):
     path, cells = grid(tmp_path, ["student", "kd"], seeds=2)
-    held_out = {("student", 0): 60, ("student", 1): 61, ("kd", 0): 72, ("kd", 1): 71}
+    held_out = {("student", 0): 60, ("student", 1): 60, ("kd", 0): 72, ("kd", 1): 71}
     for cell in cells:
         made = record(cell, 70.0 + (cell.label == "student"))
         made["scores"]["validation_top1"] = held_out[cell.label, cell.seed]
