@@ -32,7 +32,7 @@ def slim(record: Record) -> Record:
     classes = record.get("test_top1_per_class") or []
     numbers = array("d", (math.nan if value is None else value for value in classes))
     alike: Record = {name: _shared(json.dumps(record[name])) for name in ("profile", "versions") if name in record}
-    own = {name: record["settings"].get(name) for name in OWN_SETTINGS if name in record["settings"]}
+    own = {name: part for name, part in record["settings"].items() if name in OWN_SETTINGS}
     common = {name: part for name, part in record["settings"].items() if name not in own}
     settings = {**_shared(json.dumps(common)), **own}
     rest: Record = {name: value for name, value in record.items() if name != DIGESTS}
