@@ -90,15 +90,18 @@ class Bar:
         self.since, self.warm = time.monotonic(), None
 
     def left(self) -> str:
-        """`2:03 left`, by the pace since a little after the start: the first steps are made twice, and warm up."""
-        now, rest = time.monotonic(), self.forecast.left(self.done)
+        """`2:03 left`, by the pace since a little after the start: the first steps are made twice, and warm up.
+
+        The pace is that up to the last step: between two, and in an evaluation, the time left does not grow.
+        """
+        rest = self.forecast.left(self.done)
         if rest <= 0:
-            return f"{clock(max(0.0, self.forecast.ending - (now - self.stepped)))} left"
-        since, before = self.warm or (now, rest)
+            return f"{clock(max(0.0, self.forecast.ending - (time.monotonic() - self.stepped)))} left"
+        since, before = self.warm or (self.stepped, rest)
         trust = TRUST if self.forecast.sure else 0.0
         if before - rest + trust <= 0:
             return "left: ?"
-        pace = (now - since + trust) / (before - rest + trust)
+        pace = (self.stepped - since + trust) / (before - rest + trust)
         return f"{clock(rest * pace + self.forecast.ending)} left"
 
     def say(self, line: str) -> None:

@@ -104,6 +104,8 @@ def test_the_time_left_does_not_count_the_warm_up(monkeypatch):
         clock[0] += 1.0
         bar.advance(1, 64)
     assert bar.left() == "1:30 left"
+    clock[0] += 30.0
+    assert bar.left() == "1:30 left"  # nothing was made meanwhile: it does not grow
 
 
 def test_after_the_last_step_the_time_left_goes_on(monkeypatch):
