@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, NoReturn, cast
 
 from kdbench.commands.around import SHORT, around, at_hand, reader_is_gone
-from kdbench.commands.numbers import count, gigabytes, parameters, processes, side
+from kdbench.commands.numbers import count, gigabytes, parameters, processes, side, size
 from kdbench.errors import UserError
 from kdbench.grid.signals import own_interrupts
 from kdbench.layout import RESULTS
@@ -161,8 +161,8 @@ def _on_students(command: Command) -> None:
     recommend = command("recommend", "say which student and method to ship, and how surely it is better")
     recommend.add_argument("suite", type=Path, metavar="SUITE")
     recommend.add_argument("--max-latency-ms", type=float, metavar="L", help="of one example on one CPU thread")
-    recommend.add_argument("--max-bytes", type=float, metavar="B",
-                           help="of the delivered file, e.g. 100e3; known where a suite has transforms")  # fmt: skip
+    recommend.add_argument("--max-bytes", type=size, metavar="B",
+                           help="of the delivered file, e.g. 1MB; known where a suite has transforms")  # fmt: skip
     recommend.add_argument(
         "--max-params", type=parameters, metavar="N", help="parameters of the student, e.g. 1M or 500k"
     )

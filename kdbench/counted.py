@@ -29,7 +29,9 @@ class Counted:
         """How even the classes are, in lines. `what` they hold: pictures, texts."""
         per_class = {name: train for name, (train, _) in self.counts.items()}
         least, most = min(per_class, key=lambda n: per_class[n]), max(per_class, key=lambda n: per_class[n])
-        lines = [f"per class: {per_class[least]} ({least}) to {per_class[most]} ({most}) training {what}"]
+        span = f"{per_class[least]} ({least}) to {per_class[most]} ({most})"
+        span = f"{per_class[least]} each" if per_class[least] == per_class[most] else span
+        lines = [f"training {what} per class: {span}"]
         if per_class[most] > 5 * max(per_class[least], 1):
             lines.append(f"the classes are far from equal in size: top-1 will mostly speak of the large ones{advice}")
         if untested := [name for name, (_, test) in self.counts.items() if not test]:

@@ -34,10 +34,15 @@ def folder_of(given: argparse.Namespace) -> SuiteFolder:
 
 
 def seconds_of(budget: str) -> float:
-    """`90s`, `30m`, `30min`, `2h`, `1.5h`, `1d` -> seconds. Raises UserError for anything else."""
+    """`90s`, `30m`, `30min`, `2h`, `1h30m`, `1.5h`, `1d` -> seconds. Raises UserError for anything else."""
     units = r"(s)(?:ec(?:onds?)?)?|(m)(?:in(?:utes?)?)?|(h)(?:ours?)?|(d)(?:ays?)?"
-    match = re.fullmatch(rf"\s*(\d+(?:\.\d+)?)\s*(?:{units})\s*", budget)
-    if not match or float(match[1]) == 0:
-        raise UserError(f"--budget {budget}: say it like 30m, 2h or 1d")
-    [unit] = [letter for letter in match.groups()[1:] if letter]
-    return float(match[1]) * {"s": 1, "m": 60, "h": 3600, "d": 86400}[unit]
+    part = rf"\s*(\d+(?:\.\d+)?)\s*(?:{units})\s*"
+    if not re.fullmatch(f"(?:{part})+", budget, re.IGNORECASE):
+        raise UserError(f"--budget {budget}: say it like 30m, 2h, 1h30m or 1d")
+    of_unit = {"s": 1, "m": 60, "h": 3600, "d": 86400}
+    seconds = 0.0
+    for count, *letters in re.findall(part, budget, re.IGNORECASE):
+        seconds += float(count) * of_unit["".join(letters).lower()]
+    if not seconds:
+        raise UserError(f"--budget {budget}: there must be some time, like 30m")
+    return seconds

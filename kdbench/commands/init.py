@@ -8,12 +8,16 @@ from kdbench.commands.given import options_of
 from kdbench.commands.init_pictures import Wanted, propose
 from kdbench.commands.init_texts import STUDENTS, TEACHER, propose_for_texts
 from kdbench.errors import UserError
+from kdbench.suite.plugins import load_methods, load_plugin
 from kdbench.text.inspect import holds_texts
 
 
 def run(given: argparse.Namespace) -> int:
     """What lies in the folder decides: tables and .txt are texts, anything else pictures."""
     options = options_of(given)
+    load_methods()
+    for path in options.plugins:
+        load_plugin(path)
     root = (given.folder or options.data).expanduser().resolve()
     weights = dict(map(_weights_of, given.weights))
     of_texts = holds_texts(root)

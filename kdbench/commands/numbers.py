@@ -25,6 +25,17 @@ def parameters(text: str) -> float:
     return float(text[:-1]) * unit if unit else float(text)
 
 
+def size(text: str) -> float:
+    """Bytes: `100e3`, `1M`, `1MB`, `500 kB`, `1.5GiB` (of 1024)"""
+    number = text.strip().lower().removesuffix("b").strip()
+    of_1024 = number.endswith("i")
+    number = number.removesuffix("i")
+    power = " kmg".find(number[-1:]) if number else 0
+    if power < 1:
+        return float(number)
+    return float(number[:-1]) * (1024 if of_1024 else 1000) ** power
+
+
 def gigabytes(text: str) -> float:
     size = float(text)
     if not 0 <= size < float("inf"):

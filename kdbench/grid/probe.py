@@ -19,7 +19,7 @@ from typing import Any
 
 import torch
 
-from kdbench.errors import UserError
+from kdbench.errors import UserError, first_line
 from kdbench.grid.company import company
 from kdbench.grid.forecast import CELL, START, trained
 from kdbench.grid.plan import Plan
@@ -58,6 +58,7 @@ class Probe:
     left: float
     speeds: Speeds = field(default_factory=Speeds)
     per_mac: list[tuple[float, float]] = field(default_factory=list)
+    why: str = ""  # the last measurement failed
     start: float = START
     cell: float = CELL
 
@@ -99,8 +100,11 @@ class Probe:
         """Nothing where there is no time left; what a plugin raises is told when it trains."""
         start = time.perf_counter()
         if self.left > 0 or always:
-            with suppress(Exception), Guard():
-                measure()
+            try:
+                with Guard():
+                    measure()
+            except Exception as error:
+                self.why = first_line(error)
         self.left -= time.perf_counter() - start
 
 
@@ -123,7 +127,7 @@ def probe(
             say(nets[name][0].short)
             made.in_time(partial(note, made, name, *nets[name]), always=len(made.per_mac) < ALWAYS)
         if not made.per_mac:
-            raise UserError("no net of this plan can be measured here")
+            raise UserError(f"no net of this plan can be measured here: {made.why}")
         smallest = min(trained(plan.todo), key=lambda c: macs[name_of(c.make, c)] + macs[name_of(c.teacher_net, c)])
         alone = time_of_row(smallest, made, plain(made, smallest))
         for cell in {row_of(c): c for c in trained(plan.todo) if same_pair(c, smallest)}.values():
@@ -209,7 +213,7 @@ def trial_of(
         batch = batch_of(count)
         return time_of(lambda: trial.step(batch, ask(batch), RATE), made.device, rounds=1)
 
-    batch = batch_of(count_for(took, cell.train.batch_size))
+    batch = batch_of(count_for(took, min(cell.train.batch_size, task.num_train)))
     return trial, batch, ask(batch)
 
 

@@ -3,12 +3,14 @@
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from mimetypes import guess_type
 from pathlib import Path
 from statistics import mean, pstdev
 
 from kdbench.counted import Counted
 from kdbench.errors import UserError
 from kdbench.method.metric import rating
+from kdbench.plain import several
 from kdbench.text.folder import Columns, can_be_learnt, read
 from kdbench.text.tables import KINDS, PARTS, Row, files_of, part_of, rows_of, text_files
 
@@ -71,11 +73,17 @@ def place_of(root: Path) -> Path:
 
 
 def holds_texts(root: Path) -> bool:
-    """Are there tables, or .txt in folders of classes?"""
+    """Are there tables, or .txt in folders of classes, more than pictures (beside which notes may lie)?"""
     if root.is_file():
         return root.suffix.lower() in KINDS
     found = [path for name in PARTS["train"] for path in files_of(root, name)]
-    return any(path.is_file() or text_files(path) for path in found)
+    folders = [path for path in found if path.is_dir()]
+    texts, pictures = (sum(len(of(path)) for path in folders) for of in (text_files, picture_files))
+    return texts > pictures or (not pictures and any(path.is_file() for path in found))
+
+
+def picture_files(folder: Path) -> list[Path]:
+    return [path for path in folder.glob("*/**/*") if (guess_type(path.name)[0] or "").startswith("image/")]
 
 
 def inspect(root: Path) -> Found:
@@ -147,14 +155,18 @@ def about(found: Found) -> list[str]:
     ]
     lines += found.of_classes("texts", " (macro_f1?)") if found.numbers is None else [of_numbers(found.numbers[0])]
     if found.leaks:
-        lines.append(f"{found.leaks} test texts stand in the training set word by word, which flatters every score")
+        lines.append(f"{stand(found.leaks, 'test text')} in the training set word by word, which flatters every score")
     if found.twice:
-        lines.append(f"{found.twice} training texts stand there twice")
+        lines.append(f"{stand(found.twice, 'training text')} there twice")
     if found.of_two:
-        lines.append(f"{found.of_two} training texts have two labels")
+        lines.append(f"{several(found.of_two, 'training text')} with two labels")
     if found.both:
         lines.append("there are both val and test: nets are judged on test, and val is not read")
     return lines
+
+
+def stand(count: int, what: str) -> str:
+    return f"{several(count, what)} stand{'s' * (count == 1)}"
 
 
 def of_numbers(numbers: Sequence[float]) -> str:

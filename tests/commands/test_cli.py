@@ -14,7 +14,7 @@ from kdbench.api import choose_device
 from kdbench.commands import ui
 from kdbench.commands.console import show_board
 from kdbench.commands.given import seconds_of
-from kdbench.commands.numbers import parameters
+from kdbench.commands.numbers import parameters, size
 from kdbench.errors import UserError
 from kdbench.plain import LEGEND_BEGINS
 from kdbench.report.meaning import LEGEND
@@ -220,9 +220,16 @@ def test_what_people_write():
         90,
         86400,
     ]
-    for text in ("10", "10 x", "0m"):
+    assert [seconds_of(text) for text in ("1h30m", "2H", "1d 2h", "0h90s")] == [5400, 7200, 93600, 90]
+    for text in ("10", "10 x", "1h30", "h"):
         with pytest.raises(UserError, match="say it like 30m"):
             seconds_of(text)
+    with pytest.raises(UserError, match="there must be some time"):
+        seconds_of("0m")
+    sizes = ("100e3", "1M", "1MB", "500 kB", "2MiB", "64")
+    assert [size(text) for text in sizes] == [1e5, 1e6, 1e6, 5e5, 2 * 2**20, 64]
+    with pytest.raises(ValueError, match="could not convert"):
+        size("large")
 
 
 def test_settings_that_live_elsewhere(kdbench, suite_file):

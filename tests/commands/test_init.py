@@ -36,7 +36,7 @@ from kdbench.train.load import load_deployed
 from kdbench.vision import holding
 from kdbench.vision.batches import picture_task
 from kdbench.vision.decode import decode
-from kdbench.vision.inspect import Folder, about, inspect
+from kdbench.vision.inspect import Folder, about, inspect, suspects
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -167,6 +167,35 @@ def test_holds_out_only_where_every_class_can_be():
         assert folder.can_hold_out is expected
         text = suite_text(folder, {"x": {"ce": 1}})
         assert yaml.safe_load(text)["validation"] == (0.1 if expected else 0.0)
+
+
+@pytest.mark.usefixtures("_few_rows")
+def test_fewer_pictures_than_a_batch(kdbench, tmp_path, monkeypatch):
+    """Nine to train on, batches of 16; both nets are as fast as a whole batch would need."""
+    monkeypatch.setattr("kdbench.commands.init_pictures.EPOCHS", (1, 2))
+    suite = tmp_path / "mine.yaml"
+    models = ("--teacher", "cifar_resnet14", "--student", "cifar_resnet8", "--size", 32)
+    code, _, err = kdbench("init", photos(tmp_path / "few", 12, 32), *models, "--output", suite)
+    assert code == 0, err
+    made = load_suite(suite)
+    assert made.train.batch_size == 16
+    suite.write_text(yaml.safe_dump({**yaml.safe_load(suite.read_text()), "seeds": [0]}))
+    code, _, err = kdbench("run", suite)
+    assert code == 0, err
+
+
+def test_a_plugin_that_is_not_there(kdbench, tmp_path):
+    code, _, err = kdbench("init", photos(tmp_path / "p", 20, 32), "--plugin", tmp_path / "none.py")
+    assert code == 2
+    assert "none.py: no such file" in err
+
+
+def test_words_for_one():
+    line = suspects(Folder(Path("p"), {}, (1, 1, 1), 2, (), alike=((Path("p/train/a"), Path("p/train/b")),)))
+    assert line == ["1 picture looks like another one of the same part: e.g. train/a and train/b"]
+    assert Folder(Path("p"), {"a": (5, 1), "b": (5, 1)}, (1, 1, 1), 2, ()).of_classes("pictures") == [
+        "training pictures per class: 5 each"
+    ]
 
 
 def test_budgets():

@@ -88,6 +88,10 @@ def test_what_is_a_folder_of_texts(tmp_path: Path) -> None:
     (tmp_path / "b" / "train" / "up").mkdir(parents=True)
     (tmp_path / "b" / "train" / "up" / "1.png").write_bytes(b"")
     assert not holds_texts(tmp_path / "b")
+    (tmp_path / "b" / "train" / "up" / "LICENSE.txt").write_text("words")
+    assert not holds_texts(tmp_path / "b")  # photographs and a note
+    (tmp_path / "b" / "train.csv").write_text("file,label\n")
+    assert not holds_texts(tmp_path / "b")
     (tmp_path / "b" / "train" / "up" / "1.txt").write_text("words")
     assert holds_texts(tmp_path / "b")
     (tmp_path / "all.csv").write_text("text,label\n")
