@@ -3,6 +3,7 @@
 import json
 import re
 import runpy
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -171,14 +172,15 @@ def test_holds_out_only_where_every_class_can_be():
 
 @pytest.mark.usefixtures("_few_rows")
 def test_fewer_pictures_than_a_batch(kdbench, tmp_path, monkeypatch):
-    """Nine to train on, batches of 16; both nets are as fast as a whole batch would need."""
+    """Twelve to train on, in batches of 16."""
     monkeypatch.setattr("kdbench.commands.init_pictures.EPOCHS", (1, 2))
     suite = tmp_path / "mine.yaml"
     models = ("--teacher", "cifar_resnet14", "--student", "cifar_resnet8", "--size", 32)
-    code, _, err = kdbench("init", photos(tmp_path / "few", 12, 32), *models, "--output", suite)
+    root = photos(tmp_path / "few", 12, 32)
+    shutil.copytree(root / "val", root / "train", dirs_exist_ok=True)  # a class that is tested is learnt, too
+    code, _, err = kdbench("init", root, *models, "--output", suite)
     assert code == 0, err
-    made = load_suite(suite)
-    assert made.train.batch_size == 16
+    assert {cell.train.batch_size for cell in cells_of(load_suite(suite))} == {16}
     suite.write_text(yaml.safe_dump({**yaml.safe_load(suite.read_text()), "seeds": [0]}))
     code, _, err = kdbench("run", suite)
     assert code == 0, err
@@ -331,7 +333,7 @@ def test_what_a_folder_holds_twice_is_named(tmp_path):
     assert {path.name for path in found.placeholders} == {"white.png", "imageNotFound.gif"}
     assert [{path.name for path in pair} for pair in found.leaks] == [{"3.png", "again.png"}]
     text = "\n".join(about(found))
-    assert "test pictures look like training pictures" in text
+    assert "1 test picture looks like training pictures" in text
     assert "a score near 80% is known to ± 24 points" in text  # 1.96 sqrt(0.8 * 0.2 / 11)
     assert "differ by some 26 points" in text  # 1.96 sqrt(0.2 / 11)
 
