@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, NoReturn, cast
 
 from kdbench.commands.around import SHORT, around, at_hand, reader_is_gone
-from kdbench.commands.numbers import count, gigabytes, parameters, processes, side, size
+from kdbench.commands.numbers import count, gigabytes, parameters, pixels, port, processes, side, size
 from kdbench.errors import UserError
 from kdbench.grid.signals import own_interrupts
 from kdbench.layout import RESULTS
@@ -66,7 +66,7 @@ def _on_suites(command: Command) -> None:
             metavar="SUITE",
             help="a suite's file, or the name of one that comes with kdbench (`kdbench list suites`)",
         )
-        _common(sub)
+        _common(sub, device=sub in (run, plan))
         sub.add_argument("--only", action="append", metavar="PATTERN",
                          help="only the cells whose row or title matches (* and ?), or of the cohort with this key; "
                               "given several times, each has to match")  # fmt: skip
@@ -182,24 +182,24 @@ def _on_models(command: Command) -> None:
     listing.add_argument("--pair", nargs=2, metavar=("TEACHER", "STUDENT"),
                          help="methods: which apply to these two models, and why the others don't")  # fmt: skip
     listing.add_argument("--dataset", metavar="NAME", help="methods: what the pair reads (default: pictures)")
-    listing.add_argument("--size", type=int, default=32, help="side of the pair's pictures (default 32)")
-    listing.add_argument("--classes", type=int, default=100, help="the pair's number of classes (default 100)")
+    listing.add_argument("--size", type=pixels, help="side of the pair's pictures (default 32)")
+    listing.add_argument("--classes", type=count, help="the pair's number of classes (default 100)")
     _common(listing, device=False)
     profiling = command("profile", "measure parameters, MACs and latency of models, side by side")
     profiling.add_argument("models", nargs="+", metavar="MODEL")
     profiling.add_argument("--dataset", metavar="NAME", help="what the models read (default: pictures)")
-    profiling.add_argument("--size", type=int, default=32, help="side of the pictures (default 32)")
-    profiling.add_argument("--classes", type=int, default=100, help="number of classes (default 100)")
+    profiling.add_argument("--size", type=pixels, default=32, help="side of the pictures (default 32)")
+    profiling.add_argument("--classes", type=count, default=100, help="number of classes (default 100)")
     _common(profiling)
 
 
 def _on_this_machine(command: Command) -> None:
     ui = command("ui", "open MLflow's pages on the right store")
-    ui.add_argument("--port", type=int, default=5000)
+    ui.add_argument("--port", type=port, default=5000)
     ui.add_argument("--host", default="127.0.0.1")
     _common(ui, device=False)
     doctor = command("doctor", "say what this machine has, what is wrong with it and how to mend that")
-    _common(doctor)
+    _common(doctor, device=False)
     clean = command("clean", "list what lies in the results and no record needs")
     clean.add_argument("suite", type=Path, nargs="?", metavar="SUITE", help="of this suite alone; teachers stay")
     clean.add_argument("--yes", action="store_true", help="remove it")

@@ -23,6 +23,7 @@ from kdbench.errors import UserError
 from kdbench.layout import Layout
 from kdbench.locks import attempt, is_held, owner_of
 from kdbench.method.register import METHODS
+from kdbench.plain import several
 from kdbench.results.checkpoints import SUFFIX
 from kdbench.results.provenance import device_name, installed, kind_of, onednn
 from kdbench.results.records import Records
@@ -54,7 +55,7 @@ def machine() -> Iterator[Finding]:
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     memory = psutil.virtual_memory()
     room = f"{_gib(memory.available)} of {_gib(memory.total)} free"
-    yield "ok", f"{cores} cores, {torch.get_num_threads()} threads; {room}"
+    yield "ok", f"{several(cores, 'core')}, {several(torch.get_num_threads(), 'thread')}; {room}"
     if torch.get_num_threads() > cores:
         yield "!!", f"more threads than cores make each step wait: set OMP_NUM_THREADS={cores}"
     if torch.cuda.is_available():
@@ -149,8 +150,8 @@ def suites(results: Path) -> Iterator[Finding]:
         records = Records(results, folder.name)
         done = len(records.read_all())
         waiting = len({path.name.split(".")[0] for path in folder.checkpoints.glob(f"*{SUFFIX}")})
-        more = f", {waiting} cells to go on with (run the same command)" if waiting else ""
-        yield "ok", f"{folder.name}: {done} records{more}"
+        more = f", {several(waiting, 'cell')} to go on with (run the same command)" if waiting else ""
+        yield "ok", f"{folder.name}: {several(done, 'record')}{more}"
         for path in sorted(folder.locks.glob("*.owner")):
             if is_held(path.with_suffix(".lock")):
                 yield "ok", f"{folder.name}: a cohort is being trained by {owner_of(path)}"

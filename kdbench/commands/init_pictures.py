@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ from kdbench.commands.given import seconds_of
 from kdbench.commands.measure import affordable
 from kdbench.errors import UserError
 from kdbench.grid.plan import Plan, Shapes
-from kdbench.grid.probe import kept, probe
+from kdbench.grid.probe import kept, name_of, probe
 from kdbench.grid.run import using
 from kdbench.grid.shares import shares_of
 from kdbench.layout import is_reserved
@@ -75,7 +75,7 @@ def propose(root: Path, wanted: Wanted, options: Options) -> str:
     device = choose_device(options.device)
     comment = f"about {spoken(found.seconds)} on {device} by measured steps; the budget was {wanted.budget}"
     wanted.output.write_text(text.suite({n: rows[n] for n in found.rows}, found, comment), encoding="utf-8")
-    load_suite(wanted.output)
+    note_at(found.size, price, options.results)
     return told(text, rows, found, price, comment)
 
 
@@ -106,6 +106,19 @@ def price_of(text: Any, allowed: float, sizes: tuple[int, int], options: Options
     with using(shares[0].threads):
         speed = kept(probe(plan, device, allowed, len(shares) - 1, say), options.results)
     return Price(plan, speed, sizes[0], len(shares), sizes[1])
+
+
+def note_at(size: int, price: Price, results: Path) -> None:
+    """What was measured at another size, by the area, as it was priced: `plan` and the bar tell the same time."""
+    area, nets = (size / price.side) ** 2, price.speed.speeds.nets
+    for cell in price.plan.todo:
+        other = replace(cell, dataset=cell.dataset.model_copy(update={"size": size}))
+        for spec in (cell.teacher_net, cell.make):
+            if (took := nets.get(name_of(spec, cell))) is not None:
+                forward, step = took
+                nets.setdefault(name_of(spec, other), (area * forward, area * step))
+    with using(shares_of(price.plan, price.speed.device, None)[0].threads):
+        kept(price.speed, results)
 
 
 def told(text: "Text", rows: Mapping[str, Any], found: Proposal, price: Price, comment: str) -> str:
@@ -187,12 +200,14 @@ class Text:
 
     def suite(self, rows: Mapping[str, Any], found: Proposal, comment: str = "") -> str:
         pairs = [{"teacher": self.net(self.wanted.teacher), "student": self.net(name)} for name in self.wanted.students]
+        dataset = {"name": "folder", "path": str(self.folder.root), "size": found.size}
+        dataset |= {"broken": "skip"} if self.folder.broken else {}
         return "\n".join([
             f"# Which student to ship for {self.folder.root.name}, and trained how? {comment}".rstrip(),
             "#",
             f"# {self.folder.contents}.",
             f"name: {self.name}",
-            f"datasets: [{flow({'name': 'folder', 'path': str(self.folder.root), 'size': found.size})}]"
+            f"datasets: [{flow(dataset)}]"
             "  # pictures are brought to this size",
             "pairs:  # others: {model: M, pretrained: true}, {model: M, checkpoint: FILE, head: new}; see docs",
             *(f"  - {flow(pair)}" for pair in pairs),

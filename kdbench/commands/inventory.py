@@ -18,6 +18,7 @@ from rich.progress import track
 from rich.table import Table
 
 from kdbench.commands.console import table
+from kdbench.commands.list import matching
 from kdbench.data import DATASETS, task_of
 from kdbench.errors import UserError, first_line, unknown
 from kdbench.files import cache_folder, write_json
@@ -50,9 +51,17 @@ def show(out: Console, given: argparse.Namespace) -> None:
     if what == "methods":
         show_methods(out, pattern, tuple(given.pair) if given.pair else None, task_given(given))
     elif what == "models":
-        print("\n".join(name for name in sorted(known_models(pattern)) if fnmatchcase(name, pattern)))
+        print("\n".join(models(pattern)))
     else:
         out.print(transforms_table(pattern) if what == "transforms" else datasets_table(pattern))
+
+
+def models(pattern: str) -> list[str]:
+    """Raises UserError where there is none."""
+    if found := sorted(name for name in known_models(pattern) if fnmatchcase(name, pattern)):
+        return found
+    plain = not any(sign in pattern for sign in "*?[")
+    raise UserError(unknown_model(pattern) if plain else f"no model matches {pattern!r}")
 
 
 def task_given(given: argparse.Namespace) -> Task:
@@ -70,7 +79,7 @@ def task_given(given: argparse.Namespace) -> Task:
 
 def show_methods(out: Console, pattern: str, pair: tuple[str, str] | None, task: Task) -> None:
     """A line a method; of up to three, what they compute and their settings too. `pair`: teacher and student."""
-    names = [name for name in METHODS if fnmatchcase(name, pattern)]
+    names = matching(METHODS, pattern, "method")
     screen = Console(stderr=True)
     shown = track(names, "asking methods", console=screen, transient=True, disable=not (pair and screen.is_terminal))
     found = applicability(shown, *pair, task, device="cpu") if pair else of_the_usual_pair(names)
@@ -166,19 +175,17 @@ def model_given(text: str) -> ModelSpec:
 
 def transforms_table(pattern: str) -> Table:
     made = table("transform", "where", "settings")
-    for name in TRANSFORMS:
-        if fnmatchcase(name, pattern):
-            where = "transforms (before training)" if issubclass(TRANSFORMS[name], Reshape) else "then (after training)"
-            settings = TRANSFORMS.settings(name, {})[0]
-            made.add_row(name, where, ", ".join(f"{k}={v}" for k, v in settings.items()))
+    for name in matching(TRANSFORMS, pattern, "transform"):
+        where = "transforms (before training)" if issubclass(TRANSFORMS[name], Reshape) else "then (after training)"
+        settings = TRANSFORMS.settings(name, {})[0]
+        made.add_row(name, where, ", ".join(f"{k}={v}" for k, v in settings.items()))
     return made
 
 
 def datasets_table(pattern: str) -> Table:
     made = table("data set", "what", "settings")
-    for name in DATASETS:
-        if fnmatchcase(name, pattern):
-            settings = DATASETS.schema(name).get("properties", {})
-            about = (DATASETS[name].__doc__ or "").strip().splitlines()
-            made.add_row(name, about[0] if about else "", ", ".join(settings))
+    for name in matching(DATASETS, pattern, "data set"):
+        settings = DATASETS.schema(name).get("properties", {})
+        about = (DATASETS[name].__doc__ or "").strip().splitlines()
+        made.add_row(name, about[0] if about else "", ", ".join(settings))
     return made

@@ -1,17 +1,20 @@
 """`kdbench list`: methods, models, data sets, suites, recipes."""
 
 import argparse
+from collections.abc import Iterable
 from fnmatch import fnmatchcase
 
 from rich.console import Console
 
 from kdbench.commands.console import console, table
+from kdbench.errors import UserError, unknown
 from kdbench.suite.shipped import local, recipes, shipped
 
 
 def run(given: argparse.Namespace) -> int:
-    """Raises UserError for an unknown model."""
+    """Raises UserError for an unknown model, a pattern that nothing matches, and options that mean nothing."""
     out = console()
+    check(given)
     if given.what == "recipes":
         show_recipes(out, given.pattern)
     elif given.what == "suites":
@@ -23,9 +26,31 @@ def run(given: argparse.Namespace) -> int:
     return 0
 
 
+def check(given: argparse.Namespace) -> None:
+    """Raises UserError for options that mean nothing of what is listed; the others get their usual values."""
+    about_a_pair = {"--dataset": given.dataset, "--size": given.size, "--classes": given.classes}
+    said = [name for name, value in about_a_pair.items() if value is not None]
+    if given.what != "methods" and (said or given.pair):
+        raise UserError(f"list {given.what}: {', '.join([*said, *['--pair'] * bool(given.pair)])} is of methods alone")
+    if said and not given.pair:
+        raise UserError(f"list methods: {', '.join(said)} is of a pair: give --pair TEACHER STUDENT, too")
+    given.size, given.classes = given.size or 32, given.classes or 100
+
+
+def matching(names: Iterable[str], pattern: str, what: str) -> list[str]:
+    """Raises UserError, with the nearest names, where there is none."""
+    names = list(names)
+    if found := [name for name in names if fnmatchcase(name, pattern)]:
+        return found
+    if any(sign in pattern for sign in "*?["):
+        raise UserError(f"no {what} matches {pattern!r}; `kdbench list {what.replace(' ', '')}s` shows all")
+    raise UserError(unknown(what, pattern, names))
+
+
 def show_recipes(out: Console, pattern: str) -> None:
     """A line a recipe; of one alone, the file: its source, what differs, and every setting."""
-    found = {name: path for name, path in recipes().items() if fnmatchcase(name, pattern)}
+    known = recipes()
+    found = {name: known[name] for name in matching(known, pattern, "recipe")}
     texts = {name: path.read_text(encoding="utf-8") for name, path in found.items()}
     if len(texts) == 1:
         out.print(next(iter(texts.values())), markup=False, highlight=False, soft_wrap=True)
@@ -40,8 +65,10 @@ def show_recipes(out: Console, pattern: str) -> None:
 def show_suites(out: Console, pattern: str) -> None:
     """Those that come with kdbench, by name, then the user's own, by file: what `kdbench run` takes."""
     made = table("suite", "about")
-    for name, path in [*shipped().items(), *((str(path), path) for path in local())]:
-        if fnmatchcase(path.stem, pattern):
+    known = [*shipped().items(), *((str(path), path) for path in local())]
+    found = matching([path.stem for _, path in known], pattern, "suite")
+    for name, path in known:
+        if path.stem in found:
             lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
             made.add_row(name, lines[0].removeprefix("# ") if lines[0].startswith("#") else "")
     out.print(made)

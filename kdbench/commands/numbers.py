@@ -19,6 +19,18 @@ def side(text: str) -> int:
     return int(text)
 
 
+def pixels(text: str) -> int:
+    if not 4 <= int(text) <= 1024:
+        raise argparse.ArgumentTypeError(f"{text}: a side of 4 to 1024 pixels")
+    return int(text)
+
+
+def port(text: str) -> int:
+    if not 1 <= int(text) <= 65535:
+        raise argparse.ArgumentTypeError(f"{text}: a port of 1 to 65535")
+    return int(text)
+
+
 def parameters(text: str) -> float:
     """`1e6`, `1M`, `500k`, `1.5G`"""
     unit = {"k": 1e3, "m": 1e6, "g": 1e9, "b": 1e9}.get(text[-1:].lower())

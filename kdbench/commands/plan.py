@@ -40,6 +40,7 @@ from kdbench.train.evaluation import check_precision
 def run(given: argparse.Namespace) -> int:
     """Cells and cohorts, what is done, what does not apply and why, and a rough time."""
     options = options_of(given)
+    choose_device(options.device)  # what is wrong with it is said at once
     made = make(given.suite, **vars(options))
     if given.shell:
         print("\n".join(shell_lines(made, given.words)))
@@ -113,8 +114,8 @@ def in_words(made: Plan, results: Path, fleet: Fleet, speed: Speed) -> str:
     whole = forecast(made, speed, fleet.count, results).seconds
     kind = f"{fleet.kind}{'s' * (fleet.count > 1)}"
     return (
-        f"an estimate: {clock(whole)} on {fleet.count} {kind}; the work is {clock(sum(teachers))} for {len(teachers)} "
-        f"teachers and {clock(sum(cohorts))} for students, {clock(max(cohorts))} the longest cohort. It rests on "
+        f"an estimate: {clock(whole)} on {fleet.count} {kind}; the work is {clock(sum(teachers))} for "
+        f"{several(len(teachers), 'teacher')} and {clock(sum(cohorts))} for students, {clock(max(cohorts))} the longest cohort. It rests on "
         f"{speed.about}. Not counted: augmentation, other work on the device."
     )
 

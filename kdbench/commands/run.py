@@ -13,6 +13,7 @@ from kdbench.errors import UserError, first_line
 from kdbench.grid.follower import follow
 from kdbench.grid.signals import stop_signals
 from kdbench.grid.together import by_torchrun, joined
+from kdbench.plain import several
 from kdbench.train.devices import Devices
 from kdbench.train.loop import Stopped
 from kdbench.until import run_until_decided
@@ -54,7 +55,7 @@ def first(given: argparse.Namespace) -> int:
     print(f"\nWritten to {outcome.folder.leaderboard('md')} and .csv; browse the runs with: kdbench ui")
     bad = {s: n for s, n in outcome.counts.items() if n and s in ("failed", "diverged", "missing")}
     if bad:
-        print("Not all is well: " + ", ".join(f"{n} cells {s}" for s, n in bad.items()), file=sys.stderr)
+        print("Not all is well: " + ", ".join(f"{several(n, 'cell')} {s}" for s, n in bad.items()), file=sys.stderr)
     if outcome.signal is not None:
         print(f"Stopped; go on with: kdbench {shlex.join(given.words)}", file=sys.stderr)
     return outcome.exit_code

@@ -7,6 +7,7 @@ from kdbench.api import make_leaderboard
 from kdbench.commands.given import options_of
 from kdbench.errors import first_line
 from kdbench.layout import Layout
+from kdbench.plain import several
 from kdbench.results.mlflow_runs import MlflowRuns
 from kdbench.results.mlflow_thread import sync
 from kdbench.results.records import Records
@@ -30,5 +31,5 @@ def run(given: argparse.Namespace) -> int:
     except Exception as error:
         print(f"MLflow ({options.uri}) can't be written: {first_line(error)}")
         return 1
-    print(f"{options.uri}: {len(records)} cells, {written} written, {len(records) - written} were there")
+    print(f"{options.uri}: {several(len(records), 'cell')}, {written} written, {len(records) - written} were there")
     return 0

@@ -5,6 +5,7 @@ from collections.abc import Iterable, Iterator, Mapping
 
 import pandas as pd
 
+from kdbench.plain import several
 from kdbench.report.across import MeanGain
 from kdbench.report.compression import LEGEND, cells_of_line
 from kdbench.report.gains import STUDENT, Gain
@@ -206,7 +207,7 @@ def _not_done(row: Row) -> Iterator[tuple[bool, str]]:
             reason = f": {' '.join(row.reason.split())}" if row.reason and status != "missing" else ""
             lost = status in LOST
             unfair = f"; {UNFAIR}" if lost and row.n else ""
-            yield lost, f"{row.label}: {count} of {row.cells} cells {status}{reason}{unfair}"
+            yield lost, f"{row.label}: {count} of {several(row.cells, 'cell')} {status}{reason}{unfair}"
 
 
 def _interval(gain: MeanGain | None) -> str:
@@ -255,5 +256,7 @@ def rests_on(board: Board) -> str:
     sources = board.sources
     facts = [f"{name} {', '.join(values)}" for name, values in sources.made_by.items() if values]
     return (
-        f"**What it rests on.** {sources.num_done} finished cells; {'; '.join(facts)}." if facts else "No record yet."
+        f"**What it rests on.** {several(sources.num_done, 'finished cell')}; {'; '.join(facts)}."
+        if facts
+        else "No record yet."
     )

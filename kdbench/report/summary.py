@@ -104,7 +104,8 @@ def ties_in_words(pair: Pair) -> list[str]:
     if len(tied) == 1:
         return [f"No other of the {count} is tied with {tied[0]} for the top."] if count > 1 else []
     if len(tied) == count:
-        return [f"All {count} are tied for the top: none can be told apart from the best."]
+        all_of_them = "Both" if count == 2 else f"All {count}"
+        return [f"{all_of_them} are tied for the top: none can be told apart from the best."]
     return [f"{len(tied)} of {count} are tied for the top: {_named(tied)}."]
 
 
@@ -199,6 +200,6 @@ def _costs(pairs: list[Pair], best: str | None) -> str:
     adapter = mean(row.cost.adapter_params for _, row in ours)
     if not math.isfinite(step):
         return f"What that costs in training can't be said: {STUDENT}, or its times, are missing."
-    extra = f", and {human(adapter)} parameters of its own while training" if adapter else ""
+    extra = f", and trains {human(adapter)} parameters beside the student's" if adapter else ""
     all_in = f"with the teacher's forward a run takes {run:.2f}x the time{extra}"
     return f"The training step of {best} takes {step:.2f}x {STUDENT}'s; {all_in}."

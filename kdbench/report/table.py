@@ -7,7 +7,7 @@ from typing import Any
 
 import pandas as pd
 
-from kdbench.errors import UserError
+from kdbench.errors import UserError, unknown
 from kdbench.method.metric import MIXED, TOP1, Metric
 from kdbench.report import statistics
 from kdbench.report.across import MeanGain, mean_gains
@@ -75,8 +75,8 @@ def make_board(
     `beside`: warnings, and what was wrong with other records. `declared`: the looks by which verdicts are to be read,
     where seeds are added until decided.
 
-    Raises UserError when published numbers are asked for and not installed, or looks were declared with another
-    reference.
+    Raises UserError when published numbers are asked for and not installed, looks were declared with another
+    reference, or there is no such row (only `kd` may be missing).
     """
     if declared is not None and reference != declared.reference:
         raise UserError(
@@ -84,6 +84,8 @@ def make_board(
             "compared must not be chosen after them"
         )
     cells, records = list(cells), list(records)
+    if reference != REFERENCE and reference not in (rows := {cell.label for cell in cells}):
+        raise UserError(f"--reference: {unknown('row', reference, rows)}")
     frame = with_missing(records, cells)
     if beside.checked:
         frame["checked"] = [beside.checked.get(str(key), "") for key in frame["key"]]

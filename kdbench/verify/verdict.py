@@ -4,7 +4,7 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-from kdbench.plain import harmless
+from kdbench.plain import harmless, several
 from kdbench.results.schema import Record
 from kdbench.results.verified_file import EPOCH, WEIGHTS
 
@@ -57,13 +57,14 @@ class Verdict:
     def lines(self) -> Iterator[str]:
         """The verdict in words."""
         findings = self.findings
-        yield f"{self.where}: {len(findings)} finished cells"
+        yield f"{self.where}: {several(len(findings), 'finished cell')}"
         yield from self.said
         sound = [finding for finding in findings if not finding.wrong]
         yield f"claimed: {len(sound)} of {len(findings)} records fit together"
-        yield f"weights re-evaluated: {sum(f.reevaluated for f in sound)} students give what is claimed"
+        reevaluated = sum(f.reevaluated for f in sound)
+        yield f"weights re-evaluated: {several(reevaluated, 'student')} give{'s' * (reevaluated == 1)} what is claimed"
         replayed = [finding for finding in sound if finding.replayed]
-        yield f"epoch replayed: {len(replayed)} cells" + ":" * bool(replayed)
+        yield f"epoch replayed: {several(len(replayed), 'cell')}" + ":" * bool(replayed)
         for one in replayed:
             yield f"  {one.title}: epochs 1 to {one.replayed} of {one.epochs}, every state and curve" + among(one)
         for reason, count in Counter(reason for finding in findings for reason in finding.open).items():

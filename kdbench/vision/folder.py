@@ -22,6 +22,11 @@ from kdbench.vision.sources import Files
 
 EXTENSIONS = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm"}
 UNLABELLED = "unlabelled"
+NEARLY = {
+    "train": {"train", "training", "trainset"},
+    "val": {"val", "valid", "validation", "eval", "dev"},
+    "test": {"test", "testing", "testset"},
+}
 Side = Annotated[int, Field(ge=4, le=1024)]
 Megapixels = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
@@ -125,7 +130,7 @@ def parts_of(root: Path) -> tuple[Path, Path, list[str]]:
     for part in (train, test):
         if not part.is_dir():
             need = "it needs train/ and val/ (or test/), each with a folder per class"
-            raise UserError(f"data set folder: {part} is not a folder; {need}")
+            raise UserError(f"data set folder: {part} is not a folder; {need}{_advice(root)}")
     classes = folders(train)
     if len(classes) < 2:
         raise UserError(f"data set folder: {train} needs two class folders or more; it has {len(classes)}")
@@ -135,9 +140,24 @@ def parts_of(root: Path) -> tuple[Path, Path, list[str]]:
     return train, test, classes
 
 
+def _advice(root: Path) -> str:
+    """What to do with a folder that nearly fits."""
+    below = folders(root) if root.is_dir() else []
+    if inner := next((name for name in below if (root / name / "train").is_dir()), None):
+        return f". Did you mean {root / inner}?"
+    wrong = {name: part for name in below for part, names in NEARLY.items() if name.lower() in names and name != part}
+    if wrong:
+        return ". Rename " + ", ".join(f"{name}/ to {part}/" for name, part in wrong.items())
+    if len(below) > 1 and all(files_below(root / name) for name in below) and not {"train", "val", "test"} & {*below}:
+        few = "move some of each class (a fifth, say) to val/CLASS/ and the others to train/CLASS/"
+        return f". {named(below)} look like classes: {few}"
+    return ""
+
+
 def folders(root: Path) -> list[str]:
-    """Their names, without hidden ones (`.ipynb_checkpoints`)."""
-    return sorted(entry.name for entry in root.iterdir() if entry.is_dir() and not entry.name.startswith("."))
+    """Their names, without hidden ones (`.ipynb_checkpoints`) and what macOS puts into archives."""
+    names = (entry.name for entry in root.iterdir() if entry.is_dir())
+    return sorted(name for name in names if not name.startswith(".") and name != "__MACOSX")
 
 
 def _labelled(root: Path, classes: list[str], bare: Sequence[str] = ()) -> Labelled:

@@ -27,6 +27,7 @@ from kdbench.files import write_json
 from kdbench.grid import forecast as model
 from kdbench.grid.estimate import by_convolution
 from kdbench.grid.forecast import Stated, epoch_of, forecast
+from kdbench.layout import Layout
 from kdbench.nets import build_net
 from kdbench.results.outcomes import Outcomes, packed
 from kdbench.suite.cells import cells_of
@@ -124,8 +125,26 @@ def test_a_folder_with_flaws(tmp_path):
     assert found.sides == (40, 50, 50)
     assert found.size == 48
     text = "\n".join(about(found))
-    assert "1 can't be decoded (remove or replace them before the run)" in text
+    assert "1 can't be decoded; the suite leaves such pictures out" in text
     assert "far from equal" in text
+    assert yaml.safe_load(suite_text(found, {"student": {"ce": 1}}))["datasets"][0]["broken"] == "skip"
+
+
+@pytest.mark.usefixtures("_few_rows")
+def test_plan_tells_the_time_that_init_told(kdbench, tmp_path, monkeypatch):
+    """Where the proposed size is another one than was measured: by the area, as the proposal was priced."""
+    root, suite = photos(tmp_path / "p", 120, 48), tmp_path / "suite.yaml"
+    monkeypatch.setattr("kdbench.commands.init_pictures.EPOCHS", (1, 15))
+    monkeypatch.setattr("kdbench.commands.init_pictures.affordable", lambda *a: 32)
+    models = ("--teacher", "cifar_resnet14", "--student", "cifar_resnet8", "--budget", "1d", "--output", suite)
+    assert kdbench("init", root, *models)[0] == 0
+    assert "size: 48" in suite.read_text()
+    [entry] = json.loads(Layout(tmp_path / "results").speeds.read_text()).values()
+    small = {name: took for name, took in entry["nets"].items() if '"size":32' in name}
+    assert len(small) == 2
+    for name, took in small.items():
+        assert entry["nets"][name.replace('"size":32', '"size":48')] == pytest.approx([2.25 * t for t in took])
+    assert "by steps of 2 of 2 nets and 2 of 2 rows, measured" in kdbench("plan", suite)[1]
 
 
 @pytest.mark.parametrize(("made", "message"), [("", "is not a folder"), ("train val", "needs two class folders")])

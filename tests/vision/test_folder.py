@@ -164,3 +164,24 @@ def test_pictures_without_a_class_are_trained_on_where_asked_for(place):
     save(Image.new("RGB", (16, 16), "red"), place / "unlabelled" / "more.png")
     assert digest_of("folder", whole(unlabelled=True), place) != known
     assert len(load_splits("folder", whole(), place).train) == 4
+
+
+@pytest.mark.parametrize(("moves", "advice"), [
+    ({"train": "Train"}, "Rename Train/ to train/"),
+    ({"val": "validation"}, "Rename validation/ to val/"),
+    ({"train": "training", "val": "testing"}, "Rename testing/ to test/, training/ to train/"),
+    ({"train": "photos/train", "val": "photos/val"}, "Did you mean {}/photos?"),
+    ({"train/cat": "cat", "train/dog": "dog", "val": ".val", "train": ".train"}, "cat, dog look like classes: move some"),
+])  # fmt: skip
+def test_a_folder_that_nearly_fits(place, moves, advice):
+    for old, new in moves.items():
+        (place / new).parent.mkdir(parents=True, exist_ok=True)
+        (place / old).rename(place / new)
+    with pytest.raises(UserError, match="each with a folder per class") as caught:
+        folder(place.parent, path=str(place), size=16)
+    assert advice.format(place) in str(caught.value)
+
+
+def test_what_an_archive_adds_is_no_class(place):
+    (place / "train" / "__MACOSX").mkdir()
+    assert folder(place.parent, path=str(place), size=16).num_classes == 2
