@@ -164,7 +164,7 @@ def kdbench(tmp_path: Path, quick_profile: None, capfd: pytest.CaptureFixture[st
         words = [str(word) for word in arguments]
         if words[0] != "schema":
             words += ["--results", str(results)]
-        if words[0] not in ("schema", "list", "ui", "clean"):
+        if words[0] not in ("schema", "list", "ui", "clean", "doctor", "leaderboard", "sync"):
             words += ["--device", "cpu"]
         capfd.readouterr()
         try:

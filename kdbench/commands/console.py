@@ -51,8 +51,9 @@ def show_board(text: str) -> None:
 def fitted(text: str, width: int) -> str:
     """Markdown whose tables fit into so many characters: whole columns are left out, for half a number misleads."""
     parts: list[str] = []
-    for is_table, lines in groupby(text.splitlines(), lambda line: line.startswith("|")):
-        parts += _fitted(list(lines), width) if is_table else lines
+    for is_table, group in groupby(text.splitlines(), lambda line: line.startswith("|")):
+        lines = list(group)
+        parts += _fitted(lines, width) if is_table else lines
     return "\n".join(parts)
 
 

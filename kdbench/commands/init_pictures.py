@@ -16,7 +16,7 @@ from kdbench.commands.given import seconds_of
 from kdbench.commands.measure import affordable
 from kdbench.errors import UserError
 from kdbench.grid.plan import Plan, Shapes
-from kdbench.grid.probe import kept, name_of, probe
+from kdbench.grid.probe import Probe, kept, name_of, probe
 from kdbench.grid.run import using
 from kdbench.grid.shares import shares_of
 from kdbench.layout import is_reserved
@@ -110,6 +110,7 @@ def price_of(text: Any, allowed: float, sizes: tuple[int, int], options: Options
 
 def note_at(size: int, price: Price, results: Path) -> None:
     """What was measured at another size, by the area, as it was priced: `plan` and the bar tell the same time."""
+    assert isinstance(price.speed, Probe)
     area, nets = (size / price.side) ** 2, price.speed.speeds.nets
     for cell in price.plan.todo:
         other = replace(cell, dataset=cell.dataset.model_copy(update={"size": size}))

@@ -18,7 +18,7 @@ from rich.progress import track
 from rich.table import Table
 
 from kdbench.commands.console import table
-from kdbench.commands.list import matching
+from kdbench.commands.matching import matching
 from kdbench.data import DATASETS, task_of
 from kdbench.errors import UserError, first_line, unknown
 from kdbench.files import cache_folder, write_json

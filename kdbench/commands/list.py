@@ -1,13 +1,12 @@
 """`kdbench list`: methods, models, data sets, suites, recipes."""
 
 import argparse
-from collections.abc import Iterable
-from fnmatch import fnmatchcase
 
 from rich.console import Console
 
 from kdbench.commands.console import console, table
-from kdbench.errors import UserError, unknown
+from kdbench.commands.matching import matching
+from kdbench.errors import UserError
 from kdbench.suite.shipped import local, recipes, shipped
 
 
@@ -35,16 +34,6 @@ def check(given: argparse.Namespace) -> None:
     if said and not given.pair:
         raise UserError(f"list methods: {', '.join(said)} is of a pair: give --pair TEACHER STUDENT, too")
     given.size, given.classes = given.size or 32, given.classes or 100
-
-
-def matching(names: Iterable[str], pattern: str, what: str) -> list[str]:
-    """Raises UserError, with the nearest names, where there is none."""
-    names = list(names)
-    if found := [name for name in names if fnmatchcase(name, pattern)]:
-        return found
-    if any(sign in pattern for sign in "*?["):
-        raise UserError(f"no {what} matches {pattern!r}; `kdbench list {what.replace(' ', '')}s` shows all")
-    raise UserError(unknown(what, pattern, names))
 
 
 def show_recipes(out: Console, pattern: str) -> None:

@@ -19,9 +19,9 @@ def side(text: str) -> int:
     return int(text)
 
 
-def pixels(text: str) -> int:
+def small_side(text: str) -> int:
     if not 4 <= int(text) <= 1024:
-        raise argparse.ArgumentTypeError(f"{text}: a side of 4 to 1024 pixels")
+        raise argparse.ArgumentTypeError(f"{text}: a side of 4 to 1024")
     return int(text)
 
 

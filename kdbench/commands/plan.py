@@ -115,8 +115,8 @@ def in_words(made: Plan, results: Path, fleet: Fleet, speed: Speed) -> str:
     kind = f"{fleet.kind}{'s' * (fleet.count > 1)}"
     return (
         f"an estimate: {clock(whole)} on {fleet.count} {kind}; the work is {clock(sum(teachers))} for "
-        f"{several(len(teachers), 'teacher')} and {clock(sum(cohorts))} for students, {clock(max(cohorts))} the longest cohort. It rests on "
-        f"{speed.about}. Not counted: augmentation, other work on the device."
+        f"{several(len(teachers), 'teacher')} and {clock(sum(cohorts))} for students, {clock(max(cohorts))} the "
+        f"longest cohort. It rests on {speed.about}. Not counted: augmentation, other work on the device."
     )
 
 

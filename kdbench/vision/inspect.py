@@ -72,7 +72,8 @@ def about(folder: Folder) -> list[str]:
     ]
     if folder.broken:
         shown = ", ".join(str(path) for path in folder.broken[:5])
-        lines.append(f"{len(folder.broken)} can't be decoded; the suite leaves such pictures out (`broken: skip`): {shown}")
+        count = len(folder.broken)
+        lines.append(f"{count} can't be decoded; the suite leaves such pictures out (`broken: skip`): {shown}")
     return [*lines, *suspects(folder), *what_it_can_decide(folder)]
 
 

@@ -8,6 +8,7 @@ import pytest
 from rich.console import Console
 from rich.markdown import Markdown
 
+from kdbench.cli import main
 from kdbench.commands.console import fitted
 
 ROOT = Path(__file__).parents[2]
@@ -59,7 +60,8 @@ def test_numbers_out_of_range(kdbench):
         assert (code, words[-2] in err, "Traceback" in err) == (2, True, False), (words, err)
 
 
-def test_a_device_that_is_not_there_is_said_first(kdbench, suite_file):
-    code, out, err = kdbench("plan", suite_file(), "--device", "gpux")
-    assert (code, out) == (2, "")
+def test_a_device_that_is_not_there_is_said_first(suite_file, capsys):
+    assert main(["plan", str(suite_file()), "--device", "gpux"]) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
     assert "did you mean 'gpu'?" in err
