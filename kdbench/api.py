@@ -178,6 +178,7 @@ def run_suite(
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".*not writable.*", category=UserWarning)
         device, path = choose_device(options.device), suite_path(path)
+        _check_writable(options.results)
         made = _plan(path, options)
         executor = executor or executor_of(
             made, device, options.jobs, options.devices, options.executor, options.address
@@ -219,6 +220,14 @@ def run_suite(
                 tracker.close(2.0 if ended else PATIENCE)
     counts = Counter(records[cell.key]["status"] if cell.key in records else "missing" for cell in made.cells)
     return Outcome(board.table, text, dict(counts), len(todo), ended, folder, board)
+
+
+def _check_writable(results: Path) -> None:
+    """Raises UserError where nothing could be recorded, before anything is trained."""
+    try:
+        results.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"{results} can't be made ({error.strerror}): give another folder by --results") from error
 
 
 def _first_words(made: Plan, device: torch.device, executor: Executor, doubled: str | None) -> Iterator[str]:

@@ -1,5 +1,6 @@
 """The leaderboard as Markdown, for GitHub and terminals."""
 
+import json
 import math
 from collections.abc import Iterable, Iterator, Mapping
 
@@ -180,8 +181,17 @@ def teacher_line(pair: Pair) -> str:
     size = row.teacher_size
     return (
         f"Teacher: {number(row.teacher_score)}{pair.metric.unit} {pair.metric.title}, {human(size.params)} parameters, "
-        f"{human(size.macs)} MACs, {number(size.cpu_ms_b1)} ms on one CPU thread.{in_other_shapes(row)}"
+        f"{human(size.macs)} MACs, {number(size.cpu_ms_b1)} ms on one CPU thread{begun(row)}.{in_other_shapes(row)}"
     )
+
+
+def begun(row: Row) -> str:
+    """Whether it was fine-tuned, and from what."""
+    recipe = json.loads(row.recipe or "{}").get("teacher") or {}
+    given = [name for name in ("pretrained", "checkpoint") if (recipe.get("model") or {}).get(name)]
+    if "train" not in recipe or not given:
+        return ""
+    return f"; fine-tuned from {'weights of a file' if given == ['checkpoint'] else 'pretrained weights'}"
 
 
 def in_other_shapes(row: Row) -> str:

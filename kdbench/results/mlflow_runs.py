@@ -244,7 +244,8 @@ def dataset_input(tags: dict[str, str], settings: dict[str, Any]) -> Any:
     if not name:
         return None
     digest = str(settings.get("data") or fingerprint({"dataset": about, "name": name}))[:36]
-    made = Dataset(name=name, digest=digest, source_type="kdbench", source=json.dumps(about))
+    where = Path(str(about.get("path", ""))).name  # a folder of one's own: which of them
+    made = Dataset(name=f"{name} {where}".strip(), digest=digest, source_type="kdbench", source=json.dumps(about))
     return DatasetInput(dataset=made, tags=[InputTag("mlflow.data.context", "training and test")])
 
 

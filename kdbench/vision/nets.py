@@ -44,6 +44,8 @@ class TimmNet(Net):
         cfg = getattr(model, "pretrained_cfg", {}) or {}
         self.register_buffer("mean", _channels(cfg.get("mean", (0.5, 0.5, 0.5))), persistent=False)
         self.register_buffer("std", _channels(cfg.get("std", (0.5, 0.5, 0.5))), persistent=False)
+        if not hasattr(model, "get_classifier"):
+            raise TypeError(f"{type(model).__name__} has no get_classifier() to give its last layer; see docs/nets.md")
         head = self.model.get_classifier()
         self.head = list(head) if isinstance(head, tuple | list | nn.ModuleList) else [head]  # a list: no submodule
         # timm's distilled models give a pair: the class token's head and the distillation token's.

@@ -233,9 +233,10 @@ def test_what_people_write():
 
 
 def test_settings_that_live_elsewhere(kdbench, suite_file):
-    train = {**TINY["train"], "temperature": 4, "mixup": 0.8}
+    train = {**TINY["train"], "temperature": 4, "mixup": 0.8, "random_erasing": 0.2}
     err = kdbench("plan", suite_file(train=train, seeds="0"))[2]
     assert "train.temperature: is a setting of a method: {kd: {temperature: 4}}" in err
+    assert "train.random_erasing: is an augmentation, and is called erase" in err
     assert "train.mixup: is an augmentation: {augment: {mixup: 0.8}}" in err
     assert "seeds: should be a list" in err
 

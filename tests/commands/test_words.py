@@ -65,3 +65,8 @@ def test_a_device_that_is_not_there_is_said_first(suite_file, capsys):
     out, err = capsys.readouterr()
     assert out == ""
     assert "did you mean 'gpu'?" in err
+
+
+def test_results_that_cant_be_written(kdbench, suite_file):
+    code, _, err = kdbench("run", suite_file(), results=Path("/proc/nowhere"))
+    assert (code, "/proc/nowhere can't be made" in err) == (2, True)

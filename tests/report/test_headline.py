@@ -1,15 +1,17 @@
 """The headline names no winner that the tests don't name: not below the student, not by survivors, not among ties."""
 
+import json
 import math
 import re
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 from grids import PAIRS, grid, record
 
-from kdbench.report.markdown import markdown
+from kdbench.report.markdown import begun, markdown
 from kdbench.report.summary import headline, winner
 from kdbench.report.table import Board, make_board
 from kdbench.results.schema import Record
@@ -191,3 +193,13 @@ def test_rows_that_vary_unlike_are_warned_of(tmp_path: Path) -> None:
         if made["label"] in ("r5", "r6"):
             made["scores"]["test_top1"] = 70 + 20 * (made["scores"]["test_top1"] - 70)
     assert "**Warning.** The rows differ in how much they vary from seed to seed" in markdown(board_of(cells, alike))
+
+
+@pytest.mark.parametrize(("teacher", "said"), [
+    ({"model": {"pretrained": True}, "train": {"epochs": 5}}, "; fine-tuned from pretrained weights"),
+    ({"model": {"checkpoint": "0af3"}, "train": {"epochs": 5}}, "; fine-tuned from weights of a file"),
+    ({"model": {"pretrained": True}}, ""),
+    ({"model": {"pretrained": False}, "train": {"epochs": 5}}, ""),
+])  # fmt: skip
+def test_a_fine_tuned_teacher_is_called_so(teacher, said):
+    assert begun(SimpleNamespace(recipe=json.dumps({"teacher": teacher}))) == said

@@ -16,7 +16,7 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from kdbench.grid.recorder import Recorder
-from kdbench.results.mlflow_runs import MlflowRuns, make_database
+from kdbench.results.mlflow_runs import MlflowRuns, dataset_input, make_database
 from kdbench.results.mlflow_thread import addresses_of, behind
 
 RECORD = {
@@ -203,3 +203,8 @@ def assert_shown(uri, records):
         assert curve(client, run) == list(enumerate(record["curves"]["test_top1"], 1))
         assert run.data.metrics["final/test_top1"] == record["scores"]["test_top1"]
         assert run.data.tags["kdbench.complete"] == "yes"
+
+
+def test_a_folder_of_ones_own_is_told_by_its_name():
+    tags, about = {"kdbench.dataset": "folder"}, {"name": "folder", "path": "/data/my photos", "size": 64}
+    assert dataset_input(tags, {"dataset": about}).dataset.name == "folder my photos"
