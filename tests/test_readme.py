@@ -47,6 +47,7 @@ def test_the_first_two_commands_are_those_of_a_clone() -> None:
     assert "pytest" in (root / "pyproject.toml").read_text(encoding="utf-8")
 
 
+@pytest.mark.long
 @pytest.mark.usefixtures("one_thread")
 def test_the_suite_of_your_own_question(kdbench: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Read as it stands; run for an epoch, on data that are here, with teachers of fewer layers and random weights."""

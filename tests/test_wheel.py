@@ -51,6 +51,7 @@ def run(bin_folder: Path, tmp_path: Path) -> Run:
     return call
 
 
+@pytest.mark.long
 def test_an_installed_kdbench_needs_no_checkout(run: Run, tmp_path: Path) -> None:
     """Suites by name, methods, published numbers and the pages' template are in it; a folder `methods` is in no way."""
     (tmp_path / "methods").mkdir()

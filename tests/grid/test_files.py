@@ -242,6 +242,7 @@ def test_files_are_verified_as_records_are(folder: Path, records: dict[str, Reco
     assert "WRONG" not in told
 
 
+@pytest.mark.long
 def test_made_again_the_files_are_the_same(folder: Path, records: dict[str, Record]) -> None:
     """Nothing is trained again: a conversion needs its row's student alone."""
     for label in ("int8", "fp16"):

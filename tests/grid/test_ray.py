@@ -191,6 +191,7 @@ def test_a_plugin_travels_with_what_it_imports_from_beside_itself(suite_file, tm
     assert done.stdout.strip() == code != "", done.stderr
 
 
+@pytest.mark.long
 def test_a_cohort_that_begins_with_students(ray, kdbench, suite_file, tmp_path, one_thread):
     """They travel, and so does the file that a converted student is."""
     plain = TINY["pairs"][0]

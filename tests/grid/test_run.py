@@ -258,6 +258,7 @@ def test_without_mlflow_the_run_goes_on_and_sync_completes_it(kdbench, suite_fil
     check_mirror(uri, records())
 
 
+@pytest.mark.long
 def test_a_cohort_that_does_not_fit_goes_on_in_parts(kdbench, suite_file, records, tmp_path, monkeypatch):
     """Same numbers, whether memory is ample, short from the second member on, or runs out in a step."""
     rows = {"student": {"ce": 1}, "kd": {"ce": 0.1, "kd": 0.9}, "sp": {"ce": 1, "sp": 100}}

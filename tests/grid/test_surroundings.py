@@ -149,6 +149,7 @@ def test_mlflows_database_locked_all_the_run(kdbench, suite_file, tmp_path, monk
     assert len([key for key in rows if not key.startswith("summary")]) == 2
 
 
+@pytest.mark.long
 def test_a_results_folder_that_moves(kdbench, suite_file, tmp_path, undisturbed):
     """MLflow remembers places in the process that began a run, so that is one of its own."""
     suite, moved = suite_file(), tmp_path / "elsewhere" / "moved"

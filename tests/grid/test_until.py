@@ -118,7 +118,7 @@ def test_a_table_without_effects_ends_early_and_says_so(suite: Path, options: Op
     assert "Given up: " in table_of(options)
 
 
-@pytest.mark.parametrize("most", [2, 12, 15])
+@pytest.mark.parametrize("most", [2, *(pytest.param(n, marks=pytest.mark.long) for n in (12, 15))])
 def test_broken_off_and_resumed_it_ends_the_same(suite: Path, options: Options, tmp_path: Path, most: int) -> None:
     whole = Options(results=tmp_path / "whole", device="cpu")
     run_until_decided(suite, whole, executor=Drawn())

@@ -163,6 +163,7 @@ def server(empty_store, tmp_path):
     made.log.close()
 
 
+@pytest.mark.long
 def test_a_server_that_is_stopped_and_started_during_a_run(kdbench, suite_file, tmp_path, server, monkeypatch):
     """It dies before the first of four cells is finished and comes back before the last: nothing is lost or doubled."""
     monkeypatch.setattr("kdbench.results.mlflow_thread.RETRY", 0.5)

@@ -111,6 +111,7 @@ def killed_often(runs, undisturbed, results: Path, times: int, share: float, see
     assert not list(results.rglob("*.ckpt"))
 
 
+@pytest.mark.long
 def test_killed_at_random_moments(runs, undisturbed, tmp_path):
     killed_often(runs, undisturbed, tmp_path / "results", times=3, share=0.5, seed=0)
 

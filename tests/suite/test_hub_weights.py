@@ -47,6 +47,7 @@ def told(results: Path) -> dict[int, Any]:
     return {record["seed"]: record.get("hub_weights") for record in records}
 
 
+@pytest.mark.long
 def test_other_weights_under_the_same_name(
     home: Path, suite_file: Callable[..., Path], kdbench: Run, tmp_path: Path
 ) -> None:

@@ -21,6 +21,7 @@ NAMES = [path.stem for path in SUITES]
 LARGE = {"all-methods", "cifar100", "cifar100-fast"}
 ON_A_HUB = {"glue", "stsb", "text-classification"}  # their weights and tokenizers: there is no network in tests
 PLANNED = [path for path in SUITES if path.stem not in LARGE | ON_A_HUB]
+OF_224 = {"heterogeneous", "imagenet", "imagenet-recipes"}  # nets and pictures of real size: seconds each
 TRAINED = [path for path in SUITES if path.stem not in {"heterogeneous-224", "ofa", *ON_A_HUB}]
 
 
@@ -67,7 +68,9 @@ def slices(monkeypatch):
     monkeypatch.setattr(Verdicts, "prove", lambda self, all_: prove(self, [o for o in all_ if NARROW.search(o.name)]))
 
 
-@pytest.mark.parametrize("path", TRAINED, ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", [
+    pytest.param(path, marks=pytest.mark.long if path.stem in OF_224 else (), id=path.stem) for path in TRAINED
+])  # fmt: skip
 def test_it_trains_an_epoch_on_a_slice(kdbench, slices, records_of, path, tmp_path):
     """Its first pair with its plain row, kd and one that reads feature maps."""
     whole = read_with_bases(path).data

@@ -383,6 +383,7 @@ def test_the_known_fault_is_found_in_every_shape():
     assert all(found[:4]) or not any(found[:4])
 
 
+@pytest.mark.long
 def test_the_known_fault_is_found_on_larger_maps_with_avx512():
     if torch.backends.cpu.get_cpu_capability() != "AVX512":
         pytest.skip("no AVX512 here")
@@ -453,6 +454,7 @@ def test_a_script_without_a_main_guard_is_proven_where_there_is_no_fork(tmp_path
     assert done.stdout.splitlines() == [f"ran True {['Kept' + known % digest[0], 'Linear' + known % '']}"]
 
 
+@pytest.mark.long
 def test_a_child_that_is_no_fork_finds_the_same():
     tasks = [(operation_of(layer(kind), maps()), "as it is") for kind in (nn.Conv2d, Broken, Kills)]
     assert child.in_python(tasks[:2], 1, 300) == ["", "the gradient of its weight is off by 1%"]
@@ -582,6 +584,7 @@ print(json.dumps({"same": torch.equal(one, two), "far": float((one - three).norm
 """
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("threads", ["1", "2"])
 def test_a_student_with_narrow_shortcuts_ends_with_the_digits_of_a_contiguous_run(threads, tmp_path):
     """Under AVX2, where oneDNN's weight gradient of its first shortcut is wrong in channels_last."""

@@ -100,6 +100,7 @@ def test_three_processes_of_unequal_parts(tmp_path, one_thread):
     assert apart(last[0]["net"], ends(few(tmp_path), "cnn", rows)[0]["net"]) < CLOSE
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("row", ["kd", "parts"])
 def test_each_decodes_its_part_of_streamed_pictures(tmp_path, row, monkeypatch):
     """100 of them, 25 in a batch; all where batch norms see other parts of it."""

@@ -35,6 +35,7 @@ def losses_of(record: dict[str, Any]) -> list[float]:
     return list(record["curves"].get("loss/total", []))
 
 
+@pytest.mark.long
 def test_the_same_digits_as_before(records: list[dict[str, Any]]) -> None:
     before = json.loads((HERE / "before.json").read_text())
     made_by, cells = before["made_by"], before["cells"]

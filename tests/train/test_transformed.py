@@ -149,6 +149,7 @@ class StopsAfter:
         Here().run(queues, events, lambda: next(asked, None) is None)
 
 
+@pytest.mark.long
 def test_interrupted_runs_end_with_the_same_bits(
     folder: Path, tmp_path: Path, whole: dict[str, Record], one_thread: None
 ) -> None:

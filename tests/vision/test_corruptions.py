@@ -56,6 +56,7 @@ def test_pictures_get_worse_and_labels_stay(kind: str) -> None:
     assert torch.equal(pictures(images), clean)
 
 
+@pytest.mark.long
 def test_they_do_not_depend_on_the_batches_of_an_evaluation() -> None:
     """A GPU evaluates 500 pictures at a time, a CPU 55 of 224 pixels: what is drawn for them is the same."""
     images = photographs(12, 480)  # 12 of the CPU's own size
