@@ -91,12 +91,14 @@ def fitting_weights(model: nn.Module, path: Path, chosen: Chosen = ALL) -> dict[
 
 def _advice(here: dict[str, Tensor], state: dict[str, Tensor]) -> str:
     """What to do about a file that nearly fits."""
-    lacking, shared = here.keys() - state.keys(), here.keys() & state.keys()
+    lacking, beyond, shared = here.keys() - state.keys(), state.keys() - here.keys(), here.keys() & state.keys()
     shapes = {name for name in shared if here[name].shape != state[name].shape}
     if shapes and not lacking and len({name.rpartition(".")[0] for name in shapes}) <= 2:
         return "; if only the classifier is for other classes, say `head: new`: then it is fine-tuned"
     if lacking and all("downsample" in name or "shortcut" in name for name in lacking) and not shapes:
         return "; its shortcuts have no weights (zero-padded, `option A`): bring that net's class by a plugin"
+    if beyond and not lacking and not shapes:
+        return "; if it is of a larger net of the kind, give that one's name"
     return ""
 
 

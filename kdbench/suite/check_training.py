@@ -134,7 +134,7 @@ def check_optimizers(data: dict[str, Any]) -> Iterator[tuple[Place, str]]:
         name = given.get("optimizer", "sgd")
         if list(mistakes(Recipe, given, place)):
             continue  # told by `check`
-        if name not in (*OWN, *timm_optimizers()):
+        if name not in OWN and name not in timm_optimizers():
             yield (*place, "optimizer"), unknown("optimizer", name, {*OWN, *timm_optimizers()})
         elif problem := _refused(name, given):
             yield (*place, "optimizer"), problem
@@ -149,11 +149,11 @@ def timm_optimizers() -> frozenset[str]:
 
 def _refused(name: str, given: dict[str, Any]) -> str:
     """Why an optimizer does not take its settings; "" where it does. timm itself would pass over what has no use."""
-    from timm.optim import get_optimizer_info
-
     own = [setting for setting in ("betas", "eps") if given.get(setting) is not None]
     if name in OWN:
         return f"sgd has no {own[0]}" if own and name == "sgd" else ""
+    from timm.optim import get_optimizer_info  # with timm comes torch's compiler: two seconds
+
     info = get_optimizer_info(name)
     lacking = [setting for setting in own if not getattr(info, f"has_{setting}")]
     return f"{name} has no {lacking[0]}" if lacking else ""

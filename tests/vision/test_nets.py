@@ -187,6 +187,12 @@ def test_a_checkpoint_that_does_not_fit_says_what_does(tmp_path: Path) -> None:
     )
 
 
+def test_the_file_of_a_larger_net_is_called_so(tmp_path: Path) -> None:
+    torch.save(build("cifar_resnet14").state_dict(), tmp_path / "larger.pth")
+    with pytest.raises(UserError, match="if it is of a larger net of the kind, give that one's name"):
+        load_weights(build("cifar_resnet8"), tmp_path / "larger.pth")
+
+
 def test_a_checkpoint_without_batch_counters_fits(tmp_path: Path) -> None:
     state = reference("cifar_resnet8")[0].state
     torch.save({k: v for k, v in state.items() if "num_batches" not in k}, tmp_path / "old.pth")
