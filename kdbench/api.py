@@ -178,8 +178,8 @@ def run_suite(
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".*not writable.*", category=UserWarning)
         device, path = choose_device(options.device), suite_path(path)
-        _check_writable(options.results)
         made = _plan(path, options)
+        _check_writable(options.results)
         executor = executor or executor_of(
             made, device, options.jobs, options.devices, options.executor, options.address
         )

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, NoReturn, cast
 
 from kdbench.commands.around import SHORT, around, at_hand, reader_is_gone
-from kdbench.commands.numbers import count, gigabytes, parameters, port, processes, side, size, small_side
+from kdbench.commands.numbers import count, gigabytes, milliseconds, parameters, port, processes, side, size, small_side
 from kdbench.errors import UserError
 from kdbench.grid.signals import own_interrupts
 from kdbench.layout import RESULTS
@@ -160,7 +160,7 @@ def _on_students(command: Command) -> None:
     _common(init)
     recommend = command("recommend", "say which student and method to ship, and how surely it is better")
     recommend.add_argument("suite", type=Path, metavar="SUITE")
-    recommend.add_argument("--max-latency-ms", type=float, metavar="L", help="of one example on one CPU thread")
+    recommend.add_argument("--max-latency-ms", type=milliseconds, metavar="L", help="of one example on one CPU thread")
     recommend.add_argument("--max-bytes", type=size, metavar="B",
                            help="of the delivered file, e.g. 1MB; known where a suite has transforms")  # fmt: skip
     recommend.add_argument(

@@ -86,6 +86,9 @@ def fitting_weights(model: nn.Module, path: Path, chosen: Chosen = ALL) -> dict[
     state = counters | state | {name: here[name] for name in chosen.own}  # older files have no counters
     if wrong := mismatch(here, state):
         raise UserError(f"checkpoint {path} {wrong}{_advice(here, state)}")
+    read = {name: value for name, value in state.items() if value.is_floating_point() and not value.is_meta}
+    if odd := [name for name, value in read.items() if not value.isfinite().all()]:
+        raise UserError(f"checkpoint {path}: not all values are numbers, e.g. of {odd[0]}")
     return state
 
 
@@ -181,9 +184,15 @@ def mismatch(own: dict[str, Tensor], state: dict[str, Tensor]) -> str:
 
 
 def _read(path: Path) -> Any:
-    if path.suffix == ".safetensors":
+    with path.open("rb") as file:
+        begins = file.read(9)
+    if not begins:
+        raise ValueError("it is empty")
+    if path.suffix == ".safetensors" or begins[8:] == b"{":
         from safetensors.torch import load_file
 
         return load_file(path)
+    if not begins.startswith((b"PK", b"\x80")):  # a zip archive, or a pickle
+        raise ValueError(f"it begins with {begins!r}, as no such file does")
     with torch.serialization.safe_globals([*NUMPY_SCALAR, Namespace]):
         return torch.load(path, map_location="cpu", weights_only=True)

@@ -1,6 +1,8 @@
 """`kdbench init`: a suite proposed for data of one's own, pictures or texts, whose measured cost fits a budget."""
 
 import argparse
+import os
+from difflib import get_close_matches
 from pathlib import Path
 
 from kdbench.commands.console import show_markdown
@@ -31,6 +33,10 @@ def run(given: argparse.Namespace) -> int:
 def _weights_of(text: str) -> tuple[str, Path]:
     """`resnet18=FILE`"""
     model, is_there, file = text.partition("=")
-    if not is_there or not Path(file).is_file():
-        raise UserError(f"--weights {text}: " + (f"no such file: {file}" if is_there else "say it like resnet18=FILE"))
+    if not is_there:
+        raise UserError(f"--weights {text}: say it like resnet18=FILE")
+    if not Path(file).is_file():
+        beside = Path(file).parent
+        near = get_close_matches(Path(file).name, os.listdir(beside) if beside.is_dir() else [], 1)
+        raise UserError(f"--weights {text}: no such file" + (f"; did you mean {beside / near[0]}?" if near else ""))
     return model, Path(file).resolve()

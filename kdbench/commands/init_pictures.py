@@ -54,7 +54,7 @@ def propose(root: Path, wanted: Wanted, options: Options) -> str:
     Raises UserError when the folder, a model or the budget won't do, or when the output is there already.
     """
     load_methods()
-    limit = _checked(wanted)
+    limit, _ = _checked(wanted), choose_device(options.device)
     folder, rows = inspect(root.expanduser().resolve()), proposed_rows()
     starts = {name: start_of(name, folder, wanted) for name in (wanted.teacher, *wanted.students)}
     screen = Console(stderr=True, highlight=False)
@@ -149,7 +149,8 @@ def _checked(wanted: Wanted) -> float:
         raise UserError(f"{wanted.output} is there already; give another --output, or --force to replace it")
     limit, names = seconds_of(wanted.budget), (wanted.teacher, *wanted.students)
     wrong = [unknown_model(name) for name in names if not is_known(name)]
-    wrong += [f"--weights {name}=...: is neither teacher nor student" for name in wanted.weights if name not in names]
+    known = ", ".join(names)
+    wrong += [f"--weights {n}=...: is neither teacher nor student: {known}" for n in wanted.weights if n not in names]
     if wrong:
         raise UserError("\n".join(wrong))
     return limit

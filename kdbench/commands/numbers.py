@@ -34,7 +34,23 @@ def port(text: str) -> int:
 def parameters(text: str) -> float:
     """`1e6`, `1M`, `500k`, `1.5G`"""
     unit = {"k": 1e3, "m": 1e6, "g": 1e9, "b": 1e9}.get(text[-1:].lower())
-    return float(text[:-1]) * unit if unit else float(text)
+    return limit(text[:-1] if unit else text, unit or 1, "1M or 500k", text)
+
+
+def milliseconds(text: str) -> float:
+    """`5`, `0.5ms`"""
+    return limit(text.lower().removesuffix("ms"), 1, "5 or 0.5", text)
+
+
+def limit(number: str, unit: float, like: str, text: str) -> float:
+    """Raises ArgumentTypeError for what is no number above 0."""
+    try:
+        value = float(number) * unit
+    except ValueError:
+        value = 0.0
+    if not 0 < value < float("inf"):
+        raise argparse.ArgumentTypeError(f"{text}: a number above 0, like {like}")
+    return value
 
 
 def size(text: str) -> float:
@@ -42,10 +58,8 @@ def size(text: str) -> float:
     number = text.strip().lower().removesuffix("b").strip()
     of_1024 = number.endswith("i")
     number = number.removesuffix("i")
-    power = " kmg".find(number[-1:]) if number else 0
-    if power < 1:
-        return float(number)
-    return float(number[:-1]) * (1024 if of_1024 else 1000) ** power
+    power = max(" kmg".find(number[-1:]), 0) if number else 0
+    return limit(number[:-1] if power else number, (1024 if of_1024 else 1000) ** power, "1MB or 500kB", text)
 
 
 def gigabytes(text: str) -> float:

@@ -82,7 +82,9 @@ def recommendation(
 
 def _none(dataset: str, rows: list[Row], limits: Limits) -> list[str]:
     """What is nearest to each limit that was given, or that nothing is known of it."""
-    lines = [f"{dataset}: no student is within the limits."]
+    asked = [value for _, limit, value in limits.of if limit is not None]
+    measured = all(any(math.isfinite(value(row)) for row in rows) for value in asked)
+    lines = [f"{dataset}: no student is {'' if measured else 'known to be '}within the limits."]
     for word, limit, value in limits.of:
         known = [row for row in rows if math.isfinite(value(row))]
         if limit is not None and known:
@@ -114,6 +116,8 @@ def _advice(board: Board, rows: list[Row], results: Path) -> list[str]:
     first = max(learnt, key=lambda row: row.held_out if held_out else row.score)
     best = _plain_instead(board, first, learnt)
     chosen = "held-out examples" if held_out else "the test examples, so its score is a little too good"
+    equal = sum(row.held_out == first.held_out for row in learnt) if held_out else 1
+    chosen += f", where {equal} rows are equal" * (equal > 1)
     spread = f" ± {best.std:.2f}" if math.isfinite(best.std) else ""
     record = _one_record(board, best, results)
     lines = [
@@ -127,7 +131,8 @@ def _advice(board: Board, rows: list[Row], results: Path) -> list[str]:
     ]
     ordered = _cells(board.frame, best).sort_values(metric.delivered if held_out else metric.test)
     key = ordered["key"].iloc[-1 if held_out else len(ordered) // 2]
-    which = "the seed best on held-out examples" if held_out else "the seed in the middle"
+    alike = held_out and sum(ordered[metric.delivered] == ordered[metric.delivered].iloc[-1]) > 1
+    which = f"{'a' if alike else 'the'} seed best on held-out examples" if held_out else "the seed in the middle"
     return [*lines, f"Deliver it ({which}): kdbench export {key} --format onnx --results {results}"]
 
 
@@ -196,7 +201,8 @@ def _beside(best: Row, record: Record) -> list[str]:
     plain = best.score if best.alone else best.score - best.gain.mean if best.gain is not None else math.nan
     if best.teacher_score <= plain:
         plainly = "from labels alone" if best.begun_by else "plainly"
-        lines.append(f"The teacher is no better than the student trained {plainly}: get a better one.")
+        better = "" if best.teacher_score == 100 else ": get a better one"
+        lines.append(f"The teacher scores no higher than the student trained {plainly}{better}.")
     return lines
 
 
@@ -210,8 +216,8 @@ def _mere_guessing(best: Row, record: Record) -> str:
         return ""
     too = ", nor the teacher" if best.teacher_score / 100 <= chance + sure else ""
     return (
-        f"Ship nothing yet: no student learnt anything{too}. The best, {best.student} ({_how(best)}), has "
-        f"{best.score:.2f}{best.metric.unit}, which {count} test examples can't tell from guessing. More "
+        f"Ship nothing yet: {several(count, 'test example')} can't tell any student from guessing{too}. The best, "
+        f"{best.student} ({_how(best)}), has {best.score:.2f}{best.metric.unit}. More "
         "examples or epochs may help, and weights that know such data (`pretrained: true`, or `checkpoint: FILE` with "
         "`head: new`)."
     )

@@ -5,6 +5,7 @@ import sys
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import replace
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -39,7 +40,9 @@ def info(data_dir: Path, path: str, size: int, unlabelled: bool | None = None, *
     root = data_dir / Path(path).expanduser()
     if not root.is_dir():
         taken = "taken to hold 10 classes, 1,000 + 1,000 pictures; once it is there, keys will be others"
-        print(f"{root} is not there yet: {taken}", file=sys.stderr)
+        beside = Path(path).expanduser()
+        near = f"; did you mean {beside.resolve()}? `path` is below the data folder" if beside.is_dir() else ""
+        print(f"{root} is not there yet: {taken}{near}", file=sys.stderr)
         return picture_task(10, size, 1000, 1000)
     train, test, classes = parts_of(root)
     counts = [[len(files_below(part / name)) for name in classes] for part in (train, test)]
@@ -126,6 +129,10 @@ def unlabelled_of(root: Path) -> list[str]:
 
 def parts_of(root: Path) -> tuple[Path, Path, list[str]]:
     """The two parts and the class names. Raises UserError when the folder is laid out otherwise."""
+    if not root.is_dir():
+        siblings = folders(root.parent) if root.parent.is_dir() else []
+        near = get_close_matches(root.name, siblings, 1)
+        raise UserError(f"data set folder: {root} is no folder" + (f"; did you mean {near[0]!r}?" if near else ""))
     train, test = root / "train", root / next((name for name in ("val", "test") if (root / name).is_dir()), "val")
     for part in (train, test):
         if not part.is_dir():
@@ -136,13 +143,15 @@ def parts_of(root: Path) -> tuple[Path, Path, list[str]]:
         raise UserError(f"data set folder: {train} needs two class folders or more; it has {len(classes)}")
     strange = sorted(set(folders(test)) - set(classes))
     if strange:
-        raise UserError(f"data set folder: {test} has classes that train/ lacks: {', '.join(strange[:5])}")
+        near = get_close_matches(strange[0].lower(), [name.lower() for name in classes], 1)
+        advice = f"; is {strange[0]!r} another spelling of {near[0]!r}?" if near else ""
+        raise UserError(f"data set folder: {test} has classes that train/ lacks: {', '.join(strange[:5])}{advice}")
     return train, test, classes
 
 
 def _advice(root: Path) -> str:
     """What to do with a folder that nearly fits."""
-    below = folders(root) if root.is_dir() else []
+    below = folders(root)
     if inner := next((name for name in below if (root / name / "train").is_dir()), None):
         return f". Did you mean {root / inner}?"
     wrong = {name: part for name in below for part, names in NEARLY.items() if name.lower() in names and name != part}
@@ -151,6 +160,8 @@ def _advice(root: Path) -> str:
     if len(below) > 1 and all(files_below(root / name) for name in below) and not {"train", "val", "test"} & {*below}:
         few = "move some of each class (a fifth, say) to val/CLASS/ and the others to train/CLASS/"
         return f". {named(below)} look like classes: {few}"
+    if any(entry.suffix.lower() in EXTENSIONS for entry in root.iterdir()):
+        return ". Pictures lie in it without a folder that says their class"
     return ""
 
 

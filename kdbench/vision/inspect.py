@@ -72,8 +72,10 @@ def about(folder: Folder) -> list[str]:
     ]
     if folder.broken:
         shown = ", ".join(str(path) for path in folder.broken[:5])
-        count = len(folder.broken)
-        lines.append(f"{count} can't be decoded; the suite leaves such pictures out (`broken: skip`): {shown}")
+        count, more = len(folder.broken), " ..." if len(folder.broken) > 5 else ""
+        lines.append(
+            f"{count} of these can't be decoded; the suite leaves such pictures out (`broken: skip`): {shown}{more}"
+        )
     return [*lines, *suspects(folder), *what_it_can_decide(folder)]
 
 
@@ -111,6 +113,9 @@ def what_it_can_decide(folder: Folder) -> list[str]:
     """
     if folder.num_test >= FEW_TO_TEST or not folder.num_test:
         return []
+    if folder.num_test < 10:
+        few = several(folder.num_test, "test picture")
+        return [f"{few} can't tell two students apart: have more of them to test by"]
     score, difference = (100 * 1.96 * math.sqrt(share / folder.num_test) for share in (0.8 * 0.2, 0.2))
     return [
         f"{folder.num_test} test pictures: a score near 80% is known to ± {score:.0f} points, and two students must "

@@ -5,6 +5,7 @@ import os
 import socket
 import subprocess
 import sys
+from argparse import ArgumentTypeError
 from pathlib import Path
 
 import pytest
@@ -14,7 +15,7 @@ from kdbench.api import choose_device
 from kdbench.commands import ui
 from kdbench.commands.console import show_board
 from kdbench.commands.given import seconds_of
-from kdbench.commands.numbers import parameters, size
+from kdbench.commands.numbers import milliseconds, parameters, size
 from kdbench.errors import UserError
 from kdbench.plain import LEGEND_BEGINS
 from kdbench.report.meaning import LEGEND
@@ -228,8 +229,10 @@ def test_what_people_write():
         seconds_of("0m")
     sizes = ("100e3", "1M", "1MB", "500 kB", "2MiB", "64")
     assert [size(text) for text in sizes] == [1e5, 1e6, 1e6, 5e5, 2 * 2**20, 64]
-    with pytest.raises(ValueError, match="could not convert"):
-        size("large")
+    for read, text in ((size, "large"), (size, "0"), (parameters, "-1"), (milliseconds, "5s")):
+        with pytest.raises(ArgumentTypeError, match="a number above 0, like"):
+            read(text)
+    assert milliseconds("5 ms") == 5
 
 
 def test_settings_that_live_elsewhere(kdbench, suite_file):

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from kdbench.data import digest_of, load_splits, task_of
+from kdbench.data import DATASETS, digest_of, load_splits, task_of
 from kdbench.errors import UserError
 from kdbench.vision.decode import decode
 from kdbench.vision.folder import folder
@@ -180,6 +180,17 @@ def test_a_folder_that_nearly_fits(place, moves, advice):
     with pytest.raises(UserError, match="each with a folder per class") as caught:
         folder(place.parent, path=str(place), size=16)
     assert advice.format(place) in str(caught.value)
+
+
+def test_places_and_names_that_nearly_are(place, capsys, monkeypatch):
+    with pytest.raises(UserError, match=f"is no folder; did you mean {place.name!r}"):
+        folder(place.parent, path=f"{place}s", size=16)
+    monkeypatch.chdir(place.parent)
+    task_of("folder", DATASETS.settings("folder", {"path": place.name})[0], place / "data")
+    assert f"did you mean {place}? `path` is below the data folder" in capsys.readouterr().err
+    (place / "val" / "cat").rename(place / "val" / "Cat")
+    with pytest.raises(UserError, match="is 'Cat' another spelling of 'cat'"):
+        folder(place.parent, path=str(place), size=16)
 
 
 def test_what_an_archive_adds_is_no_class(place):

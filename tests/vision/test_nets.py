@@ -1,5 +1,6 @@
 """The literature's CIFAR nets: sizes from the definitions, graphs against formulas, timm's interface, checkpoints."""
 
+import re
 from functools import cache
 from pathlib import Path
 
@@ -8,6 +9,7 @@ import pytest
 import timm
 import torch
 from published_nets import NETS, Formula
+from safetensors.torch import save_file
 from torch import Tensor
 
 import kdbench.vision.cifar  # noqa: F401  (registers the nets)
@@ -185,6 +187,26 @@ def test_a_checkpoint_that_does_not_fit_says_what_does(tmp_path: Path) -> None:
         f"checkpoint {tmp_path / 'wrong.pth'} lacks bn1.weight; has unknown extra.weight; has another shape for "
         f"fc.bias ([10], here [100]), fc.weight ([10, 64], here [100, 64]); {num - 3} of the model's {num} tensors fit"
     )
+
+
+@pytest.mark.parametrize(("content", "message"), [
+    (b"", "it is empty"),
+    (b"<!DOCTYPE html><title>Not found</title>", "it begins with b'<!DOCTYPE', as no such file does"),
+])  # fmt: skip
+def test_a_file_that_holds_no_weights(tmp_path: Path, content: bytes, message: str) -> None:
+    (tmp_path / "x.pth").write_bytes(content)
+    with pytest.raises(UserError, match=re.escape(message)):
+        load_weights(build("cifar_resnet8"), tmp_path / "x.pth")
+
+
+def test_weights_must_be_numbers_and_a_name_says_nothing_of_the_kind(tmp_path: Path) -> None:
+    state = build("cifar_resnet8").state_dict()
+    save_file(state, tmp_path / "safe.bin")
+    load_weights(build("cifar_resnet8"), tmp_path / "safe.bin")
+    state["fc.bias"][3] = torch.nan
+    torch.save(state, tmp_path / "nan.pth")
+    with pytest.raises(UserError, match=r"not all values are numbers, e\.g\. of fc\.bias"):
+        load_weights(build("cifar_resnet8"), tmp_path / "nan.pth")
 
 
 def test_the_file_of_a_larger_net_is_called_so(tmp_path: Path) -> None:
