@@ -199,6 +199,7 @@ def test_the_net_of_vectors_is_any_module() -> None:
     assert outputs.embedding.shape == (5, 8)
 
 
+@pytest.mark.long
 def test_the_example_without_labels_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     without_measures(monkeypatch)
     example = runpy.run_path(str(EXAMPLES / "label_free.py"))

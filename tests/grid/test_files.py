@@ -155,6 +155,7 @@ def test_the_reference_is_of_the_size_of_the_trained_net(records: dict[str, Reco
         assert uncompressed == pytest.approx(records["student"]["profile"]["file"]["bytes"], rel=1e-4), label
 
 
+@pytest.mark.long
 def test_what_is_timed_against_what() -> None:
     """A wide file beside a narrow reference is slower by a ratio above 1, and the other way round below it."""
     files = {}

@@ -5,9 +5,11 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
 
+import pytest
 from many_cells import measure
 
 
+@pytest.mark.long
 def test_folders_are_not_read_again_for_each_cell(tmp_path, quick_profile):
     (tmp_path / "few").mkdir()
     (tmp_path / "many").mkdir()

@@ -125,7 +125,9 @@ THREADS = {
 }
 
 
-@pytest.mark.parametrize("kind", THREADS)
+@pytest.mark.parametrize(
+    "kind", [pytest.param(kind, marks=pytest.mark.long if kind == "of a pool" else ()) for kind in THREADS]
+)
 def test_threads_reach_nobody(kdbench, suite_file, folder, tmp_path, monkeypatch, kind):
     """The students have drop-out, which draws from torch's generator; `bad` is not the first in its cohort."""
     monkeypatch.setattr("kdbench.train.threads.PATIENCE", 5.0 if kind == "that draw on" else 0.3)

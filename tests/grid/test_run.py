@@ -156,7 +156,7 @@ def test_a_diverged_cell_is_a_result(kdbench, suite_file, records):
     rows = {"student": {"ce": 1}, "wild": {"ce": {"weight": 1e30}}}
     code, out, _ = kdbench("run", suite_file(methods=rows))
     assert code == 1
-    assert "wild: 1 of 1 cells diverged" in out
+    assert "wild: 1 of 1 cell diverged" in out
     assert records()["wild", 0]["status"] == "diverged"
     assert records()["wild", 0]["reason"].startswith("loss/ce was ")
     assert records()["wild", 0]["reason"].endswith(" in epoch 1")

@@ -32,6 +32,7 @@ def records(results: Path):
     return {r["label"]: r for r in found}
 
 
+@pytest.mark.long
 def test_devices_train_what_one_does(kdbench, suite_file, tmp_path, one_thread):
     """One run on two, one on one: records of the same cells, with scores that differ by rounding alone."""
     suite = suite_file(train={"epochs": 1, "batch_size": 256, "lr": 0.05, "augment": "crop"})

@@ -122,7 +122,7 @@ def test_killed_at_many_random_moments(runs, undisturbed, tmp_path, seed):
     killed_often(runs, undisturbed, tmp_path / "results", times=6, share=[0.2, 0.5, 1.0][seed % 3], seed=seed)
 
 
-@pytest.mark.parametrize("number", [pytest.param(2, marks=pytest.mark.slow), 4])
+@pytest.mark.parametrize("number", [pytest.param(2, marks=pytest.mark.slow), pytest.param(4, marks=pytest.mark.long)])
 def test_several_at_once(runs, undisturbed, tmp_path, number):
     results = tmp_path / "results"
     assert runs(results, *[None] * number) == [0] * number, results.with_suffix(".log").read_text()

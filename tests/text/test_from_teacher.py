@@ -138,8 +138,8 @@ def test_a_saved_student_needs_no_teacher_and_a_replay_gives_the_same_bits(
         path.unlink()
     assert kdbench("export", record["key"], "--output", tmp_path / "net.onnx")[0] == 0
     _, out, err = kdbench("verify", suite_in(tmp_path), "--sample", 1, "--draw", 1)
-    assert "epoch replayed: 1 cells" in out, out + err
-    assert "weights re-evaluated: 1 students give what is claimed" in out
+    assert "epoch replayed: 1 cell" in out, out + err
+    assert "weights re-evaluated: 1 student gives what is claimed" in out
     assert "another digest" not in out
 
 

@@ -331,6 +331,7 @@ def suite() -> dict[str, Any]:
     }
 
 
+@pytest.mark.long
 def test_a_run_as_a_whole(tmp_path: Path, root: Path, suite: dict[str, Any], kdbench: Run) -> None:
     path = tmp_path / "suite.yaml"
     path.write_text(yaml.safe_dump(suite), encoding="utf-8")

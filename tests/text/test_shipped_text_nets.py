@@ -80,6 +80,7 @@ def test_a_student_is_built_again_without_the_weights_that_it_began_with(tmp_pat
     torch.testing.assert_close(later(inputs).logits, expected)
 
 
+@pytest.mark.long
 def test_a_net_is_not_shipped_with_the_numbers_of_another_s_tokenizer(tmp_path: Path, run: Run) -> None:
     teacher = {"model": "bert", "weights": "begun", "reads": "second"}
     path = suite(tmp_path, {"second": "begun"}, {"teacher": teacher, "student": TINY})

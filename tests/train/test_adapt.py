@@ -137,6 +137,7 @@ def test_it_may_have_a_recipe(suite_file: Callable[..., Path]) -> None:
 VIT = {"model": "vit_tiny_patch16_224", "patch_size": 4, "depth": 2, "embed_dim": 12, "num_heads": 2}
 
 
+@pytest.mark.long
 def test_a_student_of_one_size_goes_on_in_that_one(
     suite_file: Callable[..., Path], kdbench: Run, tmp_path: Path
 ) -> None:

@@ -115,6 +115,7 @@ def test_shuffled_labels_are_the_same_labels_elsewhere(splits: Splits) -> None:
         assert torch.equal(batch.target, train.targets[batch.index])
 
 
+@pytest.mark.long
 def test_a_teacher_of_shuffled_labels_knows_nothing_true(tmp_path: Path, splits: Splits) -> None:
     """Trained on them it learns them, and is at chance on the true test set; its pair's teacher is not."""
     recipe = {"epochs": 30, "batch_size": 64, "lr": 0.05, "augment": "none"}

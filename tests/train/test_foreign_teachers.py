@@ -74,7 +74,7 @@ def test_a_teacher_without_classes(
         ("student", "pkt", "fitnet"), "done"
     )
     assert "kd needs a teacher of the data's 10 classes; this one has none" in out
-    assert "simkd: 1 of 1 cells skipped" in out
+    assert "simkd: 1 of 1 cell skipped" in out
     assert found["pkt"]["scores"]["teacher_top1"] > 85  # by the probe: it has no classes of its own
     assert found["pkt"]["scores"]["teacher_agreement"] > 0
     assert found["pkt"]["profile"]["teacher"]["params"] > 0

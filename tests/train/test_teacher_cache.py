@@ -37,7 +37,7 @@ def asked(monkeypatch):
     return steps
 
 
-@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize("precision", ["fp32", pytest.param("bf16", marks=pytest.mark.long)])
 def test_what_is_added_later_trains_without_the_teacher_to_the_same_bits(
     kdbench, suite_file, records, asked, tmp_path, precision
 ):

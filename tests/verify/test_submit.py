@@ -97,7 +97,7 @@ def test_without_being_asked_nothing_of_it_runs(packed: Path, capfd: pytest.Capt
     assert RAN not in out
     assert "its code was not run: mine.py (10 lines)" in out
     assert "say --run-code mine.py: it runs with your rights" in out
-    assert "weights re-evaluated: 1 students" in out
+    assert "weights re-evaluated: 1 student" in out
     assert "no epoch was replayed: that runs its method's code" in out
     assert (
         "teachers: 0 evaluated again give what is claimed; 1 not evaluated: that builds nets as the suite says" in out
@@ -110,7 +110,7 @@ def test_asked_by_name_its_code_runs_and_an_epoch_is_replayed(packed: Path, capf
     assert code == 0, out + err
     assert f"running mine.py of {packed} with your rights" in err
     assert RAN in out
-    assert "epoch replayed: 1 cells:" in out
+    assert "epoch replayed: 1 cell:" in out
     assert "teachers: 1 evaluated again give what is claimed; no teacher's training is replayed" in out
 
 

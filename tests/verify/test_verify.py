@@ -269,7 +269,7 @@ def test_without_weights_it_is_claimed_and_replayed(kdbench: Any, folder: Folder
     assert code == 0, out
     assert "weights re-evaluated: 0 students" in out
     assert "not judged, 2 cells: its student's weights are not there" in out
-    assert "epoch replayed: 1 cells:" in out
+    assert "epoch replayed: 1 cell:" in out
 
 
 def test_a_record_of_before_is_read_and_only_claimed(kdbench: Any, folder: Folder) -> None:
@@ -289,7 +289,7 @@ def test_the_score_of_a_converted_file_is_only_claimed(kdbench: Any, folder: Fol
     assert kdbench("leaderboard", folder.suite, results=folder.results)[0] == 0
     code, out, _ = kdbench("verify", folder.suite, "--sample", 2, results=folder.results)
     assert code == 0, out
-    assert "weights re-evaluated: 1 students" in out
+    assert "weights re-evaluated: 1 student" in out
     assert "not judged, 1 cell: its scores are not its training's own" in out
 
 

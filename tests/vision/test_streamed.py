@@ -422,6 +422,7 @@ def outcome(results: Path):
     return {r["key"]: (r["status"], r["scores"], r["curves"]) for r in records}
 
 
+@pytest.mark.long
 def test_nine_members_decode_a_picture_once(kdbench, photos, held, decoded, tmp_path):
     held("stream")
     assert kdbench("run", suite_of(photos, tmp_path, methods=NINE, teacher_train={"epochs": 1}))[0] == 0
