@@ -1,12 +1,12 @@
 """Records -> a frame with one row per cell, and what can be read off it: what the cells rest on, and their curves."""
 
 import json
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
 
 from kdbench.method.metric import metric_of
@@ -213,9 +213,5 @@ def curves_of(frame: pd.DataFrame, records: Iterable[Record]) -> Curves:
 
 def _mean(curves: list[list[float]]) -> list[float]:
     """Epoch by epoch, over the seeds; as long as the shortest."""
-    length = min(map(len, curves))
-    total = np.zeros(length)
-    for curve in curves:
-        total += np.asarray(curve[:length], dtype=np.float64)
-    found: list[float] = (total / len(curves)).tolist()
-    return found
+    # exact sums: the same digits in whatever order the seeds come
+    return [math.fsum(values) / len(curves) for values in zip(*curves, strict=False)]
