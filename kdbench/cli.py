@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, NoReturn, cast
 
 from kdbench.commands.around import SHORT, around, at_hand, reader_is_gone
-from kdbench.commands.numbers import count, gigabytes, milliseconds, parameters, port, processes, side, size, small_side
+from kdbench.commands.numbers import count, gigabytes, milliseconds, parameters, port, processes, side, size
 from kdbench.errors import UserError
 from kdbench.grid.signals import own_interrupts
 from kdbench.layout import RESULTS
@@ -182,13 +182,13 @@ def _on_models(command: Command) -> None:
     listing.add_argument("--pair", nargs=2, metavar=("TEACHER", "STUDENT"),
                          help="methods: which apply to these two models, and why the others don't")  # fmt: skip
     listing.add_argument("--dataset", metavar="NAME", help="methods: what the pair reads (default: pictures)")
-    listing.add_argument("--size", type=small_side, help="side of the pair's pictures (default 32)")
+    listing.add_argument("--size", type=side, help="side of the pair's pictures (default 32)")
     listing.add_argument("--classes", type=count, help="the pair's number of classes (default 100)")
     _common(listing, device=False)
     profiling = command("profile", "measure parameters, MACs and latency of models, side by side")
     profiling.add_argument("models", nargs="+", metavar="MODEL")
     profiling.add_argument("--dataset", metavar="NAME", help="what the models read (default: pictures)")
-    profiling.add_argument("--size", type=small_side, default=32, help="side of the pictures (default 32)")
+    profiling.add_argument("--size", type=side, default=32, help="side of the pictures (default 32)")
     profiling.add_argument("--classes", type=count, default=100, help="number of classes (default 100)")
     _common(profiling)
 

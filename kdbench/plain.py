@@ -31,3 +31,8 @@ def inert(text: str) -> str:
 def several(count: int, what: str) -> str:
     """`1 cell`, `2 cells`"""
     return f"{count} {what}" + "s" * (count != 1)
+
+
+def doing(count: int, what: str, verb: str) -> str:
+    """`1 student gives`, `2 students give`"""
+    return f"{several(count, what)} {verb}" + "s" * (count == 1)

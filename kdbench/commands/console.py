@@ -72,10 +72,13 @@ def _fitted(lines: list[str], width: int) -> list[str]:
 
 def _cut(label: str, room: int) -> str:
     """A label without its markup, where it must be cut."""
-    plain = re.sub(r"\\(.)|\*+", r"\1", label)
-    return label if cell_len(plain) <= room else inert(f"{plain[: room - 1]}…")
+    return label if _seen(label) <= room else inert(f"{_plain(label)[: room - 1]}…")
 
 
 def _seen(cell: str) -> int:
     """How wide a cell is where its markup is not shown."""
-    return cell_len(re.sub(r"\\(.)|\*+", r"\1", cell))
+    return cell_len(_plain(cell))
+
+
+def _plain(cell: str) -> str:
+    return re.sub(r"\\(.)|\*+", r"\1", cell)

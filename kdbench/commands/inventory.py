@@ -6,7 +6,6 @@ import json
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from dataclasses import replace
-from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
@@ -51,17 +50,9 @@ def show(out: Console, given: argparse.Namespace) -> None:
     if what == "methods":
         show_methods(out, pattern, tuple(given.pair) if given.pair else None, task_given(given))
     elif what == "models":
-        print("\n".join(models(pattern)))
+        print("\n".join(sorted(matching(known_models(pattern), pattern, "model"))))
     else:
         out.print(transforms_table(pattern) if what == "transforms" else datasets_table(pattern))
-
-
-def models(pattern: str) -> list[str]:
-    """Raises UserError where there is none."""
-    if found := sorted(name for name in known_models(pattern) if fnmatchcase(name, pattern)):
-        return found
-    plain = not any(sign in pattern for sign in "*?[")
-    raise UserError(unknown_model(pattern) if plain else f"no model matches {pattern!r}")
 
 
 def task_given(given: argparse.Namespace) -> Task:

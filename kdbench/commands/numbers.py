@@ -19,12 +19,6 @@ def side(text: str) -> int:
     return int(text)
 
 
-def small_side(text: str) -> int:
-    if not 4 <= int(text) <= 1024:
-        raise argparse.ArgumentTypeError(f"{text}: a side of 4 to 1024")
-    return int(text)
-
-
 def port(text: str) -> int:
     if not 1 <= int(text) <= 65535:
         raise argparse.ArgumentTypeError(f"{text}: a port of 1 to 65535")

@@ -10,7 +10,7 @@ from statistics import mean, pstdev
 from kdbench.counted import Counted
 from kdbench.errors import UserError
 from kdbench.method.metric import rating
-from kdbench.plain import several
+from kdbench.plain import doing, several
 from kdbench.text.folder import Columns, can_be_learnt, read
 from kdbench.text.tables import KINDS, PARTS, Row, files_of, part_of, rows_of, text_files
 
@@ -155,18 +155,15 @@ def about(found: Found) -> list[str]:
     ]
     lines += found.of_classes("texts", " (macro_f1?)") if found.numbers is None else [of_numbers(found.numbers[0])]
     if found.leaks:
-        lines.append(f"{stand(found.leaks, 'test text')} in the training set word by word, which flatters every score")
+        leaks = doing(found.leaks, "test text", "stand")
+        lines.append(f"{leaks} in the training set word by word, which flatters every score")
     if found.twice:
-        lines.append(f"{stand(found.twice, 'training text')} there twice")
+        lines.append(f"{doing(found.twice, 'training text', 'stand')} there twice")
     if found.of_two:
         lines.append(f"{several(found.of_two, 'training text')} with two labels")
     if found.both:
         lines.append("there are both val and test: nets are judged on test, and val is not read")
     return lines
-
-
-def stand(count: int, what: str) -> str:
-    return f"{several(count, what)} stand{'s' * (count == 1)}"
 
 
 def of_numbers(numbers: Sequence[float]) -> str:

@@ -4,7 +4,7 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-from kdbench.plain import harmless, several
+from kdbench.plain import doing, harmless, several
 from kdbench.results.schema import Record
 from kdbench.results.verified_file import EPOCH, WEIGHTS
 
@@ -62,7 +62,7 @@ class Verdict:
         sound = [finding for finding in findings if not finding.wrong]
         yield f"claimed: {len(sound)} of {len(findings)} records fit together"
         reevaluated = sum(f.reevaluated for f in sound)
-        yield f"weights re-evaluated: {several(reevaluated, 'student')} give{'s' * (reevaluated == 1)} what is claimed"
+        yield f"weights re-evaluated: {doing(reevaluated, 'student', 'give')} what is claimed"
         replayed = [finding for finding in sound if finding.replayed]
         yield f"epoch replayed: {several(len(replayed), 'cell')}" + ":" * bool(replayed)
         for one in replayed:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from kdbench.counted import Counted
 from kdbench.errors import UserError
-from kdbench.plain import several
+from kdbench.plain import doing, several
 from kdbench.vision.alike import alike, is_placeholder, look
 from kdbench.vision.folder import parts_of, pictures
 
@@ -91,18 +91,12 @@ def suspects(folder: Folder) -> list[str]:
         lines.append(f"placeholders or empty pictures? they count as photographs: {named(folder.placeholders)}")
     if leaks := folder.leaks:
         pair = " and ".join(str(path.relative_to(folder.root)) for path in leaks[0])
-        lines.append(
-            f"{counted(len(leaks), 'test picture')} like training pictures, which flatters every score: e.g. {pair}"
-        )
+        count = doing(len(leaks), "test picture", "look")
+        lines.append(f"{count} like training pictures, which flatters every score: e.g. {pair}")
     if within := [pair for pair in folder.alike if pair not in leaks]:
         pair = " and ".join(str(path.relative_to(folder.root)) for path in within[0])
-        lines.append(f"{counted(len(within), 'picture')} like another one of the same part: e.g. {pair}")
+        lines.append(f"{doing(len(within), 'picture', 'look')} like another one of the same part: e.g. {pair}")
     return lines
-
-
-def counted(count: int, what: str) -> str:
-    """`1 picture looks`, `2 pictures look`"""
-    return f"{several(count, what)} look{'s' * (count == 1)}"
 
 
 def what_it_can_decide(folder: Folder) -> list[str]:
