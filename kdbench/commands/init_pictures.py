@@ -75,6 +75,7 @@ def propose(root: Path, wanted: Wanted, options: Options) -> str:
     device = choose_device(options.device)
     comment = f"about {spoken(found.seconds)} on {device} by measured steps; the budget was {wanted.budget}"
     wanted.output.write_text(text.suite({n: rows[n] for n in found.rows}, found, comment), encoding="utf-8")
+    load_suite(wanted.output)
     note_at(found.size, price, options.results)
     return told(text, rows, found, price, comment)
 

@@ -187,9 +187,10 @@ def teacher_line(pair: Pair) -> str:
 
 def begun(row: Row) -> str:
     """Whether it was fine-tuned, and from what."""
-    recipe = json.loads(row.recipe or "{}").get("teacher") or {}
-    given = [name for name in ("pretrained", "checkpoint") if (recipe.get("model") or {}).get(name)]
-    if "train" not in recipe or not given:
+    teacher = json.loads(row.recipe or "{}").get("teacher")
+    model = teacher.get("model") if isinstance(teacher, dict) and "train" in teacher else None
+    given = [name for name in ("pretrained", "checkpoint") if isinstance(model, dict) and model.get(name)]
+    if not given:
         return ""
     return f"; fine-tuned from {'weights of a file' if given == ['checkpoint'] else 'pretrained weights'}"
 
