@@ -203,6 +203,8 @@ def _on_this_machine(command: Command) -> None:
     clean = command("clean", "list what lies in the results and no record needs")
     clean.add_argument("suite", type=Path, nargs="?", metavar="SUITE", help="of this suite alone; teachers stay")
     clean.add_argument("--yes", action="store_true", help="remove it")
+    clean.add_argument("--share", action="store_true",
+                       help="keep once what SUITE's records say alike: targets, a teacher's answers")  # fmt: skip
     _common(clean, device=False)
     command("schema", "print the JSON schema of suite files, for editors").add_argument(
         "--plugin", type=Path, action="append", default=[], metavar="FILE", help="a file with methods of your own"

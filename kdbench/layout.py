@@ -1,7 +1,7 @@
 """Where everything lies in the results folder: the only place that spells its paths, and the names no suite may have.
 
 results/
-  SUITE/          records/KEY.json  students/KEY.safetensors  checkpoints/  .locks/  .suite  mlflow.jsonl
+  SUITE/          records/KEY.json  answers/  students/KEY.safetensors  checkpoints/  .locks/  .suite  mlflow.jsonl
                   leaderboard.{md,csv,tex,html}  cells.{csv,parquet}  per_class.csv  plots/  looks.json  verified.json
   teachers/       KEY.json  KEY.safetensors  .KEY.lock  checkpoints/
   teacher_cache/  teacher outputs of earlier runs; safe to delete at any time
@@ -35,6 +35,13 @@ class SuiteFolder:
     @property
     def records(self) -> Path:
         return self.path / "records"
+
+    def answers(self, name: str) -> Path:
+        """What many records say alike, of those that share it."""
+        return self.path / "answers" / f"{name}.txt"
+
+    def all_answers(self) -> list[Path]:
+        return sorted(self.path.glob("answers/[!.]*.txt"))
 
     @property
     def students(self) -> Path:
@@ -160,6 +167,7 @@ class Layout:
         for form in ("safetensors", "json"):
             yield from sorted(teachers.glob(f"[!.]*.{form}"))
         for suite in suites:
+            yield from suite.all_answers()
             yield from sorted(suite.records.glob("[!.]*.json"))
             yield from (path for path in (suite.looks, suite.verified, suite.origin) if path.is_file())
             yield from suite.board_files()

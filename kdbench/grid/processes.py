@@ -21,6 +21,8 @@ import torch
 from kdbench.grid.events import Events, Stop
 from kdbench.grid.executors import Job, Queue, wait_for
 from kdbench.grid.outcome import record_of
+from kdbench.grid.parcel import teachers_of
+from kdbench.layout import Layout
 from kdbench.locks import attempt, owner_of
 from kdbench.train.loop import Stopped
 
@@ -91,23 +93,31 @@ class Processes:
         while self.pending or any(seat.job for seat in seats):
             if stop():
                 raise Stopped
-            self.give_out(queue, seats, events)
+            self.give_out(queue, seats)
             if self.pending and not any(seat.job for seat in seats):
                 wait_for(owner_of(queue.lock_of(self.pending[0])), events, stop)
                 continue
             self.listen(queue, seats, events)
 
-    def give_out(self, queue: Queue, seats: Sequence[Seat], events: Events) -> None:
-        """A job that no other run works on to every process that has none."""
+    def give_out(self, queue: Queue, seats: Sequence[Seat]) -> None:
+        """A job to every process that has none: rather one whose teacher no other process is at work on."""
         for seat in seats:
-            for _ in range(len(self.pending) if seat.job is None else 0):
-                job, lock = self.pending.popleft(), ExitStack()
-                if not lock.enter_context(attempt(queue.lock_of(job))):
-                    self.pending.append(job)  # another run has it: later
-                elif cells := queue.open_cells(job):
-                    seat.give(job, lock, cells)
-                    break
-                lock.close()
+            if seat.job is None and self.pending:
+                busy = {key for other in seats if other.job for key in absent_teachers(other.job)}
+                if not self.gave(queue, seat, busy) and busy:
+                    self.gave(queue, seat, set())  # it reads its data meanwhile
+
+    def gave(self, queue: Queue, seat: Seat, busy: set[str]) -> bool:
+        """Did the process get a job? One that no other run works on, and that needs no teacher of `busy`."""
+        for _ in range(len(self.pending)):
+            job, lock = self.pending.popleft(), ExitStack()
+            if not busy.isdisjoint(absent_teachers(job)) or not lock.enter_context(attempt(queue.lock_of(job))):
+                self.pending.append(job)  # later
+            elif cells := queue.open_cells(job):
+                seat.give(job, lock, cells)
+                return True
+            lock.close()
+        return False
 
     def listen(self, queue: Queue, seats: Sequence[Seat], events: Events, ending: bool = False) -> None:
         """Pass on what the processes tell, for a moment."""
@@ -154,6 +164,12 @@ class Processes:
         else:
             device = torch.device(seat.share.device)
             events.finished(record_of(cells[0], device, "failed", f"the process that trained it {how}, twice"), None)
+
+
+def absent_teachers(job: Job) -> list[str]:
+    """Keys of those that it needs and nobody has trained yet."""
+    teachers = Layout(job.place.results).teachers
+    return [key for key in teachers_of(job) if not teachers.record(key).is_file()]
 
 
 def start(share: Share) -> Seat:

@@ -8,6 +8,8 @@ from pathlib import Path
 
 from kdbench.layout import Layout, SuiteFolder, TeacherFolder
 from kdbench.locks import attempt
+from kdbench.plain import several
+from kdbench.results.answers import alike, names_in, take_out
 from kdbench.results.checkpoints import SUFFIX
 from kdbench.results.records import Records, is_final
 from kdbench.results.schema import Record
@@ -46,6 +48,9 @@ def of_suite(folder: SuiteFolder, records: dict[str, Record]) -> Iterator[tuple[
     for path in sorted(folder.students.glob("[!.]*.*")):
         if not folder.record(path.stem).exists():
             yield path, "a student without a record"
+    if shared := folder.all_answers():
+        referred = {name for path in folder.records.glob("*.json") for name in names_in(path.read_bytes())}
+        yield from ((path, "answers that no record refers to") for path in shared if path.stem not in referred)
     for path in sorted(folder.locks.glob("*.lock")):
         yield path, "a lock that nobody holds"
 
@@ -111,3 +116,14 @@ def clean(results: Path, remove: bool, suite: str | None = None) -> str:
         return f"{results} holds nothing that could go"
     what = "removed" if remove else "could go: remove them with --yes"
     return "\n".join([*lines, f"{len(lines)} files, {total / 2**20:.1f} MiB {what}"])
+
+
+def share(results: Path, suite: str) -> str:
+    """Take out of a suite's records what two or more say alike, so that it stands beside them once."""
+    folder, records = Layout(results).suite(suite), Records(results, suite)
+    with all_of(folder.locks.glob("*.lock")) as mine:
+        if not mine:
+            return f"{folder.path} is in use: try again when its run is over"
+        names = alike(records.iterate())
+        saved = [take_out(folder.record(record["key"]), names) for record in records.iterate()]
+    return f"{folder.path}: {several(len(saved), 'record')}, {sum(saved) / 2**20:.1f} MiB less"

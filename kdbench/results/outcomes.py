@@ -29,23 +29,26 @@ class Outcomes:
 
 
 def packed(outcomes: Outcomes, num_classes: int) -> dict[str, Any]:
-    """For a record's `outcomes`. Teacher and target are written as distances to the student's class: mostly zeros."""
+    """For a record's `outcomes`. Student's and teacher's are written as distances to the target: mostly zeros."""
     kind = np.dtype(np.uint8 if num_classes <= 256 else np.uint16 if num_classes <= 65536 else np.uint32)
     parts = {
-        "predicted": outcomes.predicted,
-        "teacher": (outcomes.teacher - outcomes.predicted) % num_classes,
-        "target": (outcomes.target - outcomes.predicted) % num_classes,
+        "predicted": (outcomes.predicted - outcomes.target) % num_classes,
+        "teacher": (outcomes.teacher - outcomes.target) % num_classes,
+        "target": outcomes.target,
     }
-    return {"num_classes": num_classes, "bytes": kind.itemsize, **{k: _text(v, kind) for k, v in parts.items()}}
+    texts = {name: _text(part, kind) for name, part in parts.items()}
+    return {"num_classes": num_classes, "bytes": kind.itemsize, "relative_to": "target", **texts}
 
 
 def unpacked(entry: dict[str, Any]) -> Outcomes | None:
-    """From a record's `outcomes`; None where it is damaged."""
+    """From a record's `outcomes`; None where it is damaged. Older ones are relative to what the student predicted."""
     try:
         kind, num_classes = np.dtype(f"<u{entry['bytes']}"), int(entry["num_classes"])
         predicted, teacher, target = (_classes(entry[name], kind) for name in ("predicted", "teacher", "target"))
         if not 0 < len(predicted) == len(teacher) == len(target):
             return None
+        if entry.get("relative_to") == "target":
+            return Outcomes((predicted + target) % num_classes, (teacher + target) % num_classes, target)
         return Outcomes(predicted, (teacher + predicted) % num_classes, (target + predicted) % num_classes)
     except (KeyError, TypeError, ValueError, OverflowError, ZeroDivisionError, zlib.error):
         return None

@@ -5,8 +5,9 @@ from pathlib import Path
 
 from kdbench.errors import UserError
 from kdbench.files import write_json
-from kdbench.layout import Layout
+from kdbench.layout import Layout, suite_of_record
 from kdbench.plain import harmless
+from kdbench.results.answers import make_whole
 from kdbench.results.schema import Record, judged
 
 
@@ -52,7 +53,9 @@ class Records:
 def read_record(path: Path) -> Record:
     """One record. Raises FileNotFoundError, or UserError when the file is no record."""
     try:
-        return judged(path.read_bytes(), path.stem)
+        record = judged(path.read_bytes(), path.stem)
+        make_whole(record, suite_of_record(path))
+        return record
     except FileNotFoundError:
         raise
     except UserError as error:

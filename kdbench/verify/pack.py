@@ -16,6 +16,7 @@ from kdbench.gathered import Gathered, gather
 from kdbench.layout import Layout, TeacherFolder
 from kdbench.options import Options
 from kdbench.registry import hash_of_file
+from kdbench.results.answers import whole_bytes
 from kdbench.results.records import Records
 from kdbench.suite.cells import Cell
 from kdbench.suite.load import read_with_bases
@@ -103,7 +104,8 @@ def results_of(cells: Sequence[Cell], results: Path) -> Files:
     paths = [path for cell in cells for path in (place.record(cell.key), place.student(cell.key))]
     keys = {key: None for cell in cells for key in teaching(cell)}
     paths += [path for key in keys for path in of_teacher(teachers, key)]
-    return {f"{RESULTS}/{path.relative_to(results).as_posix()}": path.read_bytes() for path in paths if path.is_file()}
+    names = {path: f"{RESULTS}/{path.relative_to(results).as_posix()}" for path in paths if path.is_file()}
+    return {name: whole_bytes(path) if path.suffix == ".json" else path.read_bytes() for path, name in names.items()}
 
 
 def of_teacher(teachers: TeacherFolder, key: str) -> list[Path]:

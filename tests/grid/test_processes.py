@@ -6,10 +6,17 @@ import signal
 import subprocess
 import sys
 import time
+from collections import deque
+from multiprocessing import Pipe
 
 import pytest
+from grids import grid
 
 from kdbench.errors import UserError
+from kdbench.grid.cohort import Place
+from kdbench.grid.executors import Job, Queue
+from kdbench.grid.processes import Processes, Seat, Share
+from kdbench.layout import Layout
 from kdbench.locks import attempt, hold, is_held, owner_of
 from kdbench.train.teacher import Stopped
 
@@ -78,3 +85,26 @@ def test_a_file_system_without_locks_is_refused(kdbench, suite_file, tmp_path, m
         assert code == 2
         assert "on a file system without locks, so two runs could do the same cells" in err
         assert "Traceback" not in err
+
+
+def test_a_process_takes_a_job_whose_teacher_no_other_is_at_work_on(tmp_path):
+    """Else it would wait for that teacher while others could be trained."""
+    pairs = [{"teacher": teacher, "student": "cifar_resnet8"} for teacher in ("cifar_resnet20", "cifar_resnet14")]
+    cells = grid(tmp_path, ["kd"], pairs)[1]
+    place = Place(tmp_path, tmp_path, "cpu")
+    jobs = [Job((cell,), (), place) for cell in cells]
+    queue = Queue(jobs, Layout(tmp_path).suite("grid"), lambda job: list(job.cells))
+    processes = Processes([Share(1, "cpu", 2)] * 2)
+    processes.pending = deque(jobs)
+    ours, theirs = zip(*(Pipe() for _ in range(2)), strict=True)
+    seats = [Seat(share, None, connection) for share, connection in zip(processes.shares, ours, strict=True)]
+    processes.give_out(queue, seats)
+    assert [connection.recv().cells[0] for connection in theirs] == [cells[0], cells[3]], "of the other pair"
+    seats[1].rest()
+    processes.give_out(queue, seats)
+    taken = theirs[1].recv().cells[0]
+    assert taken.teacher == cells[3].teacher, "of its own teacher, which is not there yet"
+    seats[1].rest()
+    processes.pending = deque(jobs[1:2])
+    processes.give_out(queue, seats)
+    assert theirs[1].recv().cells[0] == cells[1], "where all wait for one, it waits too"
