@@ -41,7 +41,10 @@ def unknown(what: str, name: object, known: Iterable[str]) -> str:
 
 
 def in_words(error: BaseException) -> str:
-    """The kind of an error and what it says, whatever that is: it may be long, not text, or fail to be said."""
+    """The kind of an error and what it says, whatever that is: it may be long, not text, or fail to be said.
+
+    What is written for people stands for itself.
+    """
     try:
         text = str(error)
     except BaseException as other:
@@ -49,7 +52,8 @@ def in_words(error: BaseException) -> str:
             raise
         text = "(its text can't be made)"
     text = text.encode("utf-8", "backslashreplace").decode()
-    return f"{type(error).__name__}: {text[:LONGEST]}" + (" ..." if len(text) > LONGEST else "")
+    kind = "" if isinstance(error, UserError) else f"{type(error).__name__}: "
+    return kind + text[:LONGEST] + (" ..." if len(text) > LONGEST else "")
 
 
 def first_line(error: BaseException) -> str:

@@ -9,6 +9,7 @@ from kdbench.grid.forecast import CELL, START, Forecast, Stated, forecast
 from kdbench.grid.plan import Plan
 
 LAUNCH = 0.004  # seconds that a step takes however small the net is
+REACHED = {"cpu": 0.4}  # of a convolution's speed by the steps of small nets, ours and BERTs (measured)
 NOMINAL = {"cpu": 4e10, "cuda": 5e12}  # floating-point operations a second, where a guess will do
 HALF = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -32,6 +33,7 @@ def by_convolution(plan: Plan, device: torch.device) -> Stated:
             if device.type == "cuda":
                 torch.cuda.synchronize()
             rate = rounds * flops / (time.perf_counter() - start)
+    rate *= REACHED.get(device.type, 1.0)
     return Stated(plan, rate, LAUNCH, START, CELL, True, "its speed at a convolution just now")
 
 

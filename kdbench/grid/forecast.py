@@ -24,8 +24,8 @@ from kdbench.suite.spec import ModelSpec
 from kdbench.suite.starts import teaching
 
 START = 12.0  # seconds before the first step and after the last: imports, proofs of the layers, tables, MLflow
-CELL = 1.5  # seconds that each cell takes beside its steps: latency, its record, its file
-FILED = 10  # times as long where students are measured as files: eight seconds of latencies, writing, converting
+CELL = 0.3  # seconds that each cell takes beside its steps: its scores, its record, its file
+FILED = 50  # times as long where students are measured as files: eight seconds of latencies, writing, converting
 AS = re.compile(r"(?:(\d+)\s*x\s*)?(\d+)\s*(gpu|cpu|device)s?(?:\s+at\s+(\d+(?:\.\d+)?)\s*tflops)?")
 
 

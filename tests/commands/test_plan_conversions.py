@@ -28,8 +28,8 @@ def test_conversions_train_nothing(kdbench, suite_file, tmp_path):
     assert [seconds_of(cohort, made, Stated(made, 1e12)) for cohort in conversions] == [0, 0]
     full, pruned = (seconds_of(by_depth[depth], made, Stated(made, 1e12)) / (2, 3)[depth] for depth in (0, 1))
     assert 0 < pruned < full  # by the shapes that it will have
-    speed = Stated(made, 1e12, cell=1.5)
-    assert seconds_of(conversions[0], made, speed) == 15  # it is measured as a file, as all of this suite are
+    speed = Stated(made, 1e12, cell=0.25)
+    assert seconds_of(conversions[0], made, speed) == 12.5  # it is measured as a file, as all of this suite are
     code, out, _ = kdbench("plan", compressed(suite_file))
     assert code == 0
     assert "4 cells, 0 done, 2 to train and 2 to convert in 4 cohorts" in out
