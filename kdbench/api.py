@@ -18,7 +18,7 @@ import torch
 from rich.console import Console
 
 from kdbench.errors import UserError, first_line, unknown
-from kdbench.gathered import cells_asked, read_board
+from kdbench.gathered import board_of, cells_asked, gather
 from kdbench.grid.blocks import changed
 from kdbench.grid.cohort import Place
 from kdbench.grid.executors import Executor
@@ -39,6 +39,7 @@ from kdbench.report.table import Board, make_board
 from kdbench.report.write import write_board
 from kdbench.results.looks_file import read_looks
 from kdbench.results.mlflow_thread import PATIENCE, Tracker, behind
+from kdbench.results.other_state import other_state
 from kdbench.results.records import Records
 from kdbench.results.schema import Record
 from kdbench.results.store import copied, is_url
@@ -139,7 +140,10 @@ def make_leaderboard(
 ) -> tuple[pd.DataFrame, str]:
     """`also`: other results folders; `mlflow`: a store to take records from; `shown`: as for `make_board`."""
     path = suite_path(path)
-    board = read_board(path, options, also, mlflow, **shown)
+    gathered = gather(path, options, also, mlflow)
+    board, left = board_of(gathered, **shown), other_state(options.results, gathered.suite.name, gathered.cells)
+    if left and not gathered.found.records:
+        raise UserError(f"{left}; nothing is written. To train anew: kdbench run {path}")
     if doubled := claim(Layout(options.results).suite(board.suite), path):
         print(doubled, file=sys.stderr)
     return board.table, write_board(board, options.results / board.suite)
@@ -150,6 +154,7 @@ DEVICES = ("cpu", "gpu", "cuda", "mps", "xpu")  # those that people have; a numb
 
 def choose_device(name: str) -> torch.device:
     """`auto`: a GPU if there is one; `gpu`: a GPU. Raises UserError for a device that torch does not have."""
+    name = name.lower()
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     if name == "gpu" and not torch.cuda.is_available():
@@ -187,7 +192,7 @@ def run_suite(
         todo = made.todo
         text_of_suite = path.read_text(encoding="utf-8", errors="replace")  # it may be edited meanwhile
         with Bar(len(todo), console) as bar, stop_signals(bar.say) as stop:
-            for line in _first_words(made, device, executor, claim(folder, path)):
+            for line in _first_words(made, device, executor, claim(folder, path), options.results):
                 bar.say(line)
             begun, before = time.monotonic(), expected(made, device, executor, options.results, bar.measuring)
             bar.expect(before)
@@ -230,7 +235,9 @@ def _check_writable(results: Path) -> None:
         raise UserError(f"{results} can't be made ({error.strerror}): give another folder by --results") from error
 
 
-def _first_words(made: Plan, device: torch.device, executor: Executor, doubled: str | None) -> Iterator[str]:
+def _first_words(
+    made: Plan, device: torch.device, executor: Executor, doubled: str | None, results: Path
+) -> Iterator[str]:
     """What a run says before it trains. `doubled`: that another suite has this one's name."""
     yield from made.damaged
     yield " ".join([progress_line(made, device), executor.about]).strip()
@@ -238,6 +245,8 @@ def _first_words(made: Plan, device: torch.device, executor: Executor, doubled: 
         yield slow
     if doubled:
         yield doubled
+    if left := other_state(results, made.name, made.cells):
+        yield left
 
 
 def _board_of(made: Plan, folder: SuiteFolder, path: Path, options: Options) -> tuple[Board, dict[str, Record]]:

@@ -13,6 +13,7 @@ from io import TextIOWrapper
 from pathlib import Path
 from typing import Any, NoReturn, cast
 
+from kdbench import __version__
 from kdbench.commands.around import SHORT, around, at_hand, reader_is_gone
 from kdbench.commands.numbers import count, gigabytes, milliseconds, parameters, port, processes, side, size
 from kdbench.errors import UserError
@@ -39,6 +40,7 @@ class Parser(argparse.ArgumentParser):
 
 def parser() -> argparse.ArgumentParser:
     top = Parser(prog="kdbench", description="Compare knowledge-distillation methods honestly.", epilog=EPILOG)
+    top.add_argument("--version", action="version", version=f"kdbench {__version__}")
     commands = top.add_subparsers(dest="command", metavar="COMMAND", required=True)
 
     def command(name: str, help: str, **options: Any) -> argparse.ArgumentParser:
@@ -169,7 +171,8 @@ def _on_students(command: Command) -> None:
     _common(recommend)
     exporting = command("export", "write a trained student as one file, checked against the original")
     exporting.add_argument("key", metavar="KEY", help="a cell's key (see cells.csv) or its record's path")
-    exporting.add_argument("--format", choices=["safetensors", "onnx"], default="onnx")
+    exporting.add_argument("--format", choices=["safetensors", "onnx"], type=str.lower,
+                           help="default: what FILE ends in, else onnx")  # fmt: skip
     exporting.add_argument("--output", type=Path, metavar="FILE", help="default: KEY.onnx or KEY.safetensors")
     exporting.add_argument("--force", action="store_true", help="replace FILE if it is there")
     _common(exporting)

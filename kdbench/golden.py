@@ -125,12 +125,20 @@ def told(gradient: Array) -> dict[str, Any]:
 
 def by_differences(function: Callable[..., Any], given: dict[str, Array]) -> tuple[float, dict[str, Array]]:
     """Value, and the gradients for the student's arrays. Raises UserError where the loss has a kink."""
-    value, gradients = float(function(**given)), {}
+    value, gradients = _one_number(function(**given)), {}
     for name in _of_the_student(given):
         fine, coarse = (_differences(function, given, name, step) for step in (STEP, 4 * STEP))
         _must_agree(name, fine, coarse, "has a kink near these inputs: its differences depend on the step")
         gradients[name] = fine
     return value, gradients
+
+
+def _one_number(value: Any) -> float:
+    if np.ndim(value):
+        raise UserError(f"it gives {np.size(value)} numbers, and a loss is one: is a mean or a sum missing?")
+    if not np.isfinite(found := float(value)):
+        raise UserError(f"it gives {found} for these inputs")
+    return found
 
 
 def _differences(function: Callable[..., Any], given: dict[str, Array], name: str, step: float) -> Array:
@@ -150,6 +158,7 @@ def by_autograd(function: Callable[..., Any], given: dict[str, Array]) -> tuple[
     tensors = {name: torch.from_numpy(np.array(x)) for name, x in given.items()}
     asked = {name: tensors[name].requires_grad_() for name in _of_the_student(given)}
     value = function(**tensors)
+    _one_number(value.detach() if isinstance(value, torch.Tensor) else value)
     found = torch.autograd.grad(value, list(asked.values()))
     gradients = {name: g.numpy() for name, g in zip(asked, found, strict=True)}
     for name, gradient in gradients.items():

@@ -37,9 +37,19 @@ def run(given: argparse.Namespace) -> int:
     return 0
 
 
+def form_of(asked: str | None, output: Path | None) -> str:
+    """What `--output` ends in, where `--format` says nothing. Raises UserError where they differ."""
+    ending = output.suffix[1:] if output else asked or "onnx"
+    if ending not in FORMATS:
+        raise UserError(f"--output {output}: its name must end in .onnx or .safetensors")
+    if asked not in (None, ending):
+        raise UserError(f"--output {output} is another form than --format {asked}: leave one of them out")
+    return ending
+
+
 def export(
     key: str | Path,
-    format: str,
+    format: str | None = None,
     output: Path | None = None,
     results: Path = RESULTS,
     force: bool = False,
@@ -50,6 +60,7 @@ def export(
     Returns the file and a line about it. `force`: replace a file that is there. Raises UserError when the logits
     differ by more than 1e-4; then what stood there still does.
     """
+    format = form_of(format, output)
     record, weights = find(key, results)
     converted = weights.suffix == ".onnx"
     if converted and format != "onnx":
@@ -57,6 +68,8 @@ def export(
     path = output or Path(f"{record['key']}.{format}")
     beside = path.with_suffix(".json")
     others = {path.with_name(f"{path.stem}.{name}"): content for name, content in needed_beside(record, data).items()}
+    if path.parent.resolve().name == "records":
+        raise UserError(f"{path.parent.resolve()} is for records, and one may have that name: give another --output")
     for file in (path, beside, *others):
         if file.exists() and (not force or file.is_dir()):
             what = "it is a folder" if file.is_dir() else "--force replaces it"

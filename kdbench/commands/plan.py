@@ -33,6 +33,7 @@ from kdbench.grid.run import using
 from kdbench.grid.shares import shares_of
 from kdbench.grid.speeds import conditions, measured
 from kdbench.plain import several
+from kdbench.results.other_state import other_state
 from kdbench.train.arithmetic import slow_precision
 from kdbench.train.evaluation import check_precision
 
@@ -66,7 +67,8 @@ def run(given: argparse.Namespace) -> int:
         out.print(f"... and {several(len(made.cohorts) - 40, 'cohort')} more")
     held = held_by(made)
     places = [f"{json.loads(spec)['name']}: {what.words}" for spec, what in held.items() if what.words]
-    for line in [*places, *why_not(made)]:
+    left = other_state(options.results, made.name, made.cells)
+    for line in [*([left] if left else []), *places, *why_not(made)]:
         out.print(line, soft_wrap=True, markup=False)
     if todo:
         device = choose_device(options.device)

@@ -9,9 +9,10 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from kdbench.api import Options, read_board
+from kdbench.api import Options
 from kdbench.commands.given import options_of
 from kdbench.errors import UserError
+from kdbench.gathered import gather, read_board
 from kdbench.method.metric import TOP1
 from kdbench.plain import several
 from kdbench.report.frame import GROUP, title
@@ -20,6 +21,7 @@ from kdbench.report.rows import Row
 from kdbench.report.statistics import of_differences
 from kdbench.report.table import Board
 from kdbench.report.text import human, number
+from kdbench.results.other_state import other_state
 from kdbench.results.outcomes import OUTCOMES, unpacked
 from kdbench.results.records import Records
 from kdbench.results.schema import Record
@@ -70,7 +72,9 @@ def recommendation(
     board = read_board(suite, options)
     rows = [row for row in board.rows if row.n and not row.control]
     if not rows:
-        raise UserError(f"{board.suite}: no cell is done in {options.results}; first: kdbench run {suite}")
+        left = other_state(options.results, board.suite, gather(suite, options).cells)
+        why = f" ({left})" if left else ""
+        raise UserError(f"{board.suite}: no cell is done in {options.results}{why}; first: kdbench run {suite}")
     limits = Limits(max_latency_ms, max_params, max_bytes)
     parts = []
     for dataset in dict.fromkeys(row.dataset for row in rows):

@@ -2,6 +2,7 @@
 
 import json
 import math
+from typing import Any
 
 from kdbench.report.gains import STUDENT
 from kdbench.report.looks import Progress, State, spent
@@ -68,6 +69,8 @@ def judged_in_words(pair: Pair) -> list[str]:
             f"Students begin with {pair.alone.begun_by}: {pair.alone.label} *(alone)* goes on from there on labels "
             "only, and is what gains are counted from."
         )
+    if pair.done and (files := from_files(json.loads(pair.done[0].recipe or "{}").get("student"))):
+        lines.append(f"Students begin with {files}, fine-tuned: none of them is trained from scratch.")
     if unread := [label for label, recipe in recipes.items() if recipe.get("labels")]:
         lines.append(f"Read no label in training: {', '.join(unread)}.")
     if any(
@@ -75,6 +78,15 @@ def judged_in_words(pair: Pair) -> list[str]:
     ):
         lines.append("The teacher does not know these classes: its score and agreement are those of a linear probe.")
     return lines
+
+
+def from_files(student: Any) -> str:
+    """What weights a student begins with, where it does not begin with random ones."""
+    model = student if isinstance(student, dict) else {}
+    if digest := model.get("checkpoint"):
+        head = " and a new head" if model.get("head") == "new" else ""
+        return f"the weights of a file (its SHA-256 begins with {str(digest)[:8]}){head}"
+    return "pretrained weights" if model.get("pretrained") else ""
 
 
 def controls_in_words(pair: Pair) -> list[str]:

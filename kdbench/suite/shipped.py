@@ -38,6 +38,8 @@ def _is_suite(path: Path) -> bool:
 
 def suite_path(given: Path) -> Path:
     """The file that is meant: `given`, or what comes with kdbench under that name. Raises UserError for neither."""
+    if given.is_dir():
+        raise UserError(f"{given} is a folder; of one with pictures `kdbench init {given}` makes a suite")
     if given.exists():
         return given
     if str(given) == given.name and given.name.removesuffix(".yaml") in shipped():
@@ -48,6 +50,6 @@ def suite_path(given: Path) -> Path:
 def nearest(given: Path) -> str:
     """`; did you mean suites/quickstart.yaml?`, else where to look."""
     beside = [str(path) for path in sorted(given.parent.glob("*.yaml"))] if given.parent.is_dir() else []
-    by_name = {Path(name).stem: name for name in [*shipped(), *beside]}
-    near = get_close_matches(given.name.removesuffix(".yaml"), by_name, n=1, cutoff=0.6)
+    by_name = {Path(name).stem.lower(): name for name in [*shipped(), *beside, *map(str, local())]}
+    near = get_close_matches(given.name.lower().removesuffix(".yaml"), by_name, n=1, cutoff=0.6)
     return f"; did you mean {by_name[near[0]]}?" if near else "; `kdbench list suites` shows those that there are"

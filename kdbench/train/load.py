@@ -71,6 +71,10 @@ def find(key: str | Path, results: Path) -> tuple[Record, Path]:
         record = read_record(paths[0])
     except FileNotFoundError as error:
         raise UserError(f"{paths[0]}: no such record") from error
+    except UserError as error:
+        if paths[0] is not given:
+            raise
+        raise UserError(f"{given} is no record of a cell; those lie in results/SUITE/records") from error
     if record["status"] != "done":
         raise UserError(f"cell {record['key']} ({record['label']}) is {record['status']}: it left no student")
     folder = suite_of_record(paths[0])

@@ -143,8 +143,9 @@ def parts_of(root: Path) -> tuple[Path, Path, list[str]]:
         raise UserError(f"data set folder: {train} needs two class folders or more; it has {len(classes)}")
     strange = sorted(set(folders(test)) - set(classes))
     if strange:
-        near = get_close_matches(strange[0].lower(), [name.lower() for name in classes], 1)
-        advice = f"; is {strange[0]!r} another spelling of {near[0]!r}?" if near else ""
+        lost = {name.lower(): name for name in classes if name not in folders(test)}
+        near = get_close_matches(strange[0].lower(), list(lost), 1)
+        advice = f"; is {strange[0]!r} another spelling of {lost[near[0]]!r}?" if near else ""
         raise UserError(f"data set folder: {test} has classes that train/ lacks: {', '.join(strange[:5])}{advice}")
     return train, test, classes
 

@@ -224,3 +224,31 @@ def test_mistakes(results: Path, tmp_path: Path) -> None:
     (failed / f"{record['key']}.json").write_text(json.dumps(record))
     with pytest.raises(UserError, match="is failed: it left no student"):
         load_student(record["key"], tmp_path)
+
+
+@pytest.mark.parametrize(("asked", "name", "words"), [
+    (None, "student.json", "must end in .onnx or .safetensors"),
+    (None, "student", "must end in"),
+    ("onnx", "student.pt", "must end in"),
+    ("onnx", "student.safetensors", "is another form than --format onnx"),
+])  # fmt: skip
+def test_a_file_is_what_its_name_says(results: Path, tmp_path: Path, asked: str | None, name: str, words: str) -> None:
+    with pytest.raises(UserError, match=words):
+        export(record_of(results, "student")["key"], asked, tmp_path / name, results, force=True)
+    assert [*tmp_path.iterdir()] == []
+
+
+def test_the_name_alone_says_the_form(results: Path, tmp_path: Path) -> None:
+    path, _ = export(record_of(results, "student")["key"], None, tmp_path / "student.safetensors", results)
+    with safe_open(path, "pt") as file:
+        assert file.metadata()["num_classes"] == "10"
+
+
+def test_no_record_is_replaced(results: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    key = record_of(results, "student")["key"]
+    place = results / "tiny" / "records" / f"{key}.json"
+    before = place.read_bytes()
+    monkeypatch.chdir(place.parent)
+    with pytest.raises(UserError, match="is for records"):
+        export(key, "onnx", None, results, force=True)
+    assert place.read_bytes() == before

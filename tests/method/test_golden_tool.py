@@ -9,6 +9,7 @@ import torch
 from golden_cases import Golden, golden_folder
 from test_golden import check_gradients
 
+from kdbench.errors import UserError
 from kdbench.golden import cases_of, main
 from kdbench.suite.plugins import load_plugin
 
@@ -107,3 +108,12 @@ def test_an_unknown_array_has_a_nearest(tmp_path: Path, capsys: pytest.CaptureFi
 def test_contributing_shows_the_example() -> None:
     example = (ROOT / "examples" / "cosine_golden.py").read_text()
     assert example[example.index("def ") :] in (ROOT / "CONTRIBUTING.md").read_text()
+
+
+@pytest.mark.parametrize(("body", "words"), [
+    ("return ((s_logits - t_logits) ** 2).mean(axis=1)", r"it gives \d+ numbers, and a loss is one"),
+    ("return (s_logits * t_logits).sum() * np.nan", "it gives nan for these inputs"),
+])  # fmt: skip
+def test_what_is_no_loss_is_said(tmp_path: Path, body: str, words: str) -> None:
+    with pytest.raises(UserError, match=words):
+        cases_of(written(tmp_path, body), INPUTS)
