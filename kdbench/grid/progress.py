@@ -1,7 +1,7 @@
 """A bar with what is running, the rate and the time left; plain lines where there is no terminal."""
 
 import time
-from collections import Counter
+from collections import Counter, deque
 from typing import IO, Any, cast
 
 from rich.console import Console
@@ -14,6 +14,7 @@ from kdbench.grid.forecast import Forecast, Piece
 
 EVERY = 15.0  # seconds between plain lines
 REDRAWN = 0.1  # seconds between two looks of the bar
+MINUTE = 60.0  # seconds that the rate is of
 WARM_UP = 3.0  # seconds that say nothing of what follows
 TRUST = 10.0  # seconds of a run that a measured forecast weighs as much as
 MOST = 0.99  # of the steps: a run that measures and writes after its last one is not at its end
@@ -30,8 +31,9 @@ class Bar:
     def __init__(self, total: int, console: Console | None = None) -> None:
         self.console = console or Console(stderr=True)
         self.console.file = cast(IO[str], shown(self.console.file))
-        self.what, self.steps = "", 0
-        self.start = self.last = self.stepped = time.monotonic()
+        self.what, self.seen = "", 0
+        self.last = self.stepped = time.monotonic()
+        self.recent = deque([(self.last, 0)])  # when so many examples had been seen, of the last minute
         self.expect(Forecast(cohorts={"": Piece(float(max(total, 1)), max(total, 1))}))
         self.bar: Progress | None = None
         self.task: Any = None
@@ -71,23 +73,32 @@ class Bar:
     def advance(self, steps: int, examples: int, piece: str = "") -> None:
         """`steps` member-steps of `examples` each were made of a piece of the forecast."""
         self.done[piece] += steps
-        self.steps += steps
+        self.seen += steps * examples
         now = self.stepped = time.monotonic()
         if self.warm is None and now - self.since > WARM_UP:
             self.warm = now, self.forecast.left(self.done)
         if now - self.last < (REDRAWN if self.bar else EVERY):
             return
         self.last, done = now, min(self.whole - self.forecast.left(self.done), MOST * self.whole)
-        rate = f"{self.steps * examples / max(now - self.start, 1e-9):,.0f} examples/s"
+        rate = f"{self.rate(now):,.0f} examples/s"
         if self.bar:
             self.bar.update(self.task, total=self.whole, completed=done, rate=rate)
         else:
             self.say(f"{100 * done / self.whole:3.0f}%  {self.left()}  {self.what}  {rate}")
 
+    def rate(self, now: float) -> float:
+        """Examples a second over the last minute, or since there is one."""
+        while len(self.recent) > 1 and self.recent[1][0] < now - MINUTE:
+            self.recent.popleft()
+        since, before = self.recent[0]
+        self.recent.append((now, self.seen))
+        return (self.seen - before) / max(now - since, 1e-9)
+
     def passed(self, steps: int, piece: str) -> None:
         """So many were made in an earlier run: they say nothing of how fast this one is."""
         self.done[piece] += steps
-        self.since, self.warm = time.monotonic(), None
+        if steps:
+            self.since, self.warm = time.monotonic(), None
 
     def left(self) -> str:
         """`2:03 left`, by the pace since a little after the start: the first steps are made twice, and warm up.

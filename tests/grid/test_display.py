@@ -255,3 +255,30 @@ def test_ui_on_a_port_that_is_taken(kdbench, monkeypatch):
     assert code == 2
     assert "is in use by another program" in err
     assert "open http" not in out
+
+
+def test_a_new_cohort_does_not_forget_how_slow_the_run_is(monkeypatch):
+    """It begins with no steps of an earlier run, so the pace stands; where there are such, it is measured anew."""
+    clock = [0.0]
+    monkeypatch.setattr("kdbench.grid.progress.time.monotonic", lambda: clock[0])
+    bar = Bar(200, Console(file=io.StringIO(), width=80))
+    bar.expect(Forecast(cohorts={"a": Piece(100.0, 100), "b": Piece(100.0, 100)}, sure=True))
+    for _ in range(100):  # twice as long as was said
+        clock[0] += 2
+        bar.advance(1, 64, "a")
+    bar.passed(0, "b")
+    assert bar.left() == "3:11 left"  # ten seconds of the forecast count as known
+    bar.passed(10, "b")
+    assert bar.left() == "1:30 left"
+
+
+def test_the_rate_is_that_of_the_last_minute(monkeypatch):
+    clock = [0.0]
+    monkeypatch.setattr("kdbench.grid.progress.time.monotonic", lambda: clock[0])
+    out = io.StringIO()
+    bar = Bar(10_000, Console(file=out, width=80))
+    clock[0] = 600.0  # measuring, waiting
+    for _ in range(100):
+        clock[0] += 1
+        bar.advance(2, 50)
+    assert out.getvalue().splitlines()[-1].endswith(" 100 examples/s")
