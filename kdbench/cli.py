@@ -9,11 +9,11 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from difflib import get_close_matches
 from importlib import import_module
+from importlib.metadata import version
 from io import TextIOWrapper
 from pathlib import Path
 from typing import Any, NoReturn, cast
 
-from kdbench import __version__
 from kdbench.commands.around import SHORT, around, at_hand, reader_is_gone
 from kdbench.commands.numbers import count, gigabytes, milliseconds, parameters, port, processes, side, size
 from kdbench.errors import UserError
@@ -40,7 +40,7 @@ class Parser(argparse.ArgumentParser):
 
 def parser() -> argparse.ArgumentParser:
     top = Parser(prog="kdbench", description="Compare knowledge-distillation methods honestly.", epilog=EPILOG)
-    top.add_argument("--version", action="version", version=f"kdbench {__version__}")
+    top.add_argument("--version", action="version", version=f"kdbench {version('kdbench')}")
     commands = top.add_subparsers(dest="command", metavar="COMMAND", required=True)
 
     def command(name: str, help: str, **options: Any) -> argparse.ArgumentParser:
