@@ -135,7 +135,7 @@ def by_differences(function: Callable[..., Any], given: dict[str, Array]) -> tup
 
 def _one_number(value: Any) -> float:
     if np.ndim(value):
-        raise UserError(f"it gives {np.size(value)} numbers, and a loss is one: is a mean or a sum missing?")
+        raise UserError(f"it gives an array of shape {np.shape(value)}, and a loss is one number: is a mean missing?")
     if not np.isfinite(found := float(value)):
         raise UserError(f"it gives {found} for these inputs")
     return found

@@ -9,7 +9,7 @@ from kdbench.grid.forecast import CELL, START, Forecast, Stated, forecast
 from kdbench.grid.plan import Plan
 
 LAUNCH = 0.004  # seconds that a step takes however small the net is
-REACHED = {"cpu": 0.4}  # of a convolution's speed by the steps of small nets, ours and BERTs (measured)
+REACHED = {"cpu": 0.4}  # of a convolution's speed, by the steps of our small nets and BERTs (Intel Xeon, AVX512)
 NOMINAL = {"cpu": 4e10, "cuda": 5e12}  # floating-point operations a second, where a guess will do
 HALF = {"bf16": torch.bfloat16, "fp16": torch.float16}
 

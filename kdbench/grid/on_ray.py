@@ -18,7 +18,7 @@ from kdbench.errors import UserError
 from kdbench.grid.events import Events, Stop
 from kdbench.grid.executors import Job, Queue, wait_for
 from kdbench.grid.outcome import record_of
-from kdbench.grid.parcel import Files, packed, put, teachers_of
+from kdbench.grid.parcel import Files, absent_teachers, packed, put
 from kdbench.grid.processes import TRIES
 from kdbench.grid.ray_cluster import capacity, connected, first_words, here, lacking, resources, told_of_loss
 from kdbench.grid.ray_node import Mailbox, train
@@ -111,7 +111,7 @@ class OnRay:
     def lock(self, queue: Queue, job: Job, lock: ExitStack) -> bool:
         """Its own lock, and one for each teacher that is not there yet."""
         teachers = Layout(job.place.results).teachers
-        wanted = [teachers.lock(key) for key in teachers_of(job) if not teachers.record(key).is_file()]
+        wanted = [teachers.lock(key) for key in absent_teachers(job)]
         return all(lock.enter_context(attempt(path)) for path in [queue.lock_of(job), *wanted])
 
     def hand_over(self, job: Job, lock: ExitStack, mailbox: Any) -> None:

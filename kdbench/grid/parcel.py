@@ -64,6 +64,12 @@ def teachers_of(job: Job) -> list[str]:
     return list({key: None for cell in job.cells for key in teaching(cell)})
 
 
+def absent_teachers(job: Job) -> list[str]:
+    """Keys of those that nobody has trained yet."""
+    teachers = Layout(job.place.results).teachers
+    return [key for key in teachers_of(job) if not teachers.record(key).is_file()]
+
+
 def put(files: Files, results: Path) -> None:
     """Write what came. Raises ValueError for a path that leads elsewhere."""
     for name, content in files.items():

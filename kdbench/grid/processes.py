@@ -21,8 +21,7 @@ import torch
 from kdbench.grid.events import Events, Stop
 from kdbench.grid.executors import Job, Queue, wait_for
 from kdbench.grid.outcome import record_of
-from kdbench.grid.parcel import teachers_of
-from kdbench.layout import Layout
+from kdbench.grid.parcel import absent_teachers
 from kdbench.locks import attempt, owner_of
 from kdbench.train.loop import Stopped
 
@@ -164,12 +163,6 @@ class Processes:
         else:
             device = torch.device(seat.share.device)
             events.finished(record_of(cells[0], device, "failed", f"the process that trained it {how}, twice"), None)
-
-
-def absent_teachers(job: Job) -> list[str]:
-    """Keys of those that it needs and nobody has trained yet."""
-    teachers = Layout(job.place.results).teachers
-    return [key for key in teachers_of(job) if not teachers.record(key).is_file()]
 
 
 def start(share: Share) -> Seat:

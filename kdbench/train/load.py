@@ -74,7 +74,7 @@ def find(key: str | Path, results: Path) -> tuple[Record, Path]:
     except UserError as error:
         if paths[0] is not given:
             raise
-        raise UserError(f"{given} is no record of a cell; those lie in results/SUITE/records") from error
+        raise UserError(f"{error} (records of cells lie in results/SUITE/records)") from error
     if record["status"] != "done":
         raise UserError(f"cell {record['key']} ({record['label']}) is {record['status']}: it left no student")
     folder = suite_of_record(paths[0])

@@ -2,6 +2,9 @@
 
 from jpegs import folder_of_jpegs
 
+from kdbench.api import choose_device
+from kdbench.report.meaning import from_files
+
 METHODS = {"student": {"ce": 1}, "kd": {"kd": 1}}
 
 
@@ -29,3 +32,24 @@ def test_a_folder_that_changed_is_said_by_every_command(kdbench, suite_file, tmp
     assert code == 0
     assert told in " ".join((out + err).split())
     assert "none of them counts" not in kdbench("plan", suite)[1]
+
+
+def test_names_are_found_whatever_their_case(kdbench, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert "did you mean quickstart?" in kdbench("plan", "QUICKSTART")[2]
+    (tmp_path / "mine.yaml").write_text("extends: quickstart\nname: mine\n")
+    assert "did you mean mine.yaml?" in kdbench("plan", "somewhere/MINE.yaml")[2]
+    (tmp_path / "photos").mkdir()
+    code, _, err = kdbench("plan", "photos")
+    assert code == 2
+    assert "photos is a folder; of one with pictures `kdbench init photos` makes a suite" in err
+    assert choose_device("CPU").type == "cpu"
+
+
+def test_weights_that_students_begin_with_are_told():
+    assert from_files({"model": "x", "checkpoint": "abcdef0123456", "head": "new"}) == (
+        "the weights of a file (its SHA-256 begins with abcdef01) and a new head"
+    )
+    assert from_files({"model": "x", "pretrained": True}) == "pretrained weights"
+    assert not from_files({"model": "x", "pretrained": False})
+    assert not from_files(None)
