@@ -111,7 +111,7 @@ def test_contributing_shows_the_example() -> None:
 
 
 @pytest.mark.parametrize(("body", "words"), [
-    ("return ((s_logits - t_logits) ** 2).mean(axis=1)", r"it gives an array of shape \(\d+,\), and a loss is one number"),
+    ("return ((s_logits - t_logits) ** 2).mean(axis=1)", r"it gives an array of shape \(\d+,\), and a loss is one"),
     ("return (s_logits * t_logits).sum() * np.nan", "it gives nan for these inputs"),
 ])  # fmt: skip
 def test_what_is_no_loss_is_said(tmp_path: Path, body: str, words: str) -> None:
