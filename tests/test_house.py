@@ -61,7 +61,6 @@ INSIDE = {
     ("vision/hub.py", "timm.data.readers.reader_hfds"): EXTRA,
     ("data.py", "sklearn.model_selection"): START,
     ("method/metric.py", "sklearn.metrics"): START,
-    ("method/metric.py", "scipy.stats"): START,
     ("vision/builtin.py", "sklearn.datasets"): START,
     ("vision/builtin.py", "sklearn.model_selection"): START,
     ("vision/builtin.py", "torchvision"): START,

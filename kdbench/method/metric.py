@@ -6,6 +6,7 @@ from decimal import Decimal, InvalidOperation
 from functools import partial
 from typing import Any, Literal
 
+import scipy
 from torch import Tensor, float64, from_numpy, tensor
 
 from kdbench.errors import UserError, unknown
@@ -97,9 +98,7 @@ def pearson(predicted: Tensor, targets: Tensor) -> float:
 
 def spearman(predicted: Tensor, targets: Tensor) -> float:
     """The same of their ranks: equal ones share the mean of their places."""
-    from scipy.stats import rankdata
-
-    return pearson(*(from_numpy(rankdata(x.cpu().numpy())) for x in (predicted, targets)))
+    return pearson(*(from_numpy(scipy.stats.rankdata(x.cpu().numpy())) for x in (predicted, targets)))
 
 
 def r2(predicted: Tensor, targets: Tensor) -> float:

@@ -4,7 +4,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from scipy import stats
+import scipy
 
 from kdbench.report.gains import Gain
 from kdbench.report.rows import Pair
@@ -55,5 +55,5 @@ def _mean(gains: Sequence[Gain]) -> MeanGain:
         return MeanGain(num, mean)
     df = total**2 / sum(variance**2 / df for variance, df in parts)
     error = math.sqrt(total) / num
-    half = float(stats.t.ppf(1 - ALPHA / 2, df)) * error
-    return MeanGain(num, mean, mean - half, mean + half, 2 * float(stats.t.sf(abs(mean) / error, df)))
+    half = float(scipy.stats.t.ppf(1 - ALPHA / 2, df)) * error
+    return MeanGain(num, mean, mean - half, mean + half, 2 * float(scipy.stats.t.sf(abs(mean) / error, df)))

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 
 import numpy as np
-from scipy import special
+import scipy
 
 from kdbench.report.statistics import ALPHA
 from kdbench.report.variances import Bools, Floats, Residuals, draw_variances
@@ -101,7 +101,7 @@ class Chance:
         parts = [self._log_variances(pairs[start : start + AT_ONCE]) for start in range(0, len(pairs), AT_ONCE)]
         mean, spread = (np.concatenate(column) for column in zip(*parts, strict=True))
         half_df = inverse_trigamma(spread)
-        return np.exp(0.5 * (mean + special.digamma(half_df) - np.log(half_df))), 2 * half_df
+        return np.exp(0.5 * (mean + scipy.special.digamma(half_df) - np.log(half_df))), 2 * half_df
 
     def _log_variances(self, pairs: Sequence[Weighed]) -> tuple[Floats, Floats]:
         """Mean and variance over the draws of the logarithm of each difference's variance: both [pairs]."""
@@ -120,8 +120,8 @@ def inverse_trigamma(values: Floats) -> Floats:
     values = np.maximum(values, 1e-6)
     x = 0.5 + 1 / values
     for _ in range(12):
-        now = special.polygamma(1, x)
-        x = x + now * (1 - now / values) / special.polygamma(2, x)
+        now = scipy.special.polygamma(1, x)
+        x = x + now * (1 - now / values) / scipy.special.polygamma(2, x)
     return np.asarray(x)
 
 

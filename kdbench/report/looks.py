@@ -15,7 +15,7 @@ from itertools import pairwise
 from typing import Literal
 
 import numpy as np
-from scipy import stats
+import scipy  # whole, for its parts are imported when they are asked for: `plan` asks for none
 
 from kdbench.report.chance import Scores
 from kdbench.report.model import DRAWS, Contrast, compare
@@ -153,4 +153,4 @@ def chance_to_decide(contrast: Contrast, most: int) -> float:
     if most <= n:
         return 0.0
     size, spread = abs(contrast.mean) / contrast.std, math.sqrt(1 / n - 1 / most)
-    return float(stats.norm.sf((asked - size) / spread) + stats.norm.cdf((-asked - size) / spread))
+    return float(scipy.stats.norm.sf((asked - size) / spread) + scipy.stats.norm.cdf((-asked - size) / spread))

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
 
 import numpy as np
-from scipy import special, stats
+import scipy
 
 from kdbench.report.chance import Chance, Scores, Table, Weighed, chance_of, scale_of, step_down, table_of, weighed
 from kdbench.report.statistics import ALPHA, MOST_SEEDS, POWER, beyond, fewer
@@ -139,7 +139,7 @@ def _tested(contrasts: list[Contrast], pairs: list[Weighed], chance: Chance, lev
     t = np.abs([contrast.mean for contrast in contrasts]) / error
     corrected, critical = step_down(t, drawn, level)
     widest = np.full(len(t), np.quantile(drawn.max(axis=1), 1 - level))
-    alone, p, tail = stats.t.ppf(1 - ALPHA / 2, df), 2 * stats.t.sf(t, df), stats.t.sf(critical, df)
+    alone, p, tail = scipy.stats.t.ppf(1 - ALPHA / 2, df), 2 * scipy.stats.t.sf(t, df), scipy.stats.t.sf(critical, df)
     claimed = np.maximum(p, corrected) < level
     columns = (error, df, p, np.maximum(p, corrected), critical, tail, alone, widest, claimed)
     return [
@@ -203,7 +203,7 @@ def _needed(effect: float, tail: float, df_a_seed: float) -> int:
     while low < high:  # power rises with n
         middle = (low + high) // 2
         df = df_a_seed * (middle - 1)
-        if beyond(-float(special.stdtrit(df, tail)), df, effect * math.sqrt(middle)) >= POWER:
+        if beyond(-float(scipy.special.stdtrit(df, tail)), df, effect * math.sqrt(middle)) >= POWER:
             high = middle
         else:
             low = middle + 1

@@ -7,8 +7,8 @@ import math
 from dataclasses import dataclass
 
 import numpy as np
+import scipy
 from numpy.typing import NDArray
-from scipy import stats
 
 from kdbench.report.statistics import ALPHA
 
@@ -70,7 +70,7 @@ def new_samples(
         return math.nan, math.nan
     total = squared_error + outcomes.of_samples
     freedom = total**2 / (squared_error**2 / df + outcomes.of_samples**2 / (outcomes.num_samples - 1))
-    half = float(stats.t.ppf(1 - level / 2, freedom)) * math.sqrt(total)
+    half = float(scipy.stats.t.ppf(1 - level / 2, freedom)) * math.sqrt(total)
     return mean - half, mean + half
 
 

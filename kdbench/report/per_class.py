@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from scipy import stats
+import scipy
 
 from kdbench.report.frame import GROUP, title
 from kdbench.report.statistics import ALPHA, Floats, holm
@@ -124,7 +124,7 @@ def _numbers(differences: Floats) -> dict[str, Floats]:
         return {**found, "low": nothing, "high": nothing, "p": nothing}
     with np.errstate(all="ignore"), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # classes with the same difference on every seed: no spread to judge by
-        test = stats.ttest_1samp(differences, 0.0, axis=0)
+        test = scipy.stats.ttest_1samp(differences, 0.0, axis=0)
     spread = np.ptp(differences, axis=0) > 1e-9
     interval = test.confidence_interval(1 - ALPHA)
     ends = {"low": interval.low, "high": interval.high, "p": test.pvalue}

@@ -13,8 +13,8 @@ from functools import lru_cache
 
 import numpy as np
 import pandas as pd
+import scipy
 from numpy.typing import NDArray
-from scipy import special, stats
 
 LEVEL = 0.95
 ALPHA = 1 - LEVEL
@@ -67,20 +67,22 @@ def of_differences(values: Floats) -> Difference:
         return Difference(n, mean, p=1.0 if tie else math.nan, std=0.0)
     std = float(values.std(ddof=1))
     error = std / math.sqrt(n)
-    p = 2 * float(special.stdtr(n - 1, -abs(mean) / error))  # scipy's ttest_1samp, without its half a millisecond
+    p = 2 * float(scipy.special.stdtr(n - 1, -abs(mean) / error))  # scipy's ttest_1samp, without its half a millisecond
     if n >= BOOTSTRAP_FROM:
         low, high = map(float, interval(values))
         return Difference(n, mean, low, high, p, std)
-    half = float(special.stdtrit(n - 1, 1 - ALPHA / 2)) * error
+    half = float(scipy.special.stdtrit(n - 1, 1 - ALPHA / 2)) * error
     return Difference(n, mean, mean - half, mean + half, p, std)
 
 
 def interval(values: Floats, resamples: int = 9999) -> tuple[Floats, Floats]:
     """95% interval of the mean along the last axis, [..., n] -> [...]: t, or BCa bootstrap for many values."""
     if values.shape[-1] < BOOTSTRAP_FROM:
-        found = stats.ttest_1samp(values, 0.0, axis=-1).confidence_interval(LEVEL)
+        found = scipy.stats.ttest_1samp(values, 0.0, axis=-1).confidence_interval(LEVEL)
         return found.low, found.high
-    made = stats.bootstrap((values,), np.mean, axis=-1, n_resamples=resamples, batch=100, rng=np.random.default_rng(0))
+    made = scipy.stats.bootstrap(
+        (values,), np.mean, axis=-1, n_resamples=resamples, batch=100, rng=np.random.default_rng(0)
+    )
     return made.confidence_interval.low, made.confidence_interval.high
 
 
@@ -105,8 +107,8 @@ def holm(p_values: Sequence[float]) -> Floats:
 
 def beyond(t: float, df: float, shift: float) -> float:
     """Chance that Student's t with its mean shifted lies above `t`: scipy's nct, without its half a millisecond."""
-    below = float(special.nctdtr(df, shift, t))
-    return float(stats.nct.sf(t, df, shift)) if math.isnan(below) else 1 - below
+    below = float(scipy.special.nctdtr(df, shift, t))
+    return float(scipy.stats.nct.sf(t, df, shift)) if math.isnan(below) else 1 - below
 
 
 # --- across pairs ----------------------------------------------------------------------------------------------------
@@ -137,11 +139,11 @@ def ranking(scores: pd.DataFrame) -> Ranking | None:
     pairs, count = complete.shape
     if pairs < 2 or count < 2:
         return None
-    ranks = stats.rankdata(-complete.to_numpy(dtype=np.float64).round(9), axis=1)
-    half = stats.t.ppf(1 - ALPHA / 2, pairs - 1) * ranks.std(axis=0, ddof=1) / math.sqrt(pairs)
+    ranks = scipy.stats.rankdata(-complete.to_numpy(dtype=np.float64).round(9), axis=1)
+    half = scipy.stats.t.ppf(1 - ALPHA / 2, pairs - 1) * ranks.std(axis=0, ddof=1) / math.sqrt(pairs)
     p = math.nan
     if count >= 3 and np.ptp(ranks, axis=1).any():
-        p = float(stats.friedmanchisquare(*ranks.T).pvalue)
+        p = float(scipy.stats.friedmanchisquare(*ranks.T).pvalue)
     averages = zip(ranks.mean(axis=0).tolist(), half.tolist(), strict=True)
     named = dict(zip(map(str, complete.columns), averages, strict=True))
     left_out = tuple(str(name) for name in scores.columns if name not in complete.columns)
@@ -158,7 +160,7 @@ def nemenyi(count: int, pairs: int) -> float:
 
 @lru_cache
 def _studentized(count: int) -> float:
-    return float(stats.studentized_range.ppf(LEVEL, count, np.inf))
+    return float(scipy.stats.studentized_range.ppf(LEVEL, count, np.inf))
 
 
 def wins_ties_losses(gains: Mapping[str, float]) -> tuple[int, int, int]:

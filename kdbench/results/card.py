@@ -3,7 +3,7 @@
 import json
 from typing import Any
 
-from scipy.stats import binomtest
+import scipy
 
 from kdbench.data import DATASETS
 from kdbench.method.kinds import NUMBERS
@@ -24,6 +24,7 @@ def card(record: Record) -> dict[str, Any]:
         "dataset": record["dataset"],
         "teacher": record["teacher"],
         "objective": record["label"],
+        "losses": record["settings"].get("objective") or {},  # a row may be called anything
         "suite": record["suite"],
         "kdbench.key": record["key"],
         "versions": record.get("versions") or {},
@@ -56,7 +57,9 @@ def score(record: Record) -> dict[str, Any]:
     found = {"metric": metric.title, "unit": metric.unit, "test": record["scores"][metric.test], "num_test": count}
     if metric.name == TOP1.name and count:
         right = round(found["test"] / 100 * count)
-        found["interval_95"] = [100 * float(end) for end in binomtest(right, count).proportion_ci(0.95, "wilson")]
+        found["interval_95"] = [
+            100 * float(end) for end in scipy.stats.binomtest(right, count).proportion_ci(0.95, "wilson")
+        ]
     found["teacher"] = record["scores"].get(metric.teacher)
     return found
 

@@ -107,6 +107,7 @@ def test_three_commands_from_photographs_to_onnx(kdbench, tmp_path, monkeypatch)
     assert about["classes"] == [f"digit_{number}" for number in range(10)]
     assert about["score"]["interval_95"][0] <= about["score"]["test"] <= about["score"]["interval_95"][1]
     assert (about["kdbench.key"], about["teacher"], about["suite"]) == (key, "cifar_resnet14", "my-photos")
+    assert "ce" in about["losses"]
     monkeypatch.chdir(tmp_path)
     (tmp_path / "use.py").write_text(readme_block("Ship a student", "python"))
     monkeypatch.setattr("sys.argv", ["use.py", str(picture)])
