@@ -47,7 +47,7 @@ from kdbench.results.verified_file import read_verified
 from kdbench.suite.cells import Only
 from kdbench.suite.load import load_suite
 from kdbench.suite.origin import claim
-from kdbench.suite.shipped import suite_path
+from kdbench.suite.shipped import command_of, suite_path
 from kdbench.train.arithmetic import slow_precision
 from kdbench.train.loop import Stopped
 
@@ -254,7 +254,7 @@ def _board_of(made: Plan, folder: SuiteFolder, path: Path, options: Options) -> 
     store = Records(options.results, made.name)
     records, declared = store.read_many(c.key for c in made.cells), read_looks(folder)
     notes = changed(load_suite(path, options.plugins, models=False), declared) if declared else []
-    beside = Beside(notes, store.damaged, read_verified(folder, records.values()))
+    beside = Beside(notes, store.damaged, read_verified(folder, records.values()), command_of(path))
     return make_board(made.name, made.cells, records.values(), beside=beside, declared=declared), records
 
 

@@ -3,6 +3,7 @@
 import re
 from pathlib import Path
 
+import pandas as pd
 import pytest
 from documents import README
 
@@ -39,3 +40,74 @@ def test_every_number_of_the_text_stands_in_the_tables(place: str, section: str,
     assert len(told) > 10
     known = set(re.findall(r"[+-]?\d+\.\d\d(?!\d)", tables_of(suite)))
     assert [number for number in told if number not in known] == []
+
+
+INTERVAL = re.compile(r"[+-]\d+\.\d\d \[[+-]\d+\.\d\d, [+-]\d+\.\d\d\]")
+
+
+@pytest.mark.parametrize("suite", ["cifar100", "fashion", "photos", "compression", "text"])
+def test_every_interval_of_the_text_stands_so_in_the_tables(suite: str) -> None:
+    """A difference and both its ends together: three numbers of three places would be told otherwise."""
+    page = "results" if suite == "cifar100" else suite
+    text = " ".join((ROOT / f"docs/published-{page}.md").read_text(encoding="utf-8").split())
+    told, known = INTERVAL.findall(text), tables_of(f"published-{suite}")
+    assert len(told) > 2
+    assert [interval for interval in told if interval not in known] == []
+
+
+# Page, what stands before a list of rows, suite, student, column of leaderboard.csv, how its verdict begins
+LISTS = [
+    ("results", "Plain kd is not the best of them.** On the ResNet-8,", "cifar100", "resnet8", "reference", "better"),
+    ("results", "are better than kd; on the transformer", "cifar100", "deit", "reference", "better"),
+    ("results", "Worse than kd on the ResNet-8:", "cifar100", "resnet8", "reference", "worse"),
+    ("results", "Not distinguishable from it:", "cifar100", "resnet8", "reference", "not"),
+    ("results", "On the transformer worse:", "cifar100", "deit", "reference", "worse"),
+    ("results", "not distinguishable:", "cifar100", "deit", "reference", "not"),
+    ("fashion", "Better than kd** on the ResNet-8:", "fashion", "resnet8", "reference", "better"),
+    ("fashion", "; on the transformer:", "fashion", "deit", "reference", "better"),
+    ("fashion", "Worse on the ResNet-8:", "fashion", "resnet8", "reference", "worse"),
+    ("fashion", "Not distinguishable:", "fashion", "resnet8", "reference", "not"),
+    ("fashion", "Worse on the transformer:", "fashion", "deit", "reference", "worse"),
+    ("fashion", "not distinguishable:", "fashion", "deit", "reference", "not"),
+    ("photos", "Better than the transformer alone (10.85%):", "photos", "deit", "student", "better"),
+    ("photos", "Better than the ResNet-8 alone (20.36%):", "photos", "resnet8", "student", "better"),
+    ("photos", "Against kd**, on the transformer better:", "photos", "deit", "reference", "better"),
+    ("photos", "On the ResNet-8 better:", "photos", "resnet8", "reference", "better"),
+]
+
+
+def rows_told(text: str, before: str) -> set[str]:
+    """The rows in backticks that follow."""
+    [_, after] = text.split(before)
+    listed = re.match(r"(?:,? ?(?:and )?`[^`]*`)+", after)
+    assert listed, after[:80]
+    return set(re.findall("`([^`]*)`", listed[0]))
+
+
+@pytest.mark.parametrize(("page", "before", "suite", "student", "against", "verdict"), LISTS)
+def test_every_list_of_rows_is_the_tables(
+    page: str, before: str, suite: str, student: str, against: str, verdict: str
+) -> None:
+    text = " ".join((ROOT / f"docs/published-{page}.md").read_text(encoding="utf-8").split())
+    table = pd.read_csv(ROOT / f"results/published-{suite}/leaderboard.csv")
+    own = table[table.student.str.contains(student)]
+    says = own["gain_says" if against == "student" else "reference_gain_says"].astype(str)
+    beside = {"student"} if against == "student" else {"student", "kd"}
+    known = set(own.objective[says.str.startswith(verdict)]) - beside
+    assert rows_told(text, before) == known
+
+
+@pytest.mark.parametrize(("page", "suite", "pattern"), [
+    ("results", "cifar100", r"Of (\d+) objectives with the trained teacher, (\d+) beat the ResNet-8"),
+    ("results", "cifar100", r"and (\d+) of (\d+) the transformer alone"),
+    ("fashion", "fashion", r"Of (\d+) objectives with the trained teacher, (\d+) beat the ResNet-8"),
+    ("fashion", "fashion", r"mostly does not\*\*: (\d+) of (\d+) beat it alone"),
+])  # fmt: skip
+def test_how_many_rows_gain_is_counted(page: str, suite: str, pattern: str) -> None:
+    text = " ".join((ROOT / f"docs/published-{page}.md").read_text(encoding="utf-8").split())
+    [told] = re.findall(pattern, text)
+    table = pd.read_csv(ROOT / f"results/published-{suite}/leaderboard.csv")
+    taught = ~table.objective.isin(["student", "label_smoothing", "tfkd"]) & ~table.objective.str.contains("untrained")
+    own = table[table.student.str.contains("resnet8" if "ResNet" in pattern else "deit") & taught & (table.n > 0)]
+    better = int(own.gain_says.astype(str).str.startswith("better").sum())
+    assert sorted(map(int, told)) == sorted([len(own), better])

@@ -151,18 +151,20 @@ class Sources:
     made_by: dict[str, list[str]]  # commit, torch, ... -> every value that occurs
     warnings: list[str]
     refused: tuple[str, ...] = ()  # records that were not believed, and why
+    command: str = ""  # that made them
 
 
 @dataclass(frozen=True)
 class Beside:
     """What is known beside the records. `notes`: warnings; `refused`: what was wrong with records that don't count.
 
-    `checked`: key -> what `kdbench verify` found of a cell.
+    `checked`: key -> what `kdbench verify` found of a cell; `command`: that made the records.
     """
 
     notes: Iterable[str] = ()
     refused: Iterable[str] = ()
     checked: Mapping[str, str] = field(default_factory=dict)
+    command: str = ""
 
 
 NOTHING = Beside()
@@ -185,7 +187,7 @@ def sources_of(frame: pd.DataFrame, beside: Beside = NOTHING) -> Sources:
         )
     if "repeatable" in done and (done["repeatable"] == False).any():  # noqa: E712  (missing cells have None)
         warnings.append("some cells were made on a machine that does not repeat itself: made again they would differ")
-    return Sources(len(done), found, warnings, tuple(beside.refused))
+    return Sources(len(done), found, warnings, tuple(beside.refused), beside.command)
 
 
 def _edited(where: str, part: pd.DataFrame) -> list[str]:

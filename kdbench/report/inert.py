@@ -25,6 +25,7 @@ def inert_board(board: Board) -> Board:
             {name: [inert(value) for value in values] for name, values in sources.made_by.items()},
             [inert(line) for line in sources.warnings],
             tuple(map(inert, sources.refused)),
+            inert(sources.command),
         ),
         class_words={(inert(where), inert(label)): inert(text) for (where, label), text in board.class_words.items()},
     )  # fmt: skip

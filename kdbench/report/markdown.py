@@ -266,6 +266,7 @@ def _wins(gains: list[Gain | None], other: str) -> dict[str, str]:
 def rests_on(board: Board) -> str:
     sources = board.sources
     facts = [f"{name} {', '.join(values)}" for name, values in sources.made_by.items() if values]
+    facts += [f"made with {sources.command}"] if facts and sources.command else []
     return (
         f"**What it rests on.** {several(sources.num_done, 'finished cell')}; {'; '.join(facts)}."
         if facts

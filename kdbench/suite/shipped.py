@@ -47,6 +47,12 @@ def suite_path(given: Path) -> Path:
     raise UserError(f"{given}: no such suite{nearest(given)}")
 
 
+def command_of(suite: Path) -> str:
+    """What to type to run it: by its name where it comes with kdbench, else by its file's name."""
+    ours = [name for name, path in shipped().items() if path == suite.resolve()]
+    return f"kdbench run {ours[0] if ours else suite.name}"
+
+
 def nearest(given: Path) -> str:
     """`; did you mean suites/quickstart.yaml?`, else where to look."""
     beside = [str(path) for path in sorted(given.parent.glob("*.yaml"))] if given.parent.is_dir() else []

@@ -125,6 +125,19 @@ def other_hashes(folder: Path, files: Any) -> Iterator[str]:
             yield f"{name} is not the file that was packed"
 
 
+def texts(data: Any) -> Iterator[str]:
+    """All that stands in a suite."""
+    if isinstance(data, str):
+        yield data
+    for part in data.values() if isinstance(data, dict) else data if isinstance(data, list) else ():
+        yield from texts(part)
+
+
+def leads_out(text: str) -> bool:
+    """Would it, as a path, lead out of a folder? A net's checkpoint, or a folder of pictures."""
+    return text.startswith(("/", "~")) or ".." in Path(text).parts
+
+
 def check_suite(submission: Submission, archive: Path) -> None:
     """Its suite may name no code but what lies in the archive: reading a suite runs its plugins. Raises UserError."""
     data = read_yaml(submission.suite_file).data
@@ -133,6 +146,8 @@ def check_suite(submission: Submission, archive: Path) -> None:
     recipes = [table["recipe"] for _, table in tables(data) if "recipe" in table]  # packed ones are written out
     if "extends" in data or recipes or not isinstance(listed, list) or not {*map(str, listed)} <= mine:
         raise UserError(f"{archive}: its suite names files that are not in it; `kdbench submit` packs none such")
+    if outside := sorted({text for text in texts(data) if leads_out(text)}):
+        raise UserError(f"{archive}: its suite names places outside of it: {', '.join(outside)}")
     if data.get("name") != submission.suite:
         raise UserError(f"{archive}: its suite has another name than its results")
     folders = {path.name for path in submission.results.glob("*/") if path.is_dir()} - {"teachers", submission.suite}

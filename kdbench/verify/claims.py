@@ -8,11 +8,12 @@ import torch
 
 from kdbench.method.metric import OF_NUMBERS, metric_named, metric_of
 from kdbench.results.numbers import NUMBERS_OF, unpacked_numbers
-from kdbench.results.outcomes import OUTCOMES, unpacked
+from kdbench.results.outcomes import OUTCOMES, Outcomes, unpacked
 from kdbench.results.schema import DIGESTS, Record
 from kdbench.results.seal import is_intact
 
 CLOSE = 1e-6  # points: sums in another order
+CLOSE_CLASS = 0.01  # points: those of single classes are rounded
 
 
 def contradictions(record: Record) -> list[str]:
@@ -77,6 +78,19 @@ def _outcomes(record: Record) -> Iterator[str]:
         told[metric.test] = metric.of(torch.from_numpy(outcomes.predicted), torch.from_numpy(outcomes.target))
     known = {name: value for name, value in told.items() if record["scores"].get(name) is not None}
     yield from _differences(record["scores"], known, "by its outcomes")
+    if record.get("num_test") not in (None, count := len(outcomes.target)):
+        yield f"it has outcomes of {count} test examples, and says {record.get('num_test')}"
+    yield from _classes(record, outcomes)
+
+
+def _classes(record: Record, outcomes: Outcomes) -> Iterator[str]:
+    """The accuracy on each class is the share of its examples that were right."""
+    for number, said in enumerate(record.get("test_top1_per_class") or ()):
+        if said is not None and (own := outcomes.target == number).any():
+            found = 100 * float(outcomes.right[own].mean())
+            if not math.isclose(said, found, rel_tol=0, abs_tol=CLOSE_CLASS):
+                yield f"its accuracy on class {number} is {_shown(said)}, but {_shown(found)} by its outcomes"
+                return
 
 
 def _numbers(record: Record) -> Iterator[str]:

@@ -1,6 +1,6 @@
 """Judges a suite's folder in the results: its records against the suite as it now is, its tables, its students."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,14 +11,19 @@ from kdbench.grid.cohort import Place, Worker
 from kdbench.grid.events import Events
 from kdbench.layout import Layout, SuiteFolder
 from kdbench.options import Options
+from kdbench.plain import several
 from kdbench.report.write import write_board
 from kdbench.results.records import Records
 from kdbench.results.schema import Record
+from kdbench.results.seal import is_intact
 from kdbench.results.verified_file import note_verified
+from kdbench.suite.cells import Cell
 from kdbench.verify.judge import Asked, Judge
 from kdbench.verify.tables import stale
 from kdbench.verify.teachers import judge_teachers
 from kdbench.verify.verdict import Verdict
+
+NAMED = 10  # cells that are told by name
 
 
 def suite_of_folder(folder: Path) -> Path:
@@ -35,7 +40,7 @@ def suite_of_folder(folder: Path) -> Path:
 
 def judge_folder(suite: Path, options: Options, asked: Asked, events: Events, **shown: Any) -> Verdict:
     """Everything in `options.results` of the suite. `shown`: as for `make_board`, as the tables were made."""
-    gathered = gather(suite, options)
+    gathered = gather(suite, options, recorded=True)
     place, store = Layout(options.results).suite(gathered.suite.name), Records(options.results, gathered.suite.name)
     records, cells = store.read_all(), {cell.key: cell for cell in gathered.cells}
     own = [record for record in records if record["key"] in cells]
@@ -46,8 +51,8 @@ def judge_folder(suite: Path, options: Options, asked: Asked, events: Events, **
     judge = Judge(worker, cells, place.student, asked)
     findings = judge.findings(own)
     teachers = judge_teachers(judge, findings)
-    wrong = [*store.damaged, *made_anew(gathered, records), *teachers.wrong]
-    verdict = Verdict(str(place.path), findings, wrong, [teachers.said])
+    wrong = [*store.damaged, *made_anew(gathered, records), *teachers.wrong, *other_names(own, cells)]
+    verdict = Verdict(str(place.path), findings, wrong, [*absent(gathered, records), *not_done(own), teachers.said])
     tables = stale(board_of(gathered, **shown), place)
     verdict.wrong += [f"the table is not what its records say: {line}" for line in tables]
     there = [path.name for path in place.board_files() if path.parent == place.path]
@@ -57,10 +62,40 @@ def judge_folder(suite: Path, options: Options, asked: Asked, events: Events, **
 
 def note(suite: Path, options: Options, verdict: Verdict, **shown: Any) -> None:
     """Note what was found beside the records, and write the tables, which show it."""
-    gathered = gather(suite, options)
+    gathered = gather(suite, options, recorded=True)
     place, store = Layout(options.results).suite(gathered.suite.name), Records(options.results, gathered.suite.name)
     note_verified(place, store.read_all(), {f.record["key"]: f.found for f in verdict.findings})
-    write_board(board_of(gather(suite, options), **shown), place.path)
+    write_board(board_of(gather(suite, options, recorded=True), **shown), place.path)
+
+
+def absent(gathered: Gathered, records: Sequence[Record]) -> list[str]:
+    """A line where cells of the suite have no record: a seed that displeased would be left out without a trace."""
+    have = {record["key"] for record in records}
+    titles = [f"{cell.title} ({cell.key})" for cell in gathered.cells if cell.key not in have]
+    if not titles:
+        return []
+    named = ", ".join(titles[:NAMED]) + (f" and {len(titles) - NAMED} more" if len(titles) > NAMED else "")
+    return [f"NOT THERE: {several(len(titles), 'cell')} of the suite without a record: {named}"]
+
+
+def not_done(records: Sequence[Record]) -> list[str]:
+    """A line with what did not end in a score, and how."""
+    others = [record for record in records if record["status"] != "done"]
+    told = [f"{record['label']} · seed {record['seed']} ({record['status']})" for record in others]
+    named = ", ".join(told[:NAMED]) + (f" and {len(told) - NAMED} more" if len(told) > NAMED else "")
+    return [f"without a score: {named}"] if told else []
+
+
+def other_names(records: Sequence[Record], cells: Mapping[str, Cell]) -> Iterator[str]:
+    """Records that were changed where no score is looked at: their seal, and what they are called."""
+    for record in records:
+        said, own = _row(record), cells[record["key"]]
+        wanted = (own.dataset.name, own.teacher.short, own.student.short, own.label, own.seed)
+        if said != wanted:
+            differ = ", ".join(f"{a} instead of {b}" for a, b in zip(said, wanted, strict=True) if a != b)
+            yield f"{own.title} ({record['key']}): its record is called otherwise: {differ}"
+        if record["status"] != "done" and is_intact(record) is False:
+            yield f"{own.title} ({record['key']}): its seal is broken: it was changed after it was written"
 
 
 def made_anew(gathered: Gathered, records: Sequence[Record]) -> list[str]:

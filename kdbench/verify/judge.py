@@ -3,6 +3,7 @@
 What takes long is bounded by `Asked.seconds`; what there was no time for is said.
 """
 
+import json
 import random
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -13,13 +14,18 @@ from typing import Any
 
 import torch
 
-from kdbench.data import DATASETS, NOT_THERE, Splits, digest_of, load_splits
+from kdbench.data import DATASETS, Splits, digest_of, load_splits
 from kdbench.errors import UserError, first_line
 from kdbench.files import CannotWrite
 from kdbench.grid.cohort import Worker
+from kdbench.grid.progress import clock
+from kdbench.layout import Layout
 from kdbench.method.register import METHODS
+from kdbench.results.numbers import NUMBERS_OF
+from kdbench.results.outcomes import OUTCOMES
 from kdbench.results.provenance import versions
 from kdbench.results.schema import Record
+from kdbench.results.seal import is_intact
 from kdbench.suite.cells import Cell
 from kdbench.train.loop import Stopped
 from kdbench.verify.claims import contradictions, is_evaluated, is_trained
@@ -61,8 +67,13 @@ class Judge:
     def findings(self, records: Sequence[Record]) -> list[Finding]:
         """Of every record that is done."""
         findings = [Finding(record, told_wrong(record)) for record in records if record["status"] == "done"]
+        given = {data_of(finding.record) for finding in findings if has_outcomes(finding.record)}
         for finding in findings:
             finding.wrong += self.other_code(finding.record)
+            if is_intact(finding.record) is None:
+                finding.open.append("its record has no seal: nobody would notice that it was changed")
+            if data_of(finding.record) in given and not has_outcomes(finding.record):
+                finding.wrong.append("its outcomes were taken out: other records of its data set have theirs")
         drawn = self.random.sample(findings, len(findings))
         for finding in drawn:
             self.weights(finding)
@@ -131,16 +142,24 @@ class Judge:
 
     def splits(self, record: Record) -> Splits:
         """The record's data; the last ones are kept. Raises UserError where they are not there, or others."""
-        settings, data = record["settings"], self.worker.place.data
-        about = dict(settings["dataset"])
-        name = about.pop("name")
-        about = (DATASETS.settings(name, about)[0] if name in DATASETS else {}) or about  # a record lacks what is off
-        if digest_of(name, about, data) != settings.get("data", ""):
+        asked = record["settings"]["dataset"]
+        name, about = dataset_of(record)
+        if not self.has_data(record):
             raise UserError(f"its student was not evaluated again: the data set {name} is not there, or another one")
-        if self.known is None or self.known[0] != settings["dataset"]:
+        if self.known is None or self.known[0] != asked:
             self.known = None
-            self.known = settings["dataset"], load_splits(name, about, data).to(self.worker.device)
+            self.known = asked, load_splits(name, about, self.worker.place.data).to(self.worker.device)
         return self.known[1]
+
+    def has_data(self, record: Record) -> bool:
+        """Are its data here, and the same?"""
+        name, about = dataset_of(record)
+        return digest_of(name, about, self.worker.place.data) == record["settings"].get("data", "")
+
+    def begins_with(self, cell: Cell) -> Path:
+        """Where the student lies that it begins with."""
+        assert cell.start is not None
+        return Layout(self.worker.place.results).suite(cell.start.suite).student(cell.start.key)
 
     def epochs(self, findings: Sequence[Finding]) -> None:
         """Replay an epoch of as many cells as asked for."""
@@ -163,9 +182,20 @@ class Judge:
             return f"no epoch was replayed, for digests hold on one kind of machine: made with {differs}"
         if record["key"] not in self.cells:
             return "no epoch was replayed: that runs its method's code"
-        if self.cells[record["key"]].data == NOT_THERE:
-            return "no epoch was replayed: its data are not there"
-        return "no epoch was replayed: the time is spent" if self.left() <= 0 else ""
+        if not self.has_data(record):
+            return "no epoch was replayed: its data are not there, or others"
+        if self.cells[record["key"]].start is not None and not self.begins_with(self.cells[record["key"]]).is_file():
+            return "no epoch was replayed: the student that it begins with is not there"
+        if self.left() <= 0:
+            return "no epoch was replayed: the time is spent"
+        return self.teacher_is_long(record)
+
+    def teacher_is_long(self, record: Record) -> str:
+        """In words, where the teacher is not there and to train it takes more time than there is."""
+        key, seconds = str(record.get("teacher_key")), float(record.get("teacher_train_seconds") or 0)
+        if seconds < self.left() or Layout(self.worker.place.results).teachers.record(key).is_file():
+            return ""
+        return f"no epoch was replayed: its teacher is not there, and took {clock(seconds)} to train (--budget)"
 
     def epoch(self, finding: Finding, seconds: float) -> None:
         """Replay one, drawn among those that `seconds` allow, and so all before it."""
@@ -183,6 +213,23 @@ class Judge:
             return
         finding.wrong += found.wrong
         finding.replayed = 0 if found.wrong else found.epochs
+
+
+def dataset_of(record: Record) -> tuple[str, dict[str, Any]]:
+    """Its name and settings."""
+    about = dict(record["settings"]["dataset"])
+    name = about.pop("name")
+    return name, (DATASETS.settings(name, about)[0] if name in DATASETS else {}) or about  # a record lacks what is off
+
+
+def data_of(record: Record) -> str:
+    """Equal for records of the same data."""
+    return json.dumps(record["settings"].get("dataset"), sort_keys=True)
+
+
+def has_outcomes(record: Record) -> bool:
+    """Does it say what its student answered to each test example?"""
+    return OUTCOMES in record or NUMBERS_OF in record
 
 
 def told_wrong(record: Record) -> list[str]:

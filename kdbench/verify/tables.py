@@ -49,5 +49,6 @@ def _alike(one: str, other: str) -> bool:
     """Lines that differ in the last digits of long numbers alone."""
     if NUMBER.sub("", one) != NUMBER.sub("", other):
         return False
-    pairs = zip(map(float, NUMBER.findall(one)), map(float, NUMBER.findall(other)), strict=True)
-    return all(abs(a - b) <= CLOSE * max(abs(a), abs(b)) for a, b in pairs)
+    ours, theirs = ([float(number) for number in NUMBER.findall(line)] for line in (one, other))
+    pairs = zip(ours, theirs, strict=False)
+    return len(ours) == len(theirs) and all(abs(a - b) <= CLOSE * max(abs(a), abs(b)) for a, b in pairs)

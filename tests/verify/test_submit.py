@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 import yaml
-from conftest import TINY, without_measures
+from conftest import STUDENT, TINY, without_measures
 
 from kdbench.cli import main
 from kdbench.method.register import METHODS
@@ -214,6 +214,21 @@ def test_a_file_that_does_not_belong_there_is_refused_before_anything_is_written
     assert code == 2
     assert "no such file belongs into a submission" in err
     assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_its_suite_can_name_no_file_outside(packed: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    """Nor could it ask whether there is one."""
+    files = contents(packed)
+    del files["code/mine.py"]
+    suite = {**yaml.safe_load(files["suite.yaml"]), "plugins": []}
+    suite["pairs"] = [
+        *suite["pairs"],
+        {"teacher": {"model": "resnet18", "checkpoint": "/etc/passwd"}, "student": STUDENT},
+    ]
+    write_archive(packed, {**files, "suite.yaml": yaml.safe_dump(suite).encode()})
+    code, out, err = run(capfd, "verify", packed)
+    assert (code, out) == (2, "")
+    assert "its suite names places outside of it: /etc/passwd" in err
 
 
 @pytest.mark.parametrize(

@@ -21,14 +21,18 @@ from safetensors.torch import load_file, save_file
 
 from kdbench.cli import main
 from kdbench.data import load_splits
+from kdbench.gathered import gather
+from kdbench.grid.cohort import Place, Worker
+from kdbench.layout import SuiteFolder
 from kdbench.method.register import METHODS
 from kdbench.nets import build_net
 from kdbench.options import Options
 from kdbench.results.seal import sealed
 from kdbench.suite.models import ModelSpec
 from kdbench.train.digests import digest_of
+from kdbench.verify.claims import is_trained
 from kdbench.verify.folder import judge_folder, suite_of_folder
-from kdbench.verify.judge import Asked
+from kdbench.verify.judge import DECIDE, Asked, Judge
 from kdbench.verify.quiet import Quiet
 from kdbench.verify.tables import links_of
 
@@ -170,6 +174,18 @@ def another_method_file(folder: Folder) -> Record:
     return record
 
 
+def another_class(folder: Folder) -> Record:
+    record = folder.record()
+    record["test_top1_per_class"][3] += 1
+    return record
+
+
+def fewer_examples(folder: Folder) -> Record:
+    record = folder.record()
+    record["num_test"] = 5
+    return record
+
+
 FORGERIES: list[tuple[Callable[[Folder], Record], str]] = [
     (changed_score, "test_top1 is claimed to be"),
     (score_against_its_outcomes, "by its outcomes"),
@@ -179,6 +195,8 @@ FORGERIES: list[tuple[Callable[[Folder], Record], str]] = [
     (replaced_digest, "its state after epoch 1 has another digest"),
     (another_teacher, "it learnt from another teacher"),
     (another_method_file, "the code of method kd is another one here"),
+    (another_class, "its accuracy on class 3 is"),
+    (fewer_examples, "test examples, and says 5"),
 ]
 
 
@@ -284,8 +302,9 @@ def test_a_record_of_before_is_read_and_only_claimed(kdbench: Any, folder: Folde
 
 def test_the_score_of_a_converted_file_is_only_claimed(kdbench: Any, folder: Folder) -> None:
     """It is that of the file, not of the last epoch's student."""
-    record = changed_score(folder)
+    record, other = changed_score(folder), folder.record("student")
     folder.write(sealed({**record, "scores": {**record["scores"], "test_top1": 1.0}, "delivered": {}}))
+    folder.write(sealed({name: part for name, part in other.items() if name != "outcomes"}))  # else they are missed
     assert kdbench("leaderboard", folder.suite, results=folder.results)[0] == 0
     code, out, _ = kdbench("verify", folder.suite, "--sample", 2, results=folder.results)
     assert code == 0, out
@@ -317,6 +336,98 @@ def test_students_that_a_probe_judges_are_verified_too(
     assert "test_top1 is claimed to be" in kdbench(*words)[1]
 
 
+def test_a_cell_that_was_left_out_is_named(kdbench: Any, folder: Folder) -> None:
+    gone = folder.record("kd")
+    (folder.place / "records" / f"{gone['key']}.json").unlink()
+    assert kdbench("leaderboard", folder.suite, results=folder.results)[0] == 0
+    code, out, _ = kdbench("verify", folder.suite, "--sample", 0, results=folder.results)
+    assert code == 0  # what is there holds
+    assert "NOT THERE: 1 cell of the suite without a record: " in out
+    assert gone["key"] in out
+
+
+def test_outcomes_that_were_taken_out_are_missed(kdbench: Any, folder: Folder) -> None:
+    record = folder.record("kd")
+    del record["outcomes"]
+    folder.write(sealed(record))
+    code, out, _ = kdbench("verify", folder.suite, "--sample", 0, results=folder.results)
+    assert code == 1
+    assert "its outcomes were taken out: other records of its data set have theirs" in out
+
+
+def test_a_record_that_is_called_otherwise_is_found(kdbench: Any, folder: Folder) -> None:
+    record = folder.record("kd")
+    folder.write(sealed({**record, "seed": 7}))
+    code, out, _ = kdbench("verify", folder.suite, "--sample", 0, results=folder.results)
+    assert code == 1
+    assert f"kd · seed 0 ({record['key']}): its record is called otherwise: 7 instead of 0" in out
+
+
+def test_what_is_no_result_is_sealed_too(kdbench: Any, folder: Folder) -> None:
+    """Else a seed that displeased could be said to have failed."""
+    record = folder.record("kd")
+    folder.write({**record, "status": "failed", "reason": "bad luck"})
+    code, out, _ = kdbench("verify", folder.suite, "--sample", 0, results=folder.results)
+    assert code == 1
+    assert f"kd · seed 0 ({record['key']}): its seal is broken" in out
+    assert "without a score: kd · seed 0 (failed)" in out
+
+
+def test_a_record_without_a_seal_is_spoken_of(kdbench: Any, folder: Folder) -> None:
+    record = folder.record("kd")
+    del record["seal"]
+    folder.write(record)
+    out = kdbench("verify", folder.suite, "--sample", 0, results=folder.results)[1]
+    assert "not judged, 1 cell: its record has no seal" in out
+
+
+def test_records_are_judged_by_the_data_that_they_tell_of(
+    kdbench: Any, folder: Folder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another version of a package whose texts are the data, say: the tables are still those of the records."""
+    without_measures(monkeypatch)
+
+    def found_to_be(digest: str) -> None:
+        for place in ("suite.identity", "grid.cohort", "verify.judge"):
+            monkeypatch.setattr(f"kdbench.{place}.digest_of", lambda *_: digest)
+
+    found_to_be("1" * 32)
+    code, out, err = kdbench("run", folder.suite, "--jobs", 1, results=tmp_path / "other")
+    assert code == 0, out + err
+    found_to_be("2" * 32)
+    code, out, _ = kdbench("verify", folder.suite, "--sample", 1, results=tmp_path / "other")
+    assert code == 0, out
+    assert "claimed: 2 of 2 records fit together" in out
+    assert "not judged, 2 cells: its student was not evaluated again: the data set digits is not there, or" in out
+    assert "not judged, 2 cells: no epoch was replayed: its data are not there, or others" in out
+
+
+def test_what_begins_with_a_student_that_is_not_there_is_no_fault() -> None:
+    place = ROOT / "results" / "published-compression"
+    options = Options(results=place.parent, data=Path("nowhere"), device="cpu")
+    cells = gather(suite_of_folder(place), options).cells
+    judge = Judge(Worker(Place(place.parent, Path("nowhere"), "cpu"), Quiet()), {cell.key: cell for cell in cells},
+                  SuiteFolder(place).student, Asked(1, 60.0, 0))  # fmt: skip
+    begun = [place / "records" / f"{cell.key}.json" for cell in cells if cell.start]
+    record = next(record for path in begun if is_trained(record := json.loads(path.read_bytes())))
+    judge.here = {name: record["versions"].get(name) for name in DECIDE}  # as if made here
+    assert judge.why_not_replayed(record) == "no epoch was replayed: the student that it begins with is not there"
+
+
+def test_a_teacher_is_not_trained_beyond_the_budget(kdbench: Any, folder: Folder) -> None:
+    """Where it is not there: the teachers of published results are too large for all of them to be."""
+    for path in (folder.results / "teachers").glob("*.*"):
+        path.unlink()
+    for path in (folder.place / "records").glob("*.json"):
+        record = json.loads(path.read_bytes())
+        record["teacher_train_seconds"] = 3661.0
+        folder.write(sealed(record))
+    code, out, _ = kdbench("verify", folder.suite, "--sample", 1, "--budget", "10m", results=folder.results)
+    assert code == 0
+    assert "its teacher is not there, and took 1:01:01 to train (--budget)" in out
+    assert list((folder.results / "teachers").glob("*.safetensors")) == []
+
+
 def test_a_row_whose_key_changed_must_be_made_anew(kdbench: Any, folder: Folder, tmp_path: Path) -> None:
     suite = yaml.safe_load(folder.suite.read_text())
     suite["methods"]["kd"]["kd"]["temperature"] = 3
@@ -344,6 +455,7 @@ def test_what_is_committed_holds(finished: Folder) -> None:
         options = Options(results=place.parent, data=Path("nowhere"), device="cpu")
         verdict = judge_folder(suite_of_folder(place), options, Asked(0, 0.0, 0), Quiet())
         assert verdict.good, "\n".join(verdict.lines())
+        assert [line for line in verdict.said if "without a record" in line] == []
         assert verdict.findings
 
 
