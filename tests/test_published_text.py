@@ -19,7 +19,11 @@ def test_the_readmes_leaderboard_is_the_committed_one() -> None:
         line for line in README.split("## A real leaderboard")[1].split("\n## ")[0].splitlines() if line[:1] == "|"
     ]
     assert len(shown) > 10
-    assert [line for line in shown if line not in tables_of("published-cifar100").splitlines()] == []
+    tables = tables_of("published-cifar100")
+    assert [line for line in shown if line not in tables.splitlines()] == []
+    [commit] = re.findall("`kdbench run published-cifar100` at commit ([0-9a-f]{12})", README)
+    assert f"commit {commit};" in tables
+    assert "made with kdbench run published-cifar100." in tables
 
 
 @pytest.mark.parametrize(("place", "section", "suite"), [

@@ -74,8 +74,15 @@ def save(figure: Figure, path: Path) -> list[Path]:
         content = BytesIO()
         figure.savefig(content, format=kind, **options)
         files.append(path.with_name(f"{path.name}.{kind}"))
-        write_atomic(files[-1], content.getvalue())
+        write_atomic(files[-1], content.getvalue() if kind == "png" else with_plain_clips(content.getvalue()))
     return files
+
+
+def with_plain_clips(svg: bytes) -> bytes:
+    """Clip paths numbered in their order: matplotlib names those of a shape by where it lies in memory."""
+    for number, name in enumerate(dict.fromkeys(re.findall(rb'<clipPath id="(\w+)"', svg))):
+        svg = svg.replace(name, b"clip%d" % number)
+    return svg
 
 
 def pair_figure(pair: Pair, curves: dict[str, list[float]]) -> Figure:
