@@ -38,8 +38,13 @@ def suite_of_folder(folder: Path) -> Path:
     return suite
 
 
-def judge_folder(suite: Path, options: Options, asked: Asked, events: Events, **shown: Any) -> Verdict:
-    """Everything in `options.results` of the suite. `shown`: as for `make_board`, as the tables were made."""
+def judge_folder(
+    suite: Path, options: Options, asked: Asked, events: Events, rows: Sequence[str] = (), **shown: Any
+) -> Verdict:
+    """Everything in `options.results` of the suite, of which `rows` (or all) should be there.
+
+    `shown`: as for `make_board`, as the tables were made.
+    """
     gathered = gather(suite, options, recorded=True)
     place, store = Layout(options.results).suite(gathered.suite.name), Records(options.results, gathered.suite.name)
     records, cells = store.read_all(), {cell.key: cell for cell in gathered.cells}
@@ -52,7 +57,8 @@ def judge_folder(suite: Path, options: Options, asked: Asked, events: Events, **
     findings = judge.findings(own)
     teachers = judge_teachers(judge, findings)
     wrong = [*store.damaged, *made_anew(gathered, records), *teachers.wrong, *other_names(own, cells)]
-    verdict = Verdict(str(place.path), findings, wrong, [*absent(gathered, records), *not_done(own), teachers.said])
+    said = [*absent(gathered, records, rows), *not_done(own), teachers.said]
+    verdict = Verdict(str(place.path), findings, wrong, said)
     tables = stale(board_of(gathered, **shown), place)
     verdict.wrong += [f"the table is not what its records say: {line}" for line in tables]
     there = [path.name for path in place.board_files() if path.parent == place.path]
@@ -68,10 +74,11 @@ def note(suite: Path, options: Options, verdict: Verdict, **shown: Any) -> None:
     write_board(board_of(gather(suite, options, recorded=True), **shown), place.path)
 
 
-def absent(gathered: Gathered, records: Sequence[Record]) -> list[str]:
+def absent(gathered: Gathered, records: Sequence[Record], rows: Sequence[str] = ()) -> list[str]:
     """A line where cells of the suite have no record: a seed that displeased would be left out without a trace."""
     have = {record["key"] for record in records}
-    titles = [f"{cell.title} ({cell.key})" for cell in gathered.cells if cell.key not in have]
+    cells = [cell for cell in gathered.cells if cell.key not in have and (not rows or cell.label in rows)]
+    titles = [f"{cell.title} ({cell.key})" for cell in cells]
     if not titles:
         return []
     named = ", ".join(titles[:NAMED]) + (f" and {len(titles) - NAMED} more" if len(titles) > NAMED else "")

@@ -63,6 +63,8 @@ class Judge:
         self.random = random.Random(self.asked.draw)
         self.here = versions(self.worker.device, [])
         self.known: tuple[Any, Splits] | None = None
+        teachers = Layout(self.worker.place.results).teachers
+        self.teachers = {path.stem for path in teachers.path.glob("*.json")}  # that nobody trained for this verdict
 
     def findings(self, records: Sequence[Record]) -> list[Finding]:
         """Of every record that is done."""

@@ -41,11 +41,11 @@ def judge_archive(
     options = replace(options, results=submission.results, only=None)
     if unnamed:
         verdict = without_code(submission, options, asked, events)
-        verdict.said.append(not_run(submission, unnamed))
+        verdict.said += [not_run(submission, unnamed), "its suite was not read: cells of it may be missing"]
     else:
         if submission.code:
             print(f"running {', '.join(submission.code)} of {archive} with your rights", file=sys.stderr)
-        verdict = judge_folder(submission.suite_file, options, asked, events)
+        verdict = judge_folder(submission.suite_file, options, asked, events, submission.rows)
     verdict.where = str(archive)
     verdict.wrong += [*submission.wrong, *other_rows(verdict, submission)]
     for finding in verdict.findings:

@@ -64,6 +64,8 @@ def _wrong(judge: Judge, key: str, records: Sequence[Record]) -> Iterator[str]:
         raise UserError("that builds nets as the suite says, and it was not read or is another one now")
     if judge.left() <= 0:
         raise UserError("the time is spent")
+    if key not in judge.teachers:
+        raise UserError("it was not in the results")
     splits = judge.worker.splits(cell)
     teacher = kept_teacher(cell, splits, judge.worker.place.results, judge.worker.device)
     if teacher is None:

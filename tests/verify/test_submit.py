@@ -216,6 +216,17 @@ def test_a_file_that_does_not_belong_there_is_refused_before_anything_is_written
     assert sorted(tmp_path.rglob("*")) == before
 
 
+def test_a_seed_that_was_left_out_of_an_archive_is_named(packed: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    files = contents(packed)
+    suite = yaml.safe_load(files["suite.yaml"])
+    write_archive(packed, {**files, "suite.yaml": yaml.safe_dump({**suite, "seeds": [0, 7]}).encode()})
+    out = run(capfd, "verify", packed)[1]
+    assert "its suite was not read: cells of it may be missing" in out
+    out = run(capfd, "verify", packed, "--run-code", "mine.py", "--sample", 0)[1]
+    assert "NOT THERE: 1 cell of the suite without a record: " in out
+    assert "seed 7 (" in out
+
+
 def test_its_suite_can_name_no_file_outside(packed: Path, capfd: pytest.CaptureFixture[str]) -> None:
     """Nor could it ask whether there is one."""
     files = contents(packed)
