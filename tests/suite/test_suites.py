@@ -11,6 +11,7 @@ import yaml
 from kdbench.data import Splits
 from kdbench.suite.cells import cells_of
 from kdbench.suite.load import load_suite, read_with_bases
+from kdbench.suite.shipped import command_of, shipped
 from kdbench.text.corpus import Labelled, Tokens, splits_of
 from kdbench.train.arithmetic import NARROW, Verdicts
 from kdbench.vision.batches import Images
@@ -95,3 +96,12 @@ def records_of(tmp_path):
     from kdbench.results.records import Records
 
     return lambda name: Records(tmp_path / "results", name).read_all()
+
+
+def test_what_to_type_to_run_a_suite_is_its_name_where_it_is_ours(tmp_path: Path) -> None:
+    ours, copy = shipped()["quickstart"], tmp_path / "quickstart.yaml"
+    copy.write_bytes(ours.read_bytes())
+    assert command_of(ours) == command_of(copy) == "kdbench run quickstart"
+    copy.write_text(f"{ours.read_text()}# mine\n")
+    assert command_of(copy) == "kdbench run quickstart.yaml"
+    assert command_of(tmp_path / "mine.yaml") == "kdbench run mine.yaml"
