@@ -24,7 +24,7 @@ MADE_BY = (
 # A warning is given where cells compared differ in these, or in the file of a method that several of them use
 HUB = "hub_weights"  # likewise; of records that begin with such
 OWN = MADE_BY[16:]  # the record's own entries; the others are among its versions
-SHOWN = MADE_BY[:4] + MADE_BY[8:17]  # what "What it rests on" tells
+SHOWN = MADE_BY[:4] + MADE_BY[7:17]  # what "What it rests on" tells
 
 Curves = dict[str, dict[str, list[float]]]  # pair's title -> row's label -> mean score after every epoch
 
