@@ -131,13 +131,14 @@ class Processes:
                 continue
             if name == "rests":
                 seat.rest()
+                tell_now(seats, events)
             elif name == "raises":
                 seat.rest()
                 if not ending:
                     raise given[0]
             elif name == "now":
                 seat.what = given[0]
-                events.now("  |  ".join(seat.what for seat in seats if seat.what))
+                tell_now(seats, events)
             else:
                 getattr(events, name)(*given)
 
@@ -163,6 +164,12 @@ class Processes:
         else:
             device = torch.device(seat.share.device)
             events.finished(record_of(cells[0], device, "failed", f"the process that trained it {how}, twice"), None)
+
+
+def tell_now(seats: Sequence[Seat], events: Events) -> None:
+    """What each is at; of one that rests nothing."""
+    if working := [seat.what for seat in seats if seat.what]:
+        events.now("  |  ".join(working))
 
 
 def start(share: Share) -> Seat:

@@ -23,6 +23,7 @@ from kdbench.train.teacher import Stopped
 HOLDS = """
 import sys, time
 from pathlib import Path
+from types import SimpleNamespace
 from kdbench.locks import attempt
 with attempt(Path(sys.argv[1])) as mine:
     print(mine, flush=True)
@@ -108,3 +109,14 @@ def test_a_process_takes_a_job_whose_teacher_no_other_is_at_work_on(tmp_path):
     processes.pending = deque(jobs[1:2])
     processes.give_out(queue, seats)
     assert theirs[1].recv().cells[0] == cells[1], "where all wait for one, it waits too"
+
+
+def test_the_bar_does_not_speak_of_a_process_that_rests():
+    ours, theirs = zip(*(Pipe() for _ in range(2)), strict=True)
+    seats = [Seat(Share(1, "cpu", 2), None, connection) for connection in ours]
+    told = []
+    processes, events = Processes([Share(1, "cpu", 2)] * 2), SimpleNamespace(now=told.append)
+    for seat, words in ((0, ("now", "measuring")), (1, ("now", "training")), (0, ("rests",)), (1, ("rests",))):
+        theirs[seat].send(words)
+        processes.listen(None, seats, events)
+    assert told == ["measuring", "measuring  |  training", "training"]
