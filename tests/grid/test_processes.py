@@ -8,6 +8,7 @@ import sys
 import time
 from collections import deque
 from multiprocessing import Pipe
+from types import SimpleNamespace
 
 import pytest
 from grids import grid
