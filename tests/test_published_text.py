@@ -10,8 +10,8 @@ from documents import README
 ROOT = Path(__file__).parents[1]
 
 
-def tables_of(suite: str) -> str:
-    return (ROOT / "results" / suite / "leaderboard.md").read_text(encoding="utf-8")
+def tables_of(suites: str) -> str:
+    return "".join((ROOT / "results" / one / "leaderboard.md").read_text(encoding="utf-8") for one in suites.split())
 
 
 def test_the_readmes_leaderboard_is_the_committed_one() -> None:
@@ -29,6 +29,7 @@ def test_the_readmes_leaderboard_is_the_committed_one() -> None:
 @pytest.mark.parametrize(("place", "section", "suite"), [
     ("README.md", "## A real leaderboard", "published-cifar100"),
     ("docs/published-results.md", "", "published-cifar100"),
+    ("docs/published-controls.md", "", "published-controls published-cifar100"),
     ("docs/published-fashion.md", "", "published-fashion"),
     ("docs/published-photos.md", "", "published-photos"),
     ("docs/published-compression.md", "", "published-compression"),
@@ -49,12 +50,15 @@ def test_every_number_of_the_text_stands_in_the_tables(place: str, section: str,
 INTERVAL = re.compile(r"[+-]\d+\.\d\d \[[+-]\d+\.\d\d, [+-]\d+\.\d\d\]")
 
 
-@pytest.mark.parametrize("suite", ["cifar100", "fashion", "photos", "compression", "text"])
-def test_every_interval_of_the_text_stands_so_in_the_tables(suite: str) -> None:
+@pytest.mark.parametrize(("page", "suites"), [
+    ("results", "published-cifar100"), ("controls", "published-controls published-cifar100"),
+    ("fashion", "published-fashion"), ("photos", "published-photos"), ("compression", "published-compression"),
+    ("text", "published-text"),
+])  # fmt: skip
+def test_every_interval_of_the_text_stands_so_in_the_tables(page: str, suites: str) -> None:
     """A difference and both its ends together: three numbers of three places would be told otherwise."""
-    page = "results" if suite == "cifar100" else suite
     text = " ".join((ROOT / f"docs/published-{page}.md").read_text(encoding="utf-8").split())
-    told, known = INTERVAL.findall(text), tables_of(f"published-{suite}")
+    told, known = INTERVAL.findall(text), tables_of(suites)
     assert len(told) > 2
     assert [interval for interval in told if interval not in known] == []
 
@@ -115,3 +119,32 @@ def test_how_many_rows_gain_is_counted(page: str, suite: str, pattern: str) -> N
     own = table[table.student.str.contains("resnet8" if "ResNet" in pattern else "deit") & taught & (table.n > 0)]
     better = int(own.gain_says.astype(str).str.startswith("better").sum())
     assert sorted(map(int, told)) == sorted([len(own), better])
+
+
+MARKS = {"better": "▲", "worse": "▼"}
+
+
+@pytest.mark.parametrize(("student", "before"), [("resnet8", "ResNet-8. *Choice"), ("deit", "The transformer (ofd")])
+def test_the_table_of_controls_is_made_of_both_tables(student: str, before: str) -> None:
+    """Row by row: the gain with the teacher and with an untrained one, each with its verdict, and what that leaves."""
+    text = (ROOT / "docs/published-controls.md").read_text(encoding="utf-8").split(before)[1]
+    shown = [[cell.strip() for cell in line.split("|")[1:-1]] for line in text.splitlines() if line[:2] == "| "][1:]
+    tables = {}
+    for suite in ("cifar100", "controls"):
+        table = pd.read_csv(ROOT / f"results/published-{suite}/leaderboard.csv")
+        tables[suite] = table[table.student.str.contains(student) & (table.n > 0)].set_index("objective")
+    ours, controls = tables["cifar100"], tables["controls"]
+    rows = [row for row in ours.index if f"{row}, untrained teacher" in controls.index]
+    shown = shown[: len(rows)]
+    assert [row[0] for row in shown] == rows
+    for name, taught, untaught, _, stands in shown:
+        gain, control = ours.loc[name], controls.loc[f"{name}, untrained teacher"]
+        assert taught == told_gain(gain)
+        assert untaught == told_gain(control)
+        left = "all of it" if untaught[-1] != "▲" else "part of it" if control.gain < gain.gain else "none of it"
+        assert stands == (left if taught[-1] == "▲" else "no gain")
+
+
+def told_gain(row: pd.Series) -> str:
+    mark = MARKS.get(str(row.gain_says).split()[0], "≈")
+    return f"{row.gain:+.2f} [{row.gain_low:+.2f}, {row.gain_high:+.2f}] {mark}"

@@ -56,6 +56,7 @@ def judge_folder(
     judge = Judge(worker, cells, place.student, asked)
     findings = judge.findings(own)
     teachers = judge_teachers(judge, findings)
+    judge.epochs(findings)
     wrong = [*store.damaged, *made_anew(gathered, records), *teachers.wrong, *other_names(own, cells)]
     said = [*absent(gathered, records, rows), *not_done(own), teachers.said]
     verdict = Verdict(str(place.path), findings, wrong, said)

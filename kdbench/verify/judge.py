@@ -67,7 +67,7 @@ class Judge:
         self.teachers = {path.stem for path in teachers.path.glob("*.json")}  # that nobody trained for this verdict
 
     def findings(self, records: Sequence[Record]) -> list[Finding]:
-        """Of every record that is done."""
+        """Of every record that is done: what it says, and its student's weights. No epoch is replayed yet."""
         findings = [Finding(record, told_wrong(record)) for record in records if record["status"] == "done"]
         given = {data_of(finding.record) for finding in findings if has_outcomes(finding.record)}
         for finding in findings:
@@ -76,11 +76,13 @@ class Judge:
                 finding.open.append("its record has no seal: nobody would notice that it was changed")
             if data_of(finding.record) in given and not has_outcomes(finding.record):
                 finding.wrong.append("its outcomes were taken out: other records of its data set have theirs")
-        drawn = self.random.sample(findings, len(findings))
-        for finding in drawn:
+        for finding in self.drawn(findings):
             self.weights(finding)
-        self.epochs([finding for finding in drawn if not finding.wrong])
         return findings
+
+    def drawn(self, findings: Sequence[Finding]) -> list[Finding]:
+        """In an order by lot, the same each time."""
+        return random.Random(self.asked.draw).sample(findings, len(findings))
 
     def other_code(self, record: Record) -> list[str]:
         """Methods whose file is another one here than that which made the record."""
@@ -164,11 +166,13 @@ class Judge:
         return Layout(self.worker.place.results).suite(cell.start.suite).student(cell.start.key)
 
     def epochs(self, findings: Sequence[Finding]) -> None:
-        """Replay an epoch of as many cells as asked for."""
+        """Replay an epoch of as many of the cells as asked for."""
         left = self.asked.sample
-        for finding in findings:
+        for finding in self.drawn(findings):
             if not left:
                 return
+            if finding.wrong:
+                continue
             if why_not := self.why_not_replayed(finding.record):
                 finding.open.append(why_not)
                 continue

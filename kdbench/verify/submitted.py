@@ -61,7 +61,9 @@ def without_code(submission: Submission, options: Options, asked: Asked, events:
     place = Layout(options.results).suite(submission.suite)
     judge = Judge(worker, {}, place.student, asked)
     findings = judge.findings(store.read_all())
-    return Verdict("", findings, [*store.damaged], [judge_teachers(judge, findings).said])
+    teachers = judge_teachers(judge, findings)
+    judge.epochs(findings)
+    return Verdict("", findings, [*store.damaged], [teachers.said])
 
 
 def not_run(submission: Submission, unnamed: Sequence[str]) -> str:
