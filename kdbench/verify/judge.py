@@ -160,11 +160,6 @@ class Judge:
         name, about = dataset_of(record)
         return digest_of(name, about, self.worker.place.data) == record["settings"].get("data", "")
 
-    def begins_with(self, cell: Cell) -> Path:
-        """Where the student lies that it begins with."""
-        assert cell.start is not None
-        return Layout(self.worker.place.results).suite(cell.start.suite).student(cell.start.key)
-
     def epochs(self, findings: Sequence[Finding]) -> None:
         """Replay an epoch of as many of the cells as asked for."""
         left = self.asked.sample
@@ -188,12 +183,13 @@ class Judge:
             return f"no epoch was replayed, for digests hold on one kind of machine: made with {differs}"
         if record["key"] not in self.cells:
             return "no epoch was replayed: that runs its method's code"
-        if not self.has_data(record):
-            return "no epoch was replayed: its data are not there, or others"
-        if self.cells[record["key"]].start is not None and not self.begins_with(self.cells[record["key"]]).is_file():
-            return "no epoch was replayed: the student that it begins with is not there"
         if self.left() <= 0:
             return "no epoch was replayed: the time is spent"
+        if not self.has_data(record):
+            return "no epoch was replayed: its data are not there, or others"
+        start = self.cells[record["key"]].start
+        if start is not None and not Layout(self.worker.place.results).suite(start.suite).student(start.key).is_file():
+            return "no epoch was replayed: the student that it begins with is not there"
         return self.teacher_is_long(record)
 
     def teacher_is_long(self, record: Record) -> str:
