@@ -66,6 +66,8 @@ def _wrong(judge: Judge, key: str, records: Sequence[Record]) -> Iterator[str]:
         raise UserError("the time is spent")
     if key not in judge.teachers:
         raise UserError("it was not in the results")
+    if not judge.has_data(records[0]):
+        raise UserError("its data are not there, or others")
     splits = judge.worker.splits(cell)
     teacher = kept_teacher(cell, splits, judge.worker.place.results, judge.worker.device)
     if teacher is None:
