@@ -79,19 +79,20 @@ def absent(gathered: Gathered, records: Sequence[Record], rows: Sequence[str] = 
     """A line where cells of the suite have no record: a seed that displeased would be left out without a trace."""
     have = {record["key"] for record in records}
     cells = [cell for cell in gathered.cells if cell.key not in have and (not rows or cell.label in rows)]
-    titles = [f"{cell.title} ({cell.key})" for cell in cells]
-    if not titles:
-        return []
-    named = ", ".join(titles[:NAMED]) + (f" and {len(titles) - NAMED} more" if len(titles) > NAMED else "")
-    return [f"NOT THERE: {several(len(titles), 'cell')} of the suite without a record: {named}"]
+    named = some([f"{cell.title} ({cell.key})" for cell in cells])
+    return [f"NOT THERE: {several(len(cells), 'cell')} of the suite without a record: {named}"] if cells else []
 
 
 def not_done(records: Sequence[Record]) -> list[str]:
     """A line with what did not end in a score, and how."""
     others = [record for record in records if record["status"] != "done"]
     told = [f"{record['label']} · seed {record['seed']} ({record['status']})" for record in others]
-    named = ", ".join(told[:NAMED]) + (f" and {len(told) - NAMED} more" if len(told) > NAMED else "")
-    return [f"without a score: {named}"] if told else []
+    return [f"without a score: {some(told)}"] if told else []
+
+
+def some(names: Sequence[str]) -> str:
+    """The first of them, and how many more there are."""
+    return ", ".join(names[:NAMED]) + (f" and {len(names) - NAMED} more" if len(names) > NAMED else "")
 
 
 def other_names(records: Sequence[Record], cells: Mapping[str, Cell]) -> Iterator[str]:

@@ -24,7 +24,6 @@ from kdbench.train.teacher import Stopped
 HOLDS = """
 import sys, time
 from pathlib import Path
-from types import SimpleNamespace
 from kdbench.locks import attempt
 with attempt(Path(sys.argv[1])) as mine:
     print(mine, flush=True)
